@@ -1,0 +1,1 @@
+//! Rows of the system shard: drives, policies, groups, buckets, users, access keys.
