@@ -1,0 +1,88 @@
+//! Runs the tests: cargo's, and those in which real processes and real clients take part.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::clients;
+
+/// The workspace's folder.
+pub fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
+
+/// Runs a command in the workspace's folder; its failure is an error that names it.
+pub fn step(what: &str, command: &mut Command) -> Result<(), String> {
+    println!("\n== {what}");
+    let status = command.current_dir(root()).status().map_err(|error| format!("{what}: can't be started: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{what}: failed ({status})")) }
+}
+
+/// Cargo's own command with arguments.
+pub fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments);
+    command
+}
+
+fn has_nextest() -> bool {
+    cargo(&["nextest", "--version"]).output().is_ok_and(|output| output.status.success())
+}
+
+/// Every test that cargo knows, the 200 simulated seeds among them.
+pub fn cargo_tests() -> Result<(), String> {
+    if has_nextest() {
+        step("tests", &mut cargo(&["nextest", "run", "--workspace"]))?;
+        step("documentation's tests", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
+    } else {
+        step("tests", &mut cargo(&["test", "--workspace", "--quiet"]))
+    }
+}
+
+/// Tests with the real binary, real clients and the independent reader.
+pub fn outside_tests() -> Result<(), String> {
+    step("release build", &mut cargo(&["build", "--release", "-p", "cli"]))?;
+    let bin = clients::install()?;
+    let python = bin.join("python");
+    let path = std::env::join_paths(
+        std::iter::once(bin.clone())
+            .chain(std::iter::once(root().join("target/release")))
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    )
+    .map_err(|error| format!("PATH: {error}"))?;
+    for (what, script) in [
+        ("erasure code by a stranger's hand", "tests/formats/erasure_golden.py"),
+        ("independent reader", "tests/reader/test_reader.py"),
+        ("kill -9 under load", "tests/crash/kill_nine.py"),
+        ("command line", "tests/cli/test_cli.py"),
+        ("bad input", "tests/clients/bad_input.py"),
+        ("third-party clients", "tests/clients/run.py"),
+    ] {
+        if !root().join(script).exists() {
+            return Err(format!("{what}: {script} is missing"));
+        }
+        step(what, Command::new(&python).arg(script).env("PATH", &path))?;
+    }
+    s3tests(&path)
+}
+
+/// The ratchet over ceph/s3-tests, where a clone is at hand.
+fn s3tests(path: &std::ffi::OsStr) -> Result<(), String> {
+    let Some(clone) = std::env::var_os("S3TESTS") else {
+        println!("\n== ceph/s3-tests: S3TESTS names no clone, so the ratchet is not run here");
+        return Ok(());
+    };
+    step("ceph/s3-tests ratchet", Command::new("tests/s3tests/run").env("S3TESTS", clone).env("PATH", path))
+}
+
+/// Simulated storms: `sim [SEED [COUNT]]`.
+pub fn sim(words: &[&str]) -> Result<(), String> {
+    let seed = words.first().copied().unwrap_or("1");
+    let count = words.get(1).copied().unwrap_or("1000");
+    step(
+        "simulated storms",
+        cargo(&["test", "--profile", "storm", "-p", "sim", "--test", "storms", "--", "--nocapture"])
+            .env("ABIDE_SIM_SEED", seed)
+            .env("ABIDE_SIM_COUNT", count),
+    )
+}
