@@ -1,1 +1,10 @@
-//! sim
+//! A whole store in one thread, from one seed.
+//!
+//! [`disk`] are drives that lose, tear, rot, fill and vanish; [`world`] is an [`env::Env`] made of
+//! them, of turmoil's network and of virtual time; [`storm`] is what a run does to a store, with
+//! an oracle that keeps its own truth.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod chance;
+pub mod disk;
+pub mod world;
