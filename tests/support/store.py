@@ -1,0 +1,154 @@
+"""Starts the real `abide` on folders of its own, for tests with real clients.
+
+Nothing here knows how Abide works inside: only its command line and S3.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ABIDE = os.environ.get("ABIDE", str(ROOT / "target" / "release" / "abide"))
+
+
+def seed():
+    """The run's seed: from TEST_SEED, or fresh; printed so that the run can be had again."""
+    value = int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(1 << 32))
+    print(f"seed {value} (again: TEST_SEED={value} python3 {sys.argv[0]})", flush=True)
+    return value
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(what, condition, seconds=60):
+    """Waits until `condition()` is true; its last value is given back."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"waited {seconds} s in vain: {what}")
+        time.sleep(0.05)
+
+
+class Store:
+    """One running `abide up` on `drives` folders."""
+
+    def __init__(self, drives=6, options=(), base=None, environment=None):
+        self.base = Path(base or tempfile.mkdtemp(prefix="abide-test-"))
+        self.home = self.base / "home"
+        self.drives = [self.base / f"d{n}" for n in range(1, drives + 1)]
+        self.port = free_port()
+        self.options = list(options)
+        self.extra = dict(environment or {})
+        self.process = None
+        self.log = self.base / "log"
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None and self.log.exists():
+            print("--- the end of the store's log:", file=sys.stderr)
+            print("\n".join(self.log.read_text(errors="replace").splitlines()[-40:]), file=sys.stderr)
+        self.kill()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    @property
+    def environment(self):
+        return {**os.environ, "ABIDE_HOME": str(self.home), **self.extra}
+
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def up_command(self, drives=None):
+        return [
+            ABIDE, "up", *map(str, drives or self.drives),
+            "--listen", f"127.0.0.1:{self.port}", *self.options,
+        ]
+
+    def start(self, drives=None, seconds=60):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.up_command(drives), stdout=log, stderr=subprocess.STDOUT, env=self.environment, cwd=self.base
+            )
+
+        def ready():
+            if self.process.poll() is not None:
+                raise AssertionError(f"abide up ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}")
+            try:
+                return self.status()
+            except (subprocess.CalledProcessError, json.JSONDecodeError):
+                return None
+
+        return wait_for("abide up is ready", ready, seconds)
+
+    def stop(self):
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(timeout=60)
+        assert code == 0, f"abide up ended with {code} after Ctrl-C"
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def run(self, *words, check=True, **more):
+        """Runs the command line; gives the finished process."""
+        return subprocess.run(
+            [ABIDE, *map(str, words)], env=self.environment, capture_output=True, text=True, check=check,
+            timeout=600, **more
+        )
+
+    def json(self, *words):
+        return json.loads(self.run(*words, "--json").stdout)
+
+    def status(self):
+        return self.json("status")
+
+    def aws(self):
+        """What `eval "$(abide env)"` would set."""
+        lines = self.run("env").stdout.splitlines()
+        pairs = [line.removeprefix("export ").split("=", 1) for line in lines if line.startswith("export ")]
+        return {name: value.strip("'\"") for name, value in pairs}
+
+    def client_environment(self):
+        return {
+            **{key: value for key, value in os.environ.items() if not key.startswith("AWS_")},
+            **self.aws(),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
+
+    def boto3(self, **config):
+        import boto3
+        from botocore.config import Config
+
+        aws = self.aws()
+        return boto3.client(
+            "s3", endpoint_url=aws["AWS_ENDPOINT_URL"], region_name=aws["AWS_REGION"],
+            aws_access_key_id=aws["AWS_ACCESS_KEY_ID"], aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
+            config=Config(retries={"max_attempts": 3, "mode": "standard"}, **config),
+        )
+
+
+def contents(name, size, seed_value):
+    """Bytes that only this name, size and seed have; quick to make."""
+    return random.Random(f"{seed_value}/{name}/{size}").randbytes(size)
