@@ -1,0 +1,125 @@
+//! The root key: 24 words, or a file that only its owner reads.
+
+use std::fmt;
+
+use base::VolumeId;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::segment::VolumeKey;
+use crate::{Error, MetaKey, derive};
+
+/// The first line of a key file.
+const FILE_HEAD: &str = "abide root key v1";
+
+/// The key of everything. Lost with all its copies, the data is lost; whoever has it reads all.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct RootKey([u8; 32]);
+
+impl fmt::Debug for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RootKey(…)")
+    }
+}
+
+impl RootKey {
+    /// From 32 random bytes.
+    pub fn new(random: [u8; 32]) -> Self {
+        Self(random)
+    }
+
+    /// The key as 24 English words (BIP-39).
+    pub fn words(&self) -> String {
+        match bip39::Mnemonic::from_entropy(&self.0) {
+            Ok(words) => words.to_string(),
+            Err(_) => unreachable!("32 bytes are 24 words"),
+        }
+    }
+
+    /// The reverse of [`RootKey::words`]; case and spacing don't matter.
+    pub fn from_words(text: &str) -> Result<Self, Error> {
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        if words.len() != 24 {
+            return Err(Error::WordCount { count: words.len() });
+        }
+        let list = bip39::Language::English;
+        if let Some(at) = words.iter().position(|word| list.find_word(word).is_none()) {
+            return Err(Error::UnknownWord { position: at + 1, word: words[at].clone() });
+        }
+        let parsed = bip39::Mnemonic::parse_in_normalized(list, &words.join(" ")).map_err(|_| Error::WordChecksum)?;
+        let mut key = [0; 32];
+        key.copy_from_slice(&parsed.to_entropy());
+        Ok(Self(key))
+    }
+
+    /// The text of a key file: a first line that names it, the 24 words, the check value.
+    pub fn file_text(&self) -> String {
+        format!("{FILE_HEAD}\n{}\ncheck {}\n", self.words(), base::ids::hex(&self.check()))
+    }
+
+    /// The reverse of [`RootKey::file_text`].
+    pub fn from_file_text(text: &str) -> Result<Self, Error> {
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        if lines.next() != Some(FILE_HEAD) {
+            return Err(Error::KeyFile { why: "its first line is not \"abide root key v1\"" });
+        }
+        let key = Self::from_words(lines.next().ok_or(Error::KeyFile { why: "it has no words" })?)?;
+        match lines.next().and_then(|line| line.strip_prefix("check ")) {
+            Some(check) if check == base::ids::hex(&key.check()) => Ok(key),
+            Some(_) => Err(Error::KeyFile { why: "its check line doesn't fit its words" }),
+            None => Err(Error::KeyFile { why: "it has no check line" }),
+        }
+    }
+
+    /// A public value that says whether this key belongs to a store, and nothing else about it.
+    pub fn check(&self) -> [u8; 16] {
+        let mut check = [0; 16];
+        check.copy_from_slice(&derive("abide 2026 key check v1", &[&self.0])[..16]);
+        check
+    }
+
+    /// The key of the metadata at rest.
+    pub fn meta_key(&self) -> MetaKey {
+        MetaKey::new(*derive("abide 2026 metadata v1", &[&self.0]))
+    }
+
+    /// The key of a volume. Derived, so that it can't be lost as long as the root key isn't.
+    pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
+        VolumeKey::new(volume, *derive("abide 2026 volume v1", &[&self.0, &volume.0.to_le_bytes()]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_bip39_and_come_back() {
+        // BIP-39's test vector for 32 zero bytes.
+        let key = RootKey::new([0; 32]);
+        assert!(key.words().ends_with("abandon art"));
+        let key = RootKey::new(std::array::from_fn(|i| i as u8 * 7));
+        let back = RootKey::from_words(&format!("  {}\n", key.words().to_uppercase())).unwrap();
+        assert_eq!(back.0, key.0);
+        assert_eq!(RootKey::from_file_text(&key.file_text()).unwrap().0, key.0);
+        assert_eq!(format!("{key:?}"), "RootKey(…)");
+    }
+
+    #[test]
+    fn a_mistyped_word_is_named() {
+        let words = RootKey::new([0; 32]).words();
+        let wrong = words.replacen("abandon", "abandom", 1);
+        let unknown = Error::UnknownWord { position: 1, word: "abandom".into() };
+        assert_eq!(RootKey::from_words(&wrong).unwrap_err(), unknown);
+        let wrong = words.replacen("abandon", "ability", 1);
+        assert_eq!(RootKey::from_words(&wrong).unwrap_err(), Error::WordChecksum);
+        assert_eq!(RootKey::from_words("abandon").unwrap_err(), Error::WordCount { count: 1 });
+        let file = RootKey::new([1; 32]).file_text().replace("check ", "check 0");
+        assert!(matches!(RootKey::from_file_text(&file), Err(Error::KeyFile { .. })));
+    }
+
+    #[test]
+    fn derivations_never_change() {
+        let key = RootKey::new(std::array::from_fn(|i| i as u8));
+        assert_eq!(base::ids::hex(&key.check()), include_str!("../tests/check.txt").trim());
+    }
+}
