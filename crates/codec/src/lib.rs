@@ -334,7 +334,18 @@ mod tests {
     #[test]
     fn fields_are_read_back_as_written() {
         let mut writer = Writer::new();
-        writer.u8(1).u16(2).u32(3).u64(4).str("fünf").option(Some(6u16), |w, v| { w.u16(v); }).option(None::<u16>, |w, v| { w.u16(v); });
+        writer
+            .u8(1)
+            .u16(2)
+            .u32(3)
+            .u64(4)
+            .str("fünf")
+            .option(Some(6u16), |w, v| {
+                w.u16(v);
+            })
+            .option(None::<u16>, |w, v| {
+                w.u16(v);
+            });
         let bytes = writer.finish();
         let mut reader = Reader::new(&bytes);
         assert_eq!(reader.u8("a"), Ok(1));

@@ -1,5 +1,7 @@
 //! The operating system behind the traits.
 
+#![allow(clippy::disallowed_methods, reason = "this is where the world comes in")]
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;

