@@ -43,7 +43,7 @@ impl SectorCipher {
     }
 
     fn cipher(&self, offset: u64, span: &mut [u8], act: impl Fn(&mut [Block])) {
-        assert!(offset % BLOCK as u64 == 0 && span.len() % BLOCK == 0, "spans of whole blocks only");
+        assert!(offset.is_multiple_of(BLOCK as u64) && span.len().is_multiple_of(BLOCK), "spans of whole blocks only");
         let mut offset = offset;
         let mut rest = span;
         while !rest.is_empty() {
