@@ -39,6 +39,9 @@ pub fn cargo_tests() -> Result<(), String> {
     }
 }
 
+/// What is run, and the script that runs it.
+const OUTSIDE: &[(&str, &str)] = &[("erasure code by a stranger's hand", "tests/formats/erasure_golden.py")];
+
 /// Tests with the real binary, real clients and the independent reader.
 pub fn outside_tests() -> Result<(), String> {
     step("release build", &mut cargo(&["build", "--release", "-p", "cli"]))?;
@@ -50,7 +53,7 @@ pub fn outside_tests() -> Result<(), String> {
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )
     .map_err(|error| format!("PATH: {error}"))?;
-    for (what, script) in [("erasure code by a stranger's hand", "tests/formats/erasure_golden.py")] {
+    for (what, script) in OUTSIDE {
         if !root().join(script).exists() {
             return Err(format!("{what}: {script} is missing"));
         }
