@@ -1,0 +1,282 @@
+//! One request on its way through an operation: what was asked, by whom, and what they may.
+
+use std::sync::Arc;
+
+use base::{UserId, Wall};
+use hyper::{HeaderMap, Method, Uri};
+use namespace::{Version, VersionId, Versioning};
+
+use crate::acl::{Acl, Permission};
+use crate::attrs;
+use crate::backend::{Backend, Bucket};
+use crate::error::{Code, Error, Result};
+use crate::payload::Payload;
+use crate::router::Operation;
+use crate::server::Face;
+use crate::target::Target;
+use crate::xml::Node;
+
+/// Names of the bucket's settings in the store.
+pub mod config {
+    /// Grants, see [`crate::acl`].
+    pub const ACL: &str = "s3.acl";
+    /// The CORS document as it was sent.
+    pub const CORS: &str = "s3.cors";
+    /// Object ownership: one of S3's three words.
+    pub const OWNERSHIP: &str = "s3.ownership";
+    /// The public access block: four letters `t` or `f`.
+    pub const PUBLIC_ACCESS: &str = "s3.public-access";
+    /// Tags, as a URL-encoded query.
+    pub const TAGS: &str = "s3.tags";
+}
+
+/// One request.
+pub struct Call {
+    /// The face that serves it.
+    pub face: Arc<Face>,
+    /// What is asked.
+    pub operation: Operation,
+    /// The method.
+    pub method: Method,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The URI as it was sent.
+    pub uri: Uri,
+    /// Bucket, key and query.
+    pub target: Target,
+    /// Who signed; nobody for anonymous requests.
+    pub who: Option<UserId>,
+    /// The body.
+    pub payload: Payload,
+    /// When it came.
+    pub now: Wall,
+}
+
+impl Call {
+    /// The store.
+    pub fn backend(&self) -> &dyn Backend {
+        &*self.face.backend
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The key.
+    pub fn key(&self) -> &str {
+        &self.target.key
+    }
+
+    /// The signer, or `AccessDenied`.
+    pub fn signer(&self) -> Result<&UserId> {
+        self.who.as_ref().ok_or_else(|| Code::AccessDenied.into())
+    }
+
+    /// The bucket named in the request.
+    pub async fn bucket(&self) -> Result<Bucket> {
+        self.bucket_named(&self.target.bucket, "x-amz-expected-bucket-owner").await
+    }
+
+    /// A bucket by name; `expected` is the header that may name its owner.
+    pub async fn bucket_named(&self, name: &str, expected: &str) -> Result<Bucket> {
+        let bucket = self.backend().bucket(name).await?.ok_or(Code::NoSuchBucket)?;
+        match self.header(expected) {
+            Some(owner) if owner != bucket.owner.0 => Err(Code::AccessDenied.into()),
+            _ => Ok(bucket),
+        }
+    }
+
+    /// The bucket named in the request, if the signer owns it: what settings demand.
+    pub async fn own_bucket(&self) -> Result<Bucket> {
+        let bucket = self.bucket().await?;
+        self.owns(&bucket)?;
+        Ok(bucket)
+    }
+
+    /// `AccessDenied` unless the signer owns the bucket.
+    pub fn owns(&self, bucket: &Bucket) -> Result<()> {
+        if self.who.as_ref() == Some(&bucket.owner) { Ok(()) } else { Err(Code::AccessDenied.into()) }
+    }
+
+    /// The bucket named in the request, if the signer may do this to it.
+    pub async fn bucket_for(&self, wanted: Permission) -> Result<Bucket> {
+        let bucket = self.bucket().await?;
+        if self.may(&bucket, wanted).await? { Ok(bucket) } else { Err(Code::AccessDenied.into()) }
+    }
+
+    /// Whether the signer may do this to the bucket.
+    pub async fn may(&self, bucket: &Bucket, wanted: Permission) -> Result<bool> {
+        if self.who.as_ref() == Some(&bucket.owner) {
+            return Ok(true);
+        }
+        if self.enforced(bucket).await? {
+            return Ok(false);
+        }
+        let stored = self.backend().config(bucket, config::ACL).await?;
+        let acl = Acl::decode(stored.as_deref(), &bucket.owner);
+        let public = !self.public_access(bucket).await?.ignore_acls;
+        Ok(acl.allows(self.who.as_ref(), wanted, public))
+    }
+
+    /// `AccessDenied` unless the signer may do this to the object's version.
+    pub async fn may_object(&self, bucket: &Bucket, version: &Version, wanted: Permission) -> Result<()> {
+        let bucket_owner = self.who.as_ref() == Some(&bucket.owner);
+        let foreign = version.attrs.contains_key(attrs::OWNER);
+        if bucket_owner && !foreign {
+            return Ok(());
+        }
+        if self.enforced(bucket).await? {
+            return if bucket_owner { Ok(()) } else { Err(Code::AccessDenied.into()) };
+        }
+        let owner = attrs::owner(&version.attrs, &bucket.owner);
+        if self.who.as_ref() == Some(&owner) {
+            return Ok(());
+        }
+        let acl = Acl::decode(version.attrs.get(attrs::ACL).map(Vec::as_slice), &owner);
+        let public = !self.public_access(bucket).await?.ignore_acls;
+        match acl.allows(self.who.as_ref(), wanted, public) {
+            true => Ok(()),
+            false => Err(Code::AccessDenied.into()),
+        }
+    }
+
+    /// Looks a version up for a reader. A delete marker is 404 with S3's headers if it is the
+    /// current version and 405 if it was asked for; who can't list the bucket doesn't learn
+    /// whether a key is missing.
+    pub async fn version(&self, bucket: &Bucket, key: &str, id: Option<VersionId>) -> Result<Version> {
+        match self.backend().head(bucket, key, id).await {
+            Ok(version) if version.marker => Err(marker(&version, id.is_some())),
+            Ok(version) => Ok(version),
+            Err(error) => {
+                let error = Error::from(error);
+                let missing = matches!(error.code, Code::NoSuchKey | Code::NoSuchVersion);
+                if missing && !self.may(bucket, Permission::Read).await? {
+                    return Err(Code::AccessDenied.into());
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether ACLs are off: object ownership is "bucket owner enforced".
+    pub async fn enforced(&self, bucket: &Bucket) -> Result<bool> {
+        let ownership = self.backend().config(bucket, config::OWNERSHIP).await?;
+        Ok(ownership.as_deref() == Some(b"BucketOwnerEnforced"))
+    }
+
+    /// The bucket's public access block.
+    pub async fn public_access(&self, bucket: &Bucket) -> Result<PublicAccess> {
+        let stored = self.backend().config(bucket, config::PUBLIC_ACCESS).await?;
+        Ok(stored.map_or_else(PublicAccess::default, |stored| PublicAccess::decode(&stored)))
+    }
+
+    /// The version that the query names.
+    pub fn version_id(&self) -> Result<Option<VersionId>> {
+        self.target.get("versionId").map(parse_version).transpose()
+    }
+
+    /// What to answer in `x-amz-version-id`: the null version is named only where versions are
+    /// (or were) kept.
+    pub async fn named(&self, bucket: &Bucket, id: VersionId) -> Result<Option<String>> {
+        if id == VersionId::NULL && self.backend().versioning(bucket).await? == Versioning::Off {
+            return Ok(None);
+        }
+        Ok(Some(show_version(id)))
+    }
+
+    /// The request's XML document, its digests verified.
+    pub async fn xml(&mut self) -> Result<Node> {
+        let limit = self.face.settings.xml_bytes_max;
+        let bytes = self.payload.whole(limit).await?;
+        crate::xml::parse(&bytes)
+    }
+
+    /// As [`Call::xml`] for operations where an empty body means the default.
+    pub async fn xml_or_nothing(&mut self) -> Result<Option<Node>> {
+        let limit = self.face.settings.xml_bytes_max;
+        let bytes = self.payload.whole(limit).await?;
+        if bytes.is_empty() { Ok(None) } else { crate::xml::parse(&bytes).map(Some) }
+    }
+}
+
+/// The answer to a read that hits a delete marker.
+fn marker(version: &Version, asked_for: bool) -> Error {
+    let error = match asked_for {
+        true => Error::from(Code::MethodNotAllowed).with("allow", hyper::header::HeaderValue::from_static("DELETE")),
+        false => Error::from(Code::NoSuchKey),
+    };
+    let id = hyper::header::HeaderValue::try_from(show_version(version.id));
+    let error = error.with("x-amz-delete-marker", hyper::header::HeaderValue::from_static("true"));
+    match id {
+        Ok(id) => error.with("x-amz-version-id", id),
+        Err(_) => error,
+    }
+}
+
+/// A version's name on the wire.
+pub fn show_version(id: VersionId) -> String {
+    if id == VersionId::NULL { "null".to_owned() } else { format!("{:016x}", id.0) }
+}
+
+/// The reverse of [`show_version`].
+pub fn parse_version(text: &str) -> Result<VersionId> {
+    let bad = || Error::new(Code::InvalidArgument, "Invalid version id specified");
+    match text {
+        "null" => Ok(VersionId::NULL),
+        _ if text.len() == 16 => match u64::from_str_radix(text, 16) {
+            Ok(id) if id != 0 => Ok(VersionId(id)),
+            _ => Err(bad()),
+        },
+        _ => Err(bad()),
+    }
+}
+
+/// Four switches that close public access; all off unless set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublicAccess {
+    /// Refuse requests that would set a public ACL.
+    pub block_acls: bool,
+    /// Grants to groups don't count.
+    pub ignore_acls: bool,
+    /// Refuse public policies; kept for the reader, there are no policies yet.
+    pub block_policy: bool,
+    /// Restrict access by public policies; kept for the reader, there are no policies yet.
+    pub restrict: bool,
+}
+
+impl PublicAccess {
+    /// From what was stored; what can't be read counts as closed.
+    pub fn decode(bytes: &[u8]) -> Self {
+        let on = |at: usize| bytes.get(at) != Some(&b'f');
+        PublicAccess { block_acls: on(0), ignore_acls: on(1), block_policy: on(2), restrict: on(3) }
+    }
+
+    /// To be stored.
+    pub fn encode(self) -> Vec<u8> {
+        let letter = |on: bool| if on { b't' } else { b'f' };
+        [self.block_acls, self.ignore_acls, self.block_policy, self.restrict].map(letter).to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_ids_read_back_and_nonsense_is_refused() {
+        for id in [VersionId::NULL, VersionId(1), VersionId(u64::MAX)] {
+            assert_eq!(parse_version(&show_version(id)).unwrap(), id);
+        }
+        for bad in ["", "0000000000000000", "xyz", "NULL", "00000000000000001"] {
+            assert_eq!(parse_version(bad).unwrap_err().code, Code::InvalidArgument, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_public_access_block_reads_back() {
+        let some = PublicAccess { block_acls: true, ignore_acls: false, block_policy: true, restrict: false };
+        assert_eq!(PublicAccess::decode(&some.encode()), some);
+        assert!(PublicAccess::decode(b"").ignore_acls);
+    }
+}

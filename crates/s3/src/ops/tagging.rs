@@ -1,0 +1,88 @@
+//! Tags of objects and buckets.
+
+use namespace::Command;
+
+use crate::acl::Permission;
+use crate::attrs::{self, BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, decode_tags, encode_tags};
+use crate::call::{Call, config, show_version};
+use crate::error::{Code, Result};
+use crate::response::{self, Response, set};
+use crate::xml::{Node, Xml};
+
+fn to_xml(stored: &str) -> Result<String> {
+    let mut xml = Xml::new("Tagging");
+    xml.open("TagSet");
+    for (key, value) in decode_tags(stored)? {
+        xml.open("Tag").text("Key", &key).text("Value", &value).close("Tag");
+    }
+    xml.close("TagSet");
+    Ok(xml.finish("Tagging"))
+}
+
+/// The tags of a `Tagging` document.
+pub fn of_xml(root: &Node) -> Result<Vec<(String, String)>> {
+    let set = root.child("TagSet").ok_or(Code::MalformedXML)?;
+    let tag = |tag: &Node| Ok((tag.need("Key")?.to_owned(), tag.need("Value")?.to_owned()));
+    set.all("Tag").map(tag).collect()
+}
+
+/// `GET ?tagging` of an object.
+pub async fn get_object(call: &mut Call) -> Result<Response> {
+    let bucket = call.bucket().await?;
+    let version = call.version(&bucket, call.key(), call.version_id()?).await?;
+    call.may_object(&bucket, &version, Permission::FullControl).await?;
+    let mut response = response::xml(to_xml(attrs::text(&version.attrs, attrs::TAGS).unwrap_or(""))?);
+    if let Some(id) = call.named(&bucket, version.id).await? {
+        set(response.headers_mut(), "x-amz-version-id", id.as_bytes());
+    }
+    Ok(response)
+}
+
+/// `PUT ?tagging` of an object.
+pub async fn put_object(call: &mut Call) -> Result<Response> {
+    let tags = {
+        let root = call.xml().await?;
+        encode_tags(&of_xml(&root)?, OBJECT_TAGS_MAX)?
+    };
+    change(call, Some(tags).filter(|tags| !tags.is_empty()), response::ok()).await
+}
+
+/// `DELETE ?tagging` of an object.
+pub async fn delete_object(call: &mut Call) -> Result<Response> {
+    change(call, None, response::no_content()).await
+}
+
+async fn change(call: &Call, tags: Option<Vec<u8>>, mut response: Response) -> Result<Response> {
+    let bucket = call.bucket().await?;
+    let version = call.version(&bucket, call.key(), call.version_id()?).await?;
+    call.may_object(&bucket, &version, Permission::FullControl).await?;
+    let set_tags = vec![(attrs::TAGS.to_owned(), tags)];
+    let command = Command::SetAttrs { key: call.key().to_owned(), version: Some(version.id), set: set_tags };
+    call.backend().commit(&bucket, command).await?;
+    if call.named(&bucket, version.id).await?.is_some() {
+        set(response.headers_mut(), "x-amz-version-id", show_version(version.id).as_bytes());
+    }
+    Ok(response)
+}
+
+/// `GET ?tagging` of a bucket.
+pub async fn get_bucket(call: &mut Call) -> Result<Response> {
+    let bucket = call.own_bucket().await?;
+    let stored = call.backend().config(&bucket, config::TAGS).await?.ok_or(Code::NoSuchTagSet)?;
+    Ok(response::xml(to_xml(&String::from_utf8_lossy(&stored))?))
+}
+
+/// `PUT ?tagging` of a bucket.
+pub async fn put_bucket(call: &mut Call) -> Result<Response> {
+    let bucket = call.own_bucket().await?;
+    let tags = encode_tags(&of_xml(&call.xml().await?)?, BUCKET_TAGS_MAX)?;
+    super::config::set(call, &bucket, config::TAGS, Some(tags).filter(|tags| !tags.is_empty())).await?;
+    Ok(response::no_content())
+}
+
+/// `DELETE ?tagging` of a bucket.
+pub async fn delete_bucket(call: &mut Call) -> Result<Response> {
+    let bucket = call.own_bucket().await?;
+    super::config::set(call, &bucket, config::TAGS, None).await?;
+    Ok(response::no_content())
+}
