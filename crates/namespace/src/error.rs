@@ -1,6 +1,8 @@
 //! Why a command or a read of a volume was refused.
 
-use base::{Kind, Kinded};
+use std::time::Duration;
+
+use base::{Kind, Kinded, SegmentId};
 
 /// Why a command or a read was refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +57,27 @@ pub enum Error {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A value that can't be: a body that doesn't fit its size, an attribute too large, …
+    #[error("{what} is not valid: {why}")]
+    InvalidValue {
+        /// Body, part number, …
+        what: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A segment that a new version names was freed in the meantime: its last owner is gone. Write
+    /// the bytes again.
+    #[error("segment {segment} was freed in the meantime: write the bytes again")]
+    SegmentGone {
+        /// The segment.
+        segment: SegmentId,
+    },
+    /// Rows contradict each other: a broken invariant of ours.
+    #[error("rows of the volume contradict each other: {what}")]
+    Broken {
+        /// What doesn't fit.
+        what: &'static str,
+    },
     /// A row can't be read.
     #[error(transparent)]
     Row(#[from] codec::Error),
@@ -70,6 +93,9 @@ impl Kinded for Error {
             Error::InvalidPart { .. } | Error::PartOrder | Error::IsMarker | Error::InvalidName { .. } => Kind::Invalid,
             Error::Precondition { .. } | Error::NotEmpty | Error::Closed => Kind::Conflict,
             Error::BucketExists { .. } => Kind::Exists,
+            Error::InvalidValue { .. } => Kind::Invalid,
+            Error::SegmentGone { .. } => Kind::Busy { retry_after: Duration::from_millis(10) },
+            Error::Broken { .. } => Kind::Bug,
             Error::Row(error) => error.kind(),
             Error::View(error) => error.kind(),
         }

@@ -48,6 +48,21 @@ pub enum Body {
     Packed(SegmentRef, Slot),
     /// In segments of its own, in order.
     Segments(Vec<SegmentRef>),
+    /// One after the other in several of the above: what a completed upload is made of when one of
+    /// its parts is inline or packed. Never nested.
+    Spans(Vec<Span>),
+    /// Not read along (listings, `with_body: false`): ask [`crate::read::head`] for it. Never stored,
+    /// and refused in commands.
+    Unloaded,
+}
+
+/// One of the bodies of which a [`Body::Spans`] is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Plaintext bytes of it.
+    pub size: u64,
+    /// Inline, packed or segments.
+    pub body: Body,
 }
 
 /// Names a version: never 0 for real ones; [`VersionId::NULL`] is S3's `null` version.
@@ -85,10 +100,14 @@ pub struct NewVersion {
     pub size: u64,
     /// S3's entity tag without quotes.
     pub etag: String,
-    /// What only the face understands.
+    /// What only the face understands. Values up to 256 bytes are seen in listings; a name with
+    /// `:` in it may not be.
     pub attrs: Attrs,
     /// Where the bytes are.
     pub body: Body,
+    /// The body is another version's (server-side copy): each of its segments must still be in use,
+    /// else [`crate::Error::SegmentGone`]. Without it a fresh body is meant.
+    pub shared: bool,
 }
 
 /// Whether old versions are kept.
@@ -103,7 +122,9 @@ pub enum Versioning {
     Suspended,
 }
 
-/// What must hold of the key's current version for a write to happen. All given parts must hold.
+/// What must hold of the key's current version (for a delete of one version: of that one) for a
+/// change to happen. All given parts must hold. For writes a delete marker counts as a missing key;
+/// deletes of what isn't there succeed whatever is asked, and a marker is there for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
     /// One of these etags is the current one (`*`: any); a missing key is [`crate::Error::NoSuchKey`].
@@ -252,10 +273,15 @@ pub enum Command {
     NoteMissing {
         /// The segment.
         segment: SegmentId,
+        /// Its policy.
+        policy: PolicyId,
+        /// Its group.
+        group: GroupId,
         /// Indices of pieces that no drive holds.
         missing: Vec<u8>,
     },
-    /// Refuses all further commands if the volume is empty, else [`crate::Error::NotEmpty`].
+    /// If the volume holds no version: drops its uploads, forgets its settings, and refuses all
+    /// further commands but those that clean up; else [`crate::Error::NotEmpty`].
     Close,
 }
 
