@@ -7,4 +7,5 @@
 
 pub mod chance;
 pub mod disk;
+pub mod http;
 pub mod world;

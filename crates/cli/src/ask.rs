@@ -1,0 +1,224 @@
+//! The commands that ask the running store, and how their answers look.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::args::{Command, Drive, Inspect, Key, Policy};
+use crate::control::{Error, ask};
+use crate::show::{Paint, bytes, duration, paint, table, text};
+
+/// What a command came to: shown, and good or not.
+pub struct Done {
+    /// The answer, for `--json`.
+    pub answer: Value,
+    /// The answer, for people.
+    pub shown: String,
+    /// Whether the exit code says success.
+    pub good: bool,
+}
+
+impl Done {
+    fn good(answer: Value, shown: String) -> Self {
+        Self { answer, shown, good: true }
+    }
+}
+
+/// Runs a command that asks the store at `home`.
+pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
+    let get = |path: &str| ask(home, "GET", path, &Value::Null);
+    let post = |path: &str, body: Value| ask(home, "POST", path, &body);
+    match command {
+        Command::Env => get("/v1/env").map(|answer| Done::good(answer.clone(), env(&answer))),
+        Command::Status => get("/v1/status").map(|answer| Done::good(answer.clone(), status(&answer))),
+        Command::Events { limit } => {
+            get(&format!("/v1/events?limit={limit}")).map(|answer| Done::good(answer.clone(), events(&answer)))
+        }
+        Command::Drive(Drive::List) => {
+            get("/v1/status").map(|answer| Done::good(answer["drives"].clone(), drives(&answer["drives"])))
+        }
+        Command::Drive(Drive::Add { folder }) => {
+            // The server's working folder is another one.
+            let folder = std::path::absolute(folder)?;
+            let answer = post("/v1/drives/add", json!({ "path": folder }))?;
+            let shown = format!("added {} as drive {}", folder.display(), text(&answer["id"]));
+            Ok(Done::good(answer, shown))
+        }
+        Command::Drive(Drive::Drain { drive, apply }) => plan(home, "drain", drive, *apply),
+        Command::Drive(Drive::Remove { drive, apply }) => plan(home, "remove", drive, *apply),
+        Command::Key(key) => keys(home, key),
+        Command::Policy(Policy::List) => {
+            get("/v1/policies").map(|answer| Done::good(answer.clone(), policies(&answer)))
+        }
+        Command::Policy(Policy::Set { bucket, code }) => {
+            let answer = post("/v1/policies/set", json!({ "bucket": bucket, "code": code }))?;
+            let shown = format!("new data of {bucket} is coded {}", text(&answer["code"]));
+            Ok(Done::good(answer, shown))
+        }
+        Command::Scrub => post("/v1/scrub", json!({})).map(|answer| {
+            let damaged = answer["damaged"].as_u64().unwrap_or(0);
+            let shown = format!("{} pieces read, {damaged} damaged{}", text(&answer["pieces"]), repaired(damaged));
+            Done { good: damaged == 0, answer, shown }
+        }),
+        Command::Verify { what } => post("/v1/verify", json!({ "what": what })).map(verified),
+        Command::Inspect(Inspect::Manifest { what }) => {
+            let answer = post("/v1/manifest", json!({ "what": what }))?;
+            let shown = serde_json::to_string_pretty(&answer).unwrap_or_default();
+            Ok(Done::good(answer, shown))
+        }
+        Command::Up(_) | Command::Inspect(_) => unreachable!("these don't ask the store"),
+    }
+}
+
+fn repaired(damaged: u64) -> &'static str {
+    if damaged == 0 { "" } else { "; they are rebuilt from the others: see `abide status`" }
+}
+
+fn env(answer: &Value) -> String {
+    let pairs = answer.as_object().into_iter().flatten();
+    let lines = pairs.map(|(name, value)| format!("export {name}='{}'", text(value).replace('\'', r"'\''")));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn health(answer: &Value) -> Paint {
+    match answer["health"].as_str() {
+        Some("green") => Paint::Green,
+        Some("yellow") => Paint::Yellow,
+        _ => Paint::Red,
+    }
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or(0)
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn status(answer: &Value) -> String {
+    let mut lines = vec![paint(health(answer), &text(&answer["sentence"]))];
+    lines.extend(list(&answer["reasons"]).iter().map(|reason| format!("  {}", text(reason))));
+    let totals = &answer["totals"];
+    lines.push(format!(
+        "{} buckets, {} objects, {}",
+        number(&totals["buckets"]),
+        number(&totals["objects"]),
+        bytes(number(&totals["bytes"]))
+    ));
+    let repair = &answer["repair"];
+    if number(&repair["pieces"]) > 0 {
+        let eta = repair["eta_secs"].as_u64().map_or("not known yet".to_owned(), duration);
+        lines.push(paint(
+            Paint::Yellow,
+            &format!(
+                "repairing: {} pieces, {} left, time left {eta}",
+                number(&repair["pieces"]),
+                bytes(number(&repair["bytes"]))
+            ),
+        ));
+    }
+    lines.push(String::new());
+    lines.push(drives(&answer["drives"]));
+    lines.join("\n")
+}
+
+fn drives(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> = list(answer)
+        .iter()
+        .map(|drive| {
+            vec![
+                text(&drive["id"]).chars().take(8).collect(),
+                text(&drive["path"]),
+                state(&text(&drive["state"])),
+                bytes(number(&drive["used"])),
+                bytes(number(&drive["free"])),
+                number(&drive["pieces"]).to_string(),
+                number(&drive["errors"]).to_string(),
+                text(&drive["note"]),
+            ]
+        })
+        .collect();
+    table(&["drive", "folder", "state", "used", "free", "pieces", "errors", "note"], &rows)
+}
+
+fn state(state: &str) -> String {
+    let colour = match state {
+        "up" => Paint::Green,
+        "full" | "draining" => Paint::Yellow,
+        _ => Paint::Red,
+    };
+    paint(colour, state)
+}
+
+fn events(answer: &Value) -> String {
+    let lines = list(answer).iter().map(|event| {
+        format!("{}  {}  {}", paint(Paint::Dim, &text(&event["at"])), text(&event["severity"]), text(&event["text"]))
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Shows what would come of it; does it with `apply`. The store refuses what lowers safety.
+fn plan(home: &Path, what: &str, drive: &str, apply: bool) -> Result<Done, Error> {
+    // A folder is named as its user sees it; the server's working folder is another one.
+    let drive = match std::path::absolute(drive) {
+        Ok(path) if path.exists() => path.display().to_string(),
+        _ => drive.to_owned(),
+    };
+    let answer = ask(home, "POST", &format!("/v1/drives/{what}"), &json!({ "drive": drive, "apply": apply }))?;
+    let mut lines: Vec<String> = list(&answer["outcome"]).iter().map(text).collect();
+    if !apply {
+        lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
+    }
+    Ok(Done::good(answer, lines.join("\n")))
+}
+
+fn keys(home: &Path, key: &Key) -> Result<Done, Error> {
+    match key {
+        Key::Create { user, display, email, access_key, secret_key } => {
+            let wish = json!({ "user": user, "display": display, "email": email, "access_key": access_key,
+                "secret_key": secret_key });
+            let answer = ask(home, "POST", "/v1/keys/create", &wish)?;
+            let shown = format!(
+                "access key  {}\nsecret key  {}\nuser        {}\n{}",
+                text(&answer["access_key"]),
+                text(&answer["secret_key"]),
+                text(&answer["user"]),
+                paint(Paint::Dim, "the secret is shown only now")
+            );
+            Ok(Done::good(answer, shown))
+        }
+        Key::List => {
+            let answer = ask(home, "GET", "/v1/keys", &Value::Null)?;
+            let rows: Vec<Vec<String>> = list(&answer)
+                .iter()
+                .map(|key| ["access_key", "user", "display", "created", "state"].map(|name| text(&key[name])).to_vec())
+                .collect();
+            Ok(Done::good(answer, table(&["access key", "user", "name", "created", "state"], &rows)))
+        }
+        Key::Revoke { access_key } => {
+            let answer = ask(home, "POST", "/v1/keys/revoke", &json!({ "access_key": access_key }))?;
+            Ok(Done::good(answer, format!("{access_key} is worth nothing now")))
+        }
+    }
+}
+
+fn policies(answer: &Value) -> String {
+    let rows: Vec<Vec<String>> =
+        list(answer).iter().map(|row| vec![text(&row["bucket"]), text(&row["code"]), text(&row["from"])]).collect();
+    table(&["bucket", "code", "set by"], &rows)
+}
+
+fn verified(answer: Value) -> Done {
+    let findings = list(&answer["findings"]);
+    let mut lines: Vec<String> = findings.iter().map(|finding| paint(Paint::Red, &text(finding))).collect();
+    lines.push(format!(
+        "{} objects, {} segments, {} pieces, {} read: {}",
+        number(&answer["objects"]),
+        number(&answer["segments"]),
+        number(&answer["pieces"]),
+        bytes(number(&answer["bytes"])),
+        if findings.is_empty() { paint(Paint::Green, "all good") } else { format!("{} findings", findings.len()) }
+    ));
+    Done { good: findings.is_empty(), shown: lines.join("\n"), answer }
+}
