@@ -1,1 +1,0 @@
-//! Rows of the system shard: drives, policies, groups, buckets, users, access keys.
