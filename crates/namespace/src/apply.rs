@@ -66,9 +66,6 @@ fn put(change: &mut Change<'_>, key: &str, new: &NewVersion, condition: &Conditi
     check::body(&new.body, new.size)?;
     check::attrs(&new.attrs)?;
     check::etag(&new.etag)?;
-    if new.shared {
-        change.uses.shared_only();
-    }
     let path = Path::find(&change.store, key)?;
     let file = path.file(&change.store)?;
     check::write(condition, file.as_ref().map(|file| &file.current))?;

@@ -10,6 +10,7 @@ use crate::keys::{Table, end, tail};
 pub use crate::rows::Head as Stats;
 use crate::rows::{FileRow, GarbageRow, Head, MissingRow, Owner, SegmentRow, SlotRow, UploadRow, VersionRow};
 use crate::store::{Store, brief};
+use crate::tree::Path;
 use crate::types::{Body, Part, Upload, UploadId, Version, VersionId, Versioning};
 use crate::walk::{Item, Walk};
 
@@ -58,22 +59,16 @@ pub fn head(
 ) -> Result<Found, Error> {
     let store = Store::new(view, volume);
     let row = match version {
-        None => file(&store, key)?.ok_or(Error::NoSuchKey)?.1.current,
+        None => Path::find(&store, key)?.file(&store)?.ok_or(Error::NoSuchKey)?.current,
         Some(version) => named(&store, key, version)?.ok_or(Error::NoSuchVersion)?,
     };
     let version = store.version(row, with_body)?;
     Ok(if version.marker { Found::Marker(version) } else { Found::Object(version) })
 }
 
-/// The file's place and row.
-fn file<'k>(store: &Store<'_>, key: &'k str) -> Result<Option<((u64, &'k [u8]), FileRow)>, Error> {
-    let path = crate::tree::Path::find(store, key)?;
-    let row = path.file(store)?;
-    Ok(path.place().zip(row))
-}
-
 fn named(store: &Store<'_>, key: &str, version: VersionId) -> Result<Option<VersionRow>, Error> {
-    let Some(((parent, name), file)) = file(store, key)? else { return Ok(None) };
+    let path = Path::find(store, key)?;
+    let (Some((parent, name)), Some(file)) = (path.place(), path.file(store)?) else { return Ok(None) };
     if file.current.id() == version {
         return Ok(Some(file.current));
     }
@@ -255,7 +250,7 @@ pub fn list_versions(view: &dyn View, volume: VolumeId, query: &ListQuery) -> Re
             page.entries.push(Entry::Prefix(prefix.to_owned()));
         } else if let Item::File(file) = item {
             let after = query.after_version.filter(|_| query.after.as_deref() == Some(&key));
-            if !versions_of(&store, walk.place(), &key, file, after, query.limit, &mut page.entries)? {
+            if !versions_of(&store, walk.place(), &key, *file, after, query.limit, &mut page.entries)? {
                 page.next = next_version(&page.entries);
                 return Ok(page);
             }

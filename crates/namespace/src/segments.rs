@@ -26,7 +26,6 @@ pub const TOMB_MS: u64 = 24 * 3600 * 1000;
 pub(crate) struct Uses {
     segments: BTreeMap<(PolicyId, GroupId, SegmentId), SegmentUse>,
     slots: BTreeMap<(SegmentId, u32), SlotUse>,
-    shared: bool,
 }
 
 struct SegmentUse {
@@ -43,11 +42,6 @@ struct SlotUse {
 }
 
 impl Uses {
-    /// From now on only segments that are in use already may be added.
-    pub fn shared_only(&mut self) {
-        self.shared = true;
-    }
-
     pub fn add(&mut self, body: &Body, ord: u64, owner: &Owner) {
         self.each(body, ord, owner, 1);
     }
@@ -89,7 +83,7 @@ impl Uses {
                 self.settle_pack(change, policy, group, id, used)?;
             } else if used.delta != 0 {
                 let key = change.store.keys.segment(policy, group, id);
-                let row = self.row(change, &key, id, &used)?;
+                let row = Self::row(change, &key, id, &used)?;
                 let refs = stepped(row.refs, used.delta)?;
                 let row = SegmentRow { refs, ..row };
                 write_row(change, key, (policy, group, id), &row);
@@ -111,7 +105,7 @@ impl Uses {
             return Ok(());
         }
         let key = change.store.keys.segment(policy, group, id);
-        let row = self.row(change, &key, id, &used)?;
+        let row = Self::row(change, &key, id, &used)?;
         let Some(mut pack) = row.pack else {
             return Err(Error::InvalidValue { what: "body", why: "the segment is not a pack" });
         };
@@ -134,7 +128,7 @@ impl Uses {
     }
 
     /// The segment's row, or a new one if the segment may come into use.
-    fn row(&self, change: &Change<'_>, key: &[u8], id: SegmentId, used: &SegmentUse) -> Result<SegmentRow, Error> {
+    fn row(change: &Change<'_>, key: &[u8], id: SegmentId, used: &SegmentUse) -> Result<SegmentRow, Error> {
         if let Some(row) = change.store.get::<SegmentRow>(key)? {
             let same = (row.k, row.m, row.len, row.pack.is_some()) == (used.k, used.m, used.len, used.pack);
             return if same { Ok(row) } else { Err(unlike()) };
@@ -145,7 +139,7 @@ impl Uses {
         let store = change.store;
         let garbage = store.view.get(&store.keys.by_segment(Table::Garbage, id))?;
         let tomb = store.view.get(&store.keys.by_segment(Table::Tomb, id))?;
-        if self.shared || garbage.is_some() || tomb.is_some() {
+        if garbage.is_some() || tomb.is_some() {
             return Err(Error::SegmentGone { segment: id });
         }
         let pack = used.pack.then_some(PackState { created: change.now, live_slots: 0, live_bytes: 0 });

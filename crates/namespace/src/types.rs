@@ -103,11 +103,9 @@ pub struct NewVersion {
     /// What only the face understands. Values up to 256 bytes are seen in listings; a name with
     /// `:` in it may not be.
     pub attrs: Attrs,
-    /// Where the bytes are.
+    /// Where the bytes are: in fresh segments, or in those of another version (a copy that moves no
+    /// data). [`crate::Error::SegmentGone`] if one of them was freed in the meantime.
     pub body: Body,
-    /// The body is another version's (server-side copy): each of its segments must still be in use,
-    /// else [`crate::Error::SegmentGone`]. Without it a fresh body is meant.
-    pub shared: bool,
 }
 
 /// Whether old versions are kept.

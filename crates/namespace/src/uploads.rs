@@ -41,10 +41,6 @@ pub(crate) fn put_part(change: &mut Change<'_>, upload: UploadId, key: &str, par
     if !(1..=PART_NUMBER_MAX).contains(&part.number) {
         return Err(Error::InvalidValue { what: "part number", why: "it is not from 1 to 10,000" });
     }
-    let spans = matches!(part.body, Body::Spans(_));
-    if spans {
-        return Err(Error::InvalidValue { what: "body", why: "a part can't be made of spans" });
-    }
     check::body(&part.body, part.size)?;
     check::attrs(&part.attrs)?;
     check::etag(&part.etag)?;
@@ -142,13 +138,9 @@ fn join(change: &Change<'_>, stored: &[(u16, VersionRow)], chosen: &[(u16, Strin
             return Err(Error::InvalidPart { number: *number });
         };
         size = size.saturating_add(part.size);
-        match (change.store.body(part)?, spans.last_mut()) {
-            (Body::Segments(more), Some(Span { size, body: Body::Segments(segments) })) => {
-                segments.extend(more);
-                *size += part.size;
-            }
-            (Body::Inline(bytes), _) if bytes.is_empty() => {}
-            (body, _) => spans.push(Span { size: part.size, body }),
+        match change.store.body(part)? {
+            Body::Spans(inner) => inner.into_iter().for_each(|span| append(&mut spans, span)),
+            body => append(&mut spans, Span { size: part.size, body }),
         }
     }
     let body = match spans.len() {
@@ -157,6 +149,18 @@ fn join(change: &Change<'_>, stored: &[(u16, VersionRow)], chosen: &[(u16, Strin
         _ => Body::Spans(spans),
     };
     Ok((size, body))
+}
+
+/// Adds a span; segments that follow segments become one span with them.
+fn append(spans: &mut Vec<Span>, span: Span) {
+    match (span.body, spans.last_mut()) {
+        (Body::Segments(more), Some(Span { size, body: Body::Segments(segments) })) => {
+            segments.extend(more);
+            *size = size.saturating_add(span.size);
+        }
+        (Body::Inline(bytes), _) if bytes.is_empty() => {}
+        (body, _) => spans.push(Span { size: span.size, body }),
+    }
 }
 
 /// Removes an upload and its parts; what nobody else uses becomes garbage.

@@ -18,7 +18,7 @@ const NAME_AT: usize = 13;
 
 /// What the walk came to; its key is [`Walk::path`].
 pub(crate) enum Item {
-    File(FileRow),
+    File(Box<FileRow>),
     /// Only when folders aren't entered.
     Folder,
 }
@@ -126,7 +126,7 @@ impl<'a> Walk<'a> {
             } else {
                 let file = FileRow::decode(&value)?;
                 if !self.live || !file.current.marker {
-                    return Ok(Some(Item::File(file)));
+                    return Ok(Some(Item::File(Box::new(file))));
                 }
             }
         }
