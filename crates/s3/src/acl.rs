@@ -292,7 +292,8 @@ pub async fn to_xml(backend: &dyn Backend, acl: &Acl, owner: &UserId) -> Result<
     let mut xml = Xml::new("AccessControlPolicy");
     write_owner(&mut xml, "Owner", owner, backend.user(owner).await?.as_ref());
     xml.open("AccessControlList");
-    for grant in &acl.0 {
+    let (users, groups): (Vec<_>, Vec<_>) = acl.0.iter().partition(|grant| matches!(grant.grantee, Grantee::User(_)));
+    for grant in groups.into_iter().chain(users) {
         xml.open("Grant").raw("<Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"");
         match &grant.grantee {
             Grantee::User(id) => {

@@ -16,8 +16,10 @@ pub const HEADERS: &[&str] = &[
     "expires",
     "x-amz-website-redirect-location",
     "x-amz-storage-class",
-    "x-amz-server-side-encryption",
+    ENCRYPTION,
 ];
+/// How the writer, or the bucket's default, asked for the object to be encrypted: `AES256`.
+pub const ENCRYPTION: &str = "x-amz-server-side-encryption";
 /// User metadata: this, then the name without `x-amz-meta-`.
 pub const META: &str = "meta:";
 /// Tags, as a URL-encoded query.

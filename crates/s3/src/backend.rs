@@ -5,9 +5,11 @@ use std::ops::Range;
 use std::pin::Pin;
 
 use async_trait::async_trait;
-use base::{Kind, UserId, VolumeId, Wall};
+use base::{Kind, UserId};
 use bytes::Bytes;
 use futures_util::Stream;
+pub use namespace::catalog::{AccessKey, Bucket, User};
+pub use namespace::read::{Entry, ListQuery, Listed, Object, Page};
 use namespace::{Body, Command, Outcome, Part, Upload, UploadId, Version, VersionId, Versioning};
 
 /// Why the store refused or failed.
@@ -47,86 +49,6 @@ impl From<Error> for crate::error::Error {
 /// What every call gives.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A bucket as the catalog knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bucket {
-    /// Its name, unique in the cluster.
-    pub name: String,
-    /// The volume behind it.
-    pub volume: VolumeId,
-    /// Who made it.
-    pub owner: UserId,
-    /// When.
-    pub created: Wall,
-}
-
-/// Who can own buckets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct User {
-    /// The canonical id.
-    pub id: UserId,
-    /// The name shown.
-    pub display: String,
-    /// Where grants by e-mail find them; may be empty.
-    pub email: String,
-}
-
-/// What signs requests.
-#[derive(Clone, PartialEq, Eq)]
-pub struct AccessKey {
-    /// The public half.
-    pub id: String,
-    /// The secret half.
-    pub secret: String,
-    /// Whose it is.
-    pub user: UserId,
-}
-
-/// A page of keys to list.
-#[derive(Clone, Debug, Default)]
-pub struct ListQuery {
-    /// Only keys that begin so.
-    pub prefix: String,
-    /// Rolls up what follows the prefix up to here; empty: nothing is rolled up.
-    pub delimiter: String,
-    /// Only what sorts after; a rolled up prefix named here is skipped whole.
-    pub after: String,
-    /// With `after`: go on inside that key, after this version.
-    pub after_version: Option<VersionId>,
-    /// With `after`: go on inside that key, after this upload.
-    pub after_upload: Option<UploadId>,
-    /// Items and rolled up prefixes together, at least 1.
-    pub limit: usize,
-}
-
-/// A page of what was found.
-#[derive(Clone, Debug)]
-pub struct Page<T> {
-    /// In S3's order.
-    pub items: Vec<T>,
-    /// Rolled up prefixes, in order.
-    pub prefixes: Vec<String>,
-    /// There is more; the next page begins after the last of items and prefixes.
-    pub truncated: bool,
-}
-
-impl<T> Default for Page<T> {
-    fn default() -> Self {
-        Page { items: Vec::new(), prefixes: Vec::new(), truncated: false }
-    }
-}
-
-/// One version in a listing of versions.
-#[derive(Clone, Debug)]
-pub struct Listed {
-    /// The key.
-    pub key: String,
-    /// The version.
-    pub version: Version,
-    /// Whether it is the key's current one.
-    pub latest: bool,
-}
-
 /// Bytes that were written and wait to be committed.
 #[derive(Debug)]
 pub struct Content {
@@ -151,15 +73,15 @@ pub type ReadStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
 /// The store, as this face sees it.
 #[async_trait]
 pub trait Backend: Send + Sync + 'static {
-    /// Makes a bucket.
-    async fn create_bucket(&self, name: &str, owner: &UserId) -> Result<Bucket>;
+    /// Makes a bucket; `region` is the one that its maker named, if any.
+    async fn create_bucket(&self, name: &str, owner: &UserId, region: &str) -> Result<Bucket>;
     /// Removes an empty bucket.
     async fn delete_bucket(&self, bucket: &Bucket) -> Result<()>;
     /// The bucket of this name.
     async fn bucket(&self, name: &str) -> Result<Option<Bucket>>;
     /// An owner's buckets by name, those that begin with `prefix` and sort after `after`.
     async fn buckets(&self, owner: &UserId, prefix: &str, after: &str, limit: usize) -> Result<Vec<Bucket>>;
-    /// An access key that may be used now.
+    /// An access key, maybe a disabled one.
     async fn access_key(&self, id: &str) -> Result<Option<AccessKey>>;
     /// A user.
     async fn user(&self, id: &UserId) -> Result<Option<User>>;
@@ -173,17 +95,17 @@ pub trait Backend: Send + Sync + 'static {
     /// Changes the bucket, durably.
     async fn commit(&self, bucket: &Bucket, command: Command) -> Result<Outcome>;
 
-    /// A version, or the current one; may be a delete marker.
-    async fn head(&self, bucket: &Bucket, key: &str, version: Option<VersionId>) -> Result<Version>;
+    /// A version, or the current one; may be a delete marker. Its body is needed only with `body`.
+    async fn head(&self, bucket: &Bucket, key: &str, version: Option<VersionId>, body: bool) -> Result<Version>;
     /// Current versions, without delete markers.
-    async fn list(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<(String, Version)>>;
+    async fn list(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Object>>;
     /// All versions and delete markers, newest of a key first.
     async fn list_versions(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Listed>>;
-    /// Uploads under way, by key and then by beginning.
+    /// Uploads under way, by key and then by id.
     async fn uploads(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Upload>>;
     /// One upload.
     async fn upload(&self, bucket: &Bucket, key: &str, id: UploadId) -> Result<Upload>;
-    /// Parts of an upload by number, those after `after`, at most `limit`.
+    /// Parts of an upload by number, those after `after`, at most `limit`; without bodies.
     async fn parts(&self, bucket: &Bucket, key: &str, id: UploadId, after: u16, limit: usize) -> Result<Vec<Part>>;
 
     /// Takes an object's bytes; `len` if they are known.

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use base::{UserId, Wall};
+use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Uri};
-use namespace::{Version, VersionId, Versioning};
+use namespace::{Version, VersionId};
 
 use crate::acl::{Acl, Permission};
 use crate::attrs;
@@ -22,6 +23,8 @@ pub mod config {
     pub const ACL: &str = "s3.acl";
     /// The CORS document as it was sent.
     pub const CORS: &str = "s3.cors";
+    /// Default encryption of new objects: `AES256`.
+    pub const ENCRYPTION: &str = "s3.encryption";
     /// Object ownership: one of S3's three words.
     pub const OWNERSHIP: &str = "s3.ownership";
     /// The public access block: four letters `t` or `f`.
@@ -144,8 +147,8 @@ impl Call {
     /// Looks a version up for a reader. A delete marker is 404 with S3's headers if it is the
     /// current version and 405 if it was asked for; who can't list the bucket doesn't learn
     /// whether a key is missing.
-    pub async fn version(&self, bucket: &Bucket, key: &str, id: Option<VersionId>) -> Result<Version> {
-        match self.backend().head(bucket, key, id).await {
+    pub async fn version(&self, bucket: &Bucket, key: &str, id: Option<VersionId>, body: bool) -> Result<Version> {
+        match self.backend().head(bucket, key, id, body).await {
             Ok(version) if version.marker => Err(marker(&version, id.is_some())),
             Ok(version) => Ok(version),
             Err(error) => {
@@ -154,7 +157,9 @@ impl Call {
                 if missing && !self.may(bucket, Permission::Read).await? {
                     return Err(Code::AccessDenied.into());
                 }
-                Err(error)
+                // Clients tell a removed key from a marked one by this.
+                let told = error.code == Code::NoSuchKey;
+                Err(if told { error.with("x-amz-delete-marker", HeaderValue::from_static("false")) } else { error })
             }
         }
     }
@@ -176,15 +181,6 @@ impl Call {
         self.target.get("versionId").map(parse_version).transpose()
     }
 
-    /// What to answer in `x-amz-version-id`: the null version is named only where versions are
-    /// (or were) kept.
-    pub async fn named(&self, bucket: &Bucket, id: VersionId) -> Result<Option<String>> {
-        if id == VersionId::NULL && self.backend().versioning(bucket).await? == Versioning::Off {
-            return Ok(None);
-        }
-        Ok(Some(show_version(id)))
-    }
-
     /// The request's XML document, its digests verified.
     pub async fn xml(&mut self) -> Result<Node> {
         let limit = self.face.settings.xml_bytes_max;
@@ -203,11 +199,11 @@ impl Call {
 /// The answer to a read that hits a delete marker.
 fn marker(version: &Version, asked_for: bool) -> Error {
     let error = match asked_for {
-        true => Error::from(Code::MethodNotAllowed).with("allow", hyper::header::HeaderValue::from_static("DELETE")),
+        true => Error::from(Code::MethodNotAllowed).with("allow", HeaderValue::from_static("DELETE")),
         false => Error::from(Code::NoSuchKey),
     };
-    let id = hyper::header::HeaderValue::try_from(show_version(version.id));
-    let error = error.with("x-amz-delete-marker", hyper::header::HeaderValue::from_static("true"));
+    let id = HeaderValue::try_from(show_version(version.id));
+    let error = error.with("x-amz-delete-marker", HeaderValue::from_static("true"));
     match id {
         Ok(id) => error.with("x-amz-version-id", id),
         Err(_) => error,

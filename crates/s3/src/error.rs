@@ -201,9 +201,8 @@ pub fn of_namespace(error: &namespace::Error) -> Code {
         E::InvalidName { what: "bucket name", .. } => Code::InvalidBucketName,
         E::InvalidName { why: "too long", .. } => Code::KeyTooLongError,
         E::InvalidName { .. } => Code::InvalidArgument,
-        E::Row(_) | E::View(_) => of_kind(error.kind()),
-        #[allow(unreachable_patterns)]
-        _ => of_kind(error.kind()),
+        E::InvalidValue { .. } => Code::InvalidRequest,
+        E::SegmentGone { .. } | E::Broken { .. } | E::Row(_) | E::View(_) => of_kind(error.kind()),
     }
 }
 
@@ -211,8 +210,13 @@ impl From<namespace::Error> for Error {
     fn from(error: namespace::Error) -> Self {
         let code = of_namespace(&error);
         match error {
-            namespace::Error::Row(_) | namespace::Error::View(_) => of_store(error.kind(), &error),
-            _ if code.message().is_empty() => Error::new(code, error.to_string()),
+            namespace::Error::Row(_)
+            | namespace::Error::View(_)
+            | namespace::Error::Broken { .. }
+            | namespace::Error::SegmentGone { .. } => of_store(error.kind(), &error),
+            namespace::Error::InvalidName { .. } | namespace::Error::InvalidValue { .. } => {
+                Error::new(code, error.to_string())
+            }
             _ => Error::from(code),
         }
     }
@@ -277,6 +281,9 @@ mod tests {
             (E::Closed, 404, "NoSuchBucket"),
             (E::InvalidName { what: "bucket name", why: "empty" }, 400, "InvalidBucketName"),
             (E::InvalidName { what: "key", why: "empty" }, 400, "InvalidArgument"),
+            (E::InvalidValue { what: "body", why: "too long" }, 400, "InvalidRequest"),
+            (E::SegmentGone { segment: base::SegmentId([0; 16]) }, 503, "SlowDown"),
+            (E::Broken { what: "row" }, 500, "InternalError"),
             (E::View(base::kv::ViewError { kind: Kind::Damaged, text: String::new() }), 500, "InternalError"),
         ];
         for (error, status, name) in refusals {

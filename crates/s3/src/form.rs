@@ -266,6 +266,6 @@ mod tests {
         ] {
             assert_eq!(read(&text, 4096).await.err().map(|error| error.code), Some(code), "{text:.60}");
         }
-        assert!(Form::begin("text/plain", &mut Payload::of_pieces(Vec::new())).await.is_err());
+        assert!(Form::begin("text/plain", &mut Payload::of_pieces(Default::default())).await.is_err());
     }
 }

@@ -35,7 +35,7 @@ pub async fn put_bucket(call: &mut Call) -> Result<Response> {
 /// `GET ?acl` of an object.
 pub async fn get_object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
-    let version = call.version(&bucket, call.key(), call.version_id()?).await?;
+    let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
     call.may_object(&bucket, &version, Permission::ReadAcp).await?;
     let (owner, stored) = match call.enforced(&bucket).await? {
         true => (bucket.owner.clone(), None),
@@ -48,7 +48,7 @@ pub async fn get_object(call: &mut Call) -> Result<Response> {
 /// `PUT ?acl` of an object.
 pub async fn put_object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
-    let version = call.version(&bucket, call.key(), call.version_id()?).await?;
+    let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
     call.may_object(&bucket, &version, Permission::WriteAcp).await?;
     let owner = attrs::owner(&version.attrs, &bucket.owner);
     let encoded = asked(call, &bucket, &owner).await?.encode(&owner);

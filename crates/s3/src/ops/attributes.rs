@@ -19,7 +19,7 @@ pub async fn get(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
     let id = call.version_id()?;
     let wanted = wanted(call)?;
-    let version = call.version(&bucket, call.key(), id).await?;
+    let version = call.version(&bucket, call.key(), id, false).await?;
     call.may_object(&bucket, &version, Permission::Read).await?;
     conditions::check_read(&call.headers, &version)?;
 
@@ -40,7 +40,7 @@ pub async fn get(call: &mut Call) -> Result<Response> {
     }
     let mut response = response::xml(xml.finish("GetObjectAttributesResponse"));
     set_modified(response.headers_mut(), version.modified);
-    if call.named(&bucket, version.id).await?.is_some() {
+    if version.id != namespace::VersionId::NULL {
         set(response.headers_mut(), "x-amz-version-id", show_version(version.id).as_bytes());
     }
     Ok(response)

@@ -71,10 +71,12 @@ pub async fn create(call: &mut Call) -> Result<Response> {
     if ownership == Some("BucketOwnerEnforced") && acl.as_ref().is_some_and(|acl| acl.encode(&who).is_some()) {
         return Err(Code::InvalidBucketAclWithObjectOwnership.into());
     }
-    if let Some(root) = call.xml_or_nothing().await? {
-        check_location(call, root.get("LocationConstraint"))?;
+    let root = call.xml_or_nothing().await?;
+    let region = root.as_ref().and_then(|root| root.get("LocationConstraint")).unwrap_or("");
+    if !region.is_empty() && region != call.face.settings.region {
+        return Err(Code::InvalidLocationConstraint.into());
     }
-    let bucket = match call.backend().create_bucket(&name, &who).await {
+    let bucket = match call.backend().create_bucket(&name, &who, region).await {
         Ok(bucket) => bucket,
         Err(crate::backend::Error::Namespace(namespace::Error::BucketExists { yours: true })) => {
             return again(call, &name, acl.and_then(|acl| acl.encode(&who))).await;
@@ -112,14 +114,6 @@ async fn set_config(call: &Call, bucket: &Bucket, name: &str, value: Option<Vec<
         call.backend().commit(bucket, command).await?;
     }
     Ok(())
-}
-
-fn check_location(call: &Call, location: Option<&str>) -> Result<()> {
-    match location {
-        None | Some("") => Ok(()),
-        Some(location) if location == call.face.settings.region => Ok(()),
-        Some(_) => Err(Code::InvalidLocationConstraint.into()),
-    }
 }
 
 /// Amazon's rules for bucket names.

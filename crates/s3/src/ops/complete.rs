@@ -11,11 +11,11 @@ use crate::call::Call;
 use crate::checks;
 use crate::conditions;
 use crate::error::{Code, Error, Result};
-use crate::response::{self, Response, set};
+use crate::response::{self, Response};
 use crate::xml::{Node, Xml};
 
 use super::multipart::{ALGORITHM, INITIATOR, algorithm, upload_id};
-use super::object::set_version;
+use super::object::{set_encryption, set_version};
 
 /// Parts of one object: S3's limit.
 const PARTS_MAX: usize = 10_000;
@@ -48,7 +48,6 @@ pub async fn complete(call: &mut Call) -> Result<Response> {
     let parts = pick(&wanted, &stored)?;
     let made = made(call, &upload, &wanted, &parts)?;
     let checksum = Stored::of(&made.attrs);
-    let sse = made.attrs.contains_key("x-amz-server-side-encryption");
     let command = Command::CompleteUpload {
         upload: id,
         key: call.key().to_owned(),
@@ -58,16 +57,14 @@ pub async fn complete(call: &mut Call) -> Result<Response> {
         condition,
     };
     let outcome = call.backend().commit(&bucket, command).await?;
-    let mut response = answer(call, &bucket, &outcome, checksum).await?;
-    if sse {
-        set(response.headers_mut(), "x-amz-server-side-encryption", b"AES256");
-    }
+    let mut response = answer(call, &bucket, &outcome, checksum);
+    set_encryption(&upload.attrs, response.headers_mut());
     Ok(response)
 }
 
 /// A completion that was answered but whose answer was lost may be sent again.
 async fn repeated(call: &Call, bucket: &Bucket, id: UploadId) -> Result<Response> {
-    let current = call.backend().head(bucket, call.key(), None).await;
+    let current = call.backend().head(bucket, call.key(), None, false).await;
     match current {
         Ok(version) if version.attrs.get(attrs::UPLOAD).is_some_and(|made| *made == id.0) => {
             let outcome = Outcome {
@@ -77,13 +74,13 @@ async fn repeated(call: &Call, bucket: &Bucket, id: UploadId) -> Result<Response
                 etag: version.etag.clone(),
                 ..Outcome::default()
             };
-            answer(call, bucket, &outcome, Stored::of(&version.attrs)).await
+            Ok(answer(call, bucket, &outcome, Stored::of(&version.attrs)))
         }
         _ => Err(Code::NoSuchUpload.into()),
     }
 }
 
-async fn answer(call: &Call, bucket: &Bucket, outcome: &Outcome, checksum: Option<Stored>) -> Result<Response> {
+fn answer(call: &Call, bucket: &Bucket, outcome: &Outcome, checksum: Option<Stored>) -> Response {
     let mut xml = Xml::new("CompleteMultipartUploadResult");
     let scheme = if call.face.settings.secure { "https" } else { "http" };
     let host = call.header("host").unwrap_or("localhost");
@@ -93,8 +90,8 @@ async fn answer(call: &Call, bucket: &Bucket, outcome: &Outcome, checksum: Optio
         xml.text(&format!("Checksum{}", checksum.algorithm), &checksum.value).text("ChecksumType", checksum.kind());
     }
     let mut response = response::xml(xml.finish("CompleteMultipartUploadResult"));
-    set_version(call, bucket, outcome.version, response.headers_mut()).await?;
-    Ok(response)
+    set_version(outcome.version, response.headers_mut());
+    response
 }
 
 fn wanted(root: &Node) -> Result<Vec<Wanted>> {
@@ -108,8 +105,11 @@ fn wanted(root: &Node) -> Result<Vec<Wanted>> {
         let number = number.ok_or_else(|| {
             Error::new(Code::InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive")
         })?;
-        if wanted.last().is_some_and(|last| last.number >= number) {
-            return Err(Code::InvalidPartOrder.into());
+        match wanted.last() {
+            Some(last) if last.number > number => return Err(Code::InvalidPartOrder.into()),
+            // A part that was sent twice is named twice by some clients: the later one counts.
+            Some(last) if last.number == number => _ = wanted.pop(),
+            _ => {}
         }
         let checksum = part.children.iter().find_map(|child| {
             let algorithm = child.name.strip_prefix("Checksum")?;

@@ -139,3 +139,38 @@ pub async fn policy_status(call: &mut Call) -> Result<Response> {
     xml.flag("IsPublic", public);
     Ok(response::xml(xml.finish("PolicyStatus")))
 }
+
+/// `GET ?encryption`.
+pub async fn get_encryption(call: &mut Call) -> Result<Response> {
+    let bucket = call.own_bucket().await?;
+    let stored = call.backend().config(&bucket, config::ENCRYPTION).await?;
+    let stored = stored.ok_or(Code::ServerSideEncryptionConfigurationNotFoundError)?;
+    let mut xml = Xml::new("ServerSideEncryptionConfiguration");
+    xml.open("Rule").open("ApplyServerSideEncryptionByDefault");
+    xml.text("SSEAlgorithm", &String::from_utf8_lossy(&stored));
+    xml.close("ApplyServerSideEncryptionByDefault").flag("BucketKeyEnabled", false).close("Rule");
+    Ok(response::xml(xml.finish("ServerSideEncryptionConfiguration")))
+}
+
+/// `PUT ?encryption`: AES-256 under the store's own keys, which every object has anyway; what
+/// changes is that answers say so.
+pub async fn put_encryption(call: &mut Call) -> Result<Response> {
+    let bucket = call.own_bucket().await?;
+    let root = call.xml().await?;
+    let rule = root.child("Rule").and_then(|rule| rule.child("ApplyServerSideEncryptionByDefault"));
+    match rule.ok_or(Code::MalformedXML)?.need("SSEAlgorithm")? {
+        "AES256" => set(call, &bucket, config::ENCRYPTION, Some(b"AES256".to_vec())).await?,
+        "aws:kms" | "aws:kms:dsse" => {
+            return Err(Error::new(Code::NotImplemented, "Encryption with KMS keys is not implemented"));
+        }
+        _ => return Err(Code::MalformedXML.into()),
+    }
+    Ok(response::ok())
+}
+
+/// `DELETE ?encryption`.
+pub async fn delete_encryption(call: &mut Call) -> Result<Response> {
+    let bucket = call.own_bucket().await?;
+    set(call, &bucket, config::ENCRYPTION, None).await?;
+    Ok(response::no_content())
+}

@@ -15,7 +15,7 @@ use crate::headers;
 use crate::response::{self, Response, set};
 use crate::xml::Xml;
 
-use super::object::{OBJECT_BYTES_MAX, own, set_version};
+use super::object::{OBJECT_BYTES_MAX, inherit, set_encryption, set_version};
 
 /// What is copied: a version and the bucket that it lies in.
 struct Source {
@@ -46,7 +46,7 @@ async fn source(call: &Call) -> Result<Source> {
     headers::refuse_customer_keys(&call.headers, "x-amz-copy-source-server-side-encryption-customer")?;
     let (name, key, id) = parse_source(call.header("x-amz-copy-source").ok_or(Code::InvalidArgument)?)?;
     let bucket = call.bucket_named(&name, "x-amz-source-expected-bucket-owner").await?;
-    let version = call.version(&bucket, &key, id).await.map_err(|error| match error.code {
+    let version = call.version(&bucket, &key, id, true).await.map_err(|error| match error.code {
         // A copy can't have a delete marker as its source, by whatever name.
         Code::MethodNotAllowed => Error::new(
             Code::InvalidRequest,
@@ -80,11 +80,13 @@ pub async fn object(call: &mut Call) -> Result<Response> {
             "The specified copy source is larger than the maximum allowable size for a copy source: 5368709120",
         ));
     }
-    own(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
+    inherit(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
     if let Some(checksum) = checksum(call, &source).await? {
         checksum.store(&mut found);
     }
     let stored = Stored::of(&found);
+    let mut headers = hyper::HeaderMap::new();
+    set_encryption(&found, &mut headers);
     let content = take(call, &bucket, &source, 0..source.version.size).await?;
     let condition = conditions::of_write(&call.headers)?;
     let new = NewVersion { size: content.size, etag: source.version.etag.clone(), attrs: found, body: content.body };
@@ -97,8 +99,9 @@ pub async fn object(call: &mut Call) -> Result<Response> {
         xml.text(&format!("Checksum{}", stored.algorithm), &stored.value).text("ChecksumType", stored.kind());
     }
     let mut response = response::xml(xml.finish("CopyObjectResult"));
-    set_version(call, &bucket, outcome.version, response.headers_mut()).await?;
-    name_source(call, &source, &mut response).await?;
+    response.headers_mut().extend(headers);
+    set_version(outcome.version, response.headers_mut());
+    name_source(&source, &mut response);
     Ok(response)
 }
 
@@ -143,7 +146,8 @@ pub async fn part(call: &mut Call) -> Result<Response> {
         xml.text(&format!("Checksum{}", checksum.algorithm), &checksum.value);
     }
     let mut response = response::xml(xml.finish("CopyPartResult"));
-    name_source(call, &source, &mut response).await?;
+    set_encryption(&stored.attrs, response.headers_mut());
+    name_source(&source, &mut response);
     Ok(response)
 }
 
@@ -170,7 +174,8 @@ fn new_attrs(call: &Call, source: &Source, replace: bool) -> Result<Attrs> {
     let mut found = Attrs::new();
     let of_headers = |name: &str| attrs::HEADERS.contains(&name) || name.starts_with(META);
     for (name, value) in &source.version.attrs {
-        let per_write = matches!(name.as_str(), "x-amz-storage-class" | "x-amz-website-redirect-location");
+        let per_write =
+            matches!(name.as_str(), "x-amz-storage-class" | "x-amz-website-redirect-location" | attrs::ENCRYPTION);
         let keep = match name.as_str() {
             attrs::TAGS => !replace_tags,
             attrs::CHECKSUM | attrs::PARTS => true,
@@ -181,10 +186,8 @@ fn new_attrs(call: &Call, source: &Source, replace: bool) -> Result<Attrs> {
         }
     }
     for (name, value) in asked {
-        let per_write = matches!(
-            name.as_str(),
-            "x-amz-storage-class" | "x-amz-website-redirect-location" | "x-amz-server-side-encryption"
-        );
+        let per_write =
+            matches!(name.as_str(), "x-amz-storage-class" | "x-amz-website-redirect-location" | attrs::ENCRYPTION);
         let take = if name == attrs::TAGS { replace_tags } else { replace || per_write };
         if take {
             found.insert(name, value);
@@ -274,12 +277,11 @@ fn exact_range(text: &str, size: u64) -> Result<std::ops::Range<u64>> {
     Ok(first..last + 1)
 }
 
-async fn name_source(call: &Call, source: &Source, response: &mut Response) -> Result<()> {
-    if source.named || call.named(&source.bucket, source.version.id).await?.is_some() {
+fn name_source(source: &Source, response: &mut Response) {
+    if source.named || source.version.id != namespace::VersionId::NULL {
         let id = show_version(source.version.id);
         set(response.headers_mut(), "x-amz-copy-source-version-id", id.as_bytes());
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -38,7 +38,9 @@ pub async fn one(call: &mut Call) -> Result<Response> {
     if outcome.marker {
         response.headers_mut().insert("x-amz-delete-marker", HeaderValue::from_static("true"));
     }
-    super::object::set_version(call, &bucket, outcome.version.or(version), response.headers_mut()).await?;
+    if let Some(id) = outcome.version.or(version).filter(|id| outcome.marker || *id != VersionId::NULL) {
+        set(response.headers_mut(), "x-amz-version-id", show_version(id).as_bytes());
+    }
     Ok(response)
 }
 

@@ -4,7 +4,7 @@ use namespace::Version;
 
 use crate::acl::{Permission, write_owner};
 use crate::attrs::{self, Stored};
-use crate::backend::{Backend, Bucket, ListQuery, Page, User};
+use crate::backend::{Bucket, Entry, ListQuery, Object, Page, User};
 use crate::call::Call;
 use crate::error::{Code, Error, Result};
 use crate::response::{self, Response};
@@ -42,11 +42,11 @@ impl Asked {
     }
 
     /// The query for the store.
-    pub fn query(&self, after: String) -> ListQuery {
+    pub fn query(&self, after: &str) -> ListQuery {
         ListQuery {
             prefix: self.prefix.clone(),
             delimiter: self.delimiter.clone(),
-            after,
+            after: (!after.is_empty()).then(|| after.to_owned()),
             after_version: None,
             after_upload: None,
             limit: self.max,
@@ -65,6 +65,10 @@ impl Asked {
     /// Writes what was asked, and the encoding.
     pub fn echo(&self, xml: &mut Xml) {
         self.key(xml, "Prefix", &self.prefix);
+        self.echo_rest(xml);
+    }
+
+    fn echo_rest(&self, xml: &mut Xml) {
         if !self.delimiter.is_empty() {
             self.key(xml, "Delimiter", &self.delimiter);
         }
@@ -74,13 +78,23 @@ impl Asked {
     }
 
     /// Writes rolled up prefixes.
-    pub fn prefixes(&self, xml: &mut Xml, prefixes: &[String]) {
-        for prefix in prefixes {
-            xml.open("CommonPrefixes");
-            self.key(xml, "Prefix", prefix);
-            xml.close("CommonPrefixes");
+    pub fn prefixes<T>(&self, xml: &mut Xml, page: &Page<T>) {
+        for entry in &page.entries {
+            if let Entry::Prefix(prefix) = entry {
+                xml.open("CommonPrefixes");
+                self.key(xml, "Prefix", prefix);
+                xml.close("CommonPrefixes");
+            }
         }
     }
+}
+
+/// A page's items without its prefixes.
+pub fn items<T>(page: &Page<T>) -> impl Iterator<Item = &T> {
+    page.entries.iter().filter_map(|entry| match entry {
+        Entry::Item(item) => Some(item),
+        Entry::Prefix(_) => None,
+    })
 }
 
 /// A limit from the query, cut to a page.
@@ -95,13 +109,6 @@ pub fn limit(call: &Call, name: &str) -> Result<usize> {
             )),
         },
     }
-}
-
-/// The last of items and prefixes: where the next page begins.
-pub fn last<T>(page: &Page<T>, key: impl Fn(&T) -> &str) -> String {
-    let item = page.items.last().map(key).unwrap_or("");
-    let prefix = page.prefixes.last().map_or("", String::as_str);
-    item.max(prefix).to_owned()
 }
 
 /// Users by id, looked up once for a page.
@@ -126,30 +133,25 @@ impl Owners {
     }
 }
 
-async fn page(backend: &dyn Backend, bucket: &Bucket, query: &ListQuery) -> Result<Page<(String, Version)>> {
-    match query.limit {
-        0 => Ok(Page::default()),
-        _ => Ok(backend.list(bucket, query).await?),
-    }
-}
-
 /// `GET` of a bucket.
 pub async fn v1(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket_for(Permission::Read).await?;
     let asked = Asked::of(call, "max-keys")?;
     let marker = call.target.get("marker").unwrap_or("").to_owned();
-    let page = page(call.backend(), &bucket, &asked.query(marker.clone())).await?;
+    let page = call.backend().list(&bucket, &asked.query(&marker)).await?;
 
-    let mut xml = Xml::with_capacity("ListBucketResult", 1024 + page.items.len() * ITEM_BYTES);
+    let mut xml = Xml::with_capacity("ListBucketResult", 1024 + page.entries.len() * ITEM_BYTES);
     xml.text("Name", &bucket.name);
-    asked.echo(&mut xml);
+    // The first form of listing never encodes the prefix, and clients don't decode it.
+    xml.text("Prefix", &asked.prefix);
+    asked.echo_rest(&mut xml);
     asked.key(&mut xml, "Marker", &marker);
-    if page.truncated && !asked.delimiter.is_empty() {
-        asked.key(&mut xml, "NextMarker", &last(&page, |(key, _)| key));
+    if let Some(next) = page.next.as_ref().filter(|_| !asked.delimiter.is_empty()) {
+        asked.key(&mut xml, "NextMarker", &next.after);
     }
-    xml.number("MaxKeys", asked.max as u64).flag("IsTruncated", page.truncated);
+    xml.number("MaxKeys", asked.max as u64).flag("IsTruncated", page.truncated());
     contents(call, &bucket, &asked, &page, true, &mut xml).await?;
-    asked.prefixes(&mut xml, &page.prefixes);
+    asked.prefixes(&mut xml, &page);
     Ok(response::xml(xml.finish("ListBucketResult")))
 }
 
@@ -163,23 +165,24 @@ pub async fn v2(call: &mut Call) -> Result<Response> {
         None | Some("") => start_after.clone(),
         Some(token) => read_token(token)?,
     };
-    let page = page(call.backend(), &bucket, &asked.query(after)).await?;
+    let page = call.backend().list(&bucket, &asked.query(&after)).await?;
 
-    let mut xml = Xml::with_capacity("ListBucketResult", 1024 + page.items.len() * ITEM_BYTES);
+    let mut xml = Xml::with_capacity("ListBucketResult", 1024 + page.entries.len() * ITEM_BYTES);
     xml.text("Name", &bucket.name);
     asked.echo(&mut xml);
     if !start_after.is_empty() {
         asked.key(&mut xml, "StartAfter", &start_after);
     }
     xml.maybe("ContinuationToken", token.as_deref());
-    if page.truncated {
-        xml.text("NextContinuationToken", &base::ids::hex(last(&page, |(key, _)| key).as_bytes()));
+    if let Some(next) = &page.next {
+        xml.text("NextContinuationToken", &base::ids::hex(next.after.as_bytes()));
     }
-    let count = page.items.len() + page.prefixes.len();
-    xml.number("KeyCount", count as u64).number("MaxKeys", asked.max as u64).flag("IsTruncated", page.truncated);
+    xml.number("KeyCount", page.entries.len() as u64)
+        .number("MaxKeys", asked.max as u64)
+        .flag("IsTruncated", page.truncated());
     let owner = call.target.get("fetch-owner").is_some_and(|fetch| fetch.eq_ignore_ascii_case("true"));
     contents(call, &bucket, &asked, &page, owner, &mut xml).await?;
-    asked.prefixes(&mut xml, &page.prefixes);
+    asked.prefixes(&mut xml, &page);
     Ok(response::xml(xml.finish("ListBucketResult")))
 }
 
@@ -197,12 +200,12 @@ async fn contents(
     call: &Call,
     bucket: &Bucket,
     asked: &Asked,
-    page: &Page<(String, Version)>,
+    page: &Page<Object>,
     owner: bool,
     xml: &mut Xml,
 ) -> Result<()> {
     let mut owners = Owners::default();
-    for (key, version) in &page.items {
+    for Object { key, version } in items(page) {
         xml.open("Contents");
         asked.key(xml, "Key", key);
         describe(xml, version);

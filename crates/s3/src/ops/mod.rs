@@ -73,6 +73,10 @@ pub async fn run(call: &mut Call) -> Result<Response> {
         O::DeletePublicAccessBlock => config::delete_public_access(call).await,
         O::GetBucketPolicyStatus => config::policy_status(call).await,
 
+        O::GetBucketEncryption => config::get_encryption(call).await,
+        O::PutBucketEncryption => config::put_encryption(call).await,
+        O::DeleteBucketEncryption => config::delete_encryption(call).await,
+
         O::GetBucketCors => cors::get(call).await,
         O::PutBucketCors => cors::put(call).await,
         O::DeleteBucketCors => cors::delete(call).await,

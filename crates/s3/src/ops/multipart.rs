@@ -25,7 +25,7 @@ pub async fn create(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket_for(Permission::Write).await?;
     object::check_key(call.key())?;
     let mut found = headers::to_attrs(&call.headers)?;
-    object::own(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
+    object::inherit(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
     let checksum = wanted_checksum(&call.headers)?;
     if let Some((algorithm, composite)) = &checksum {
         found.insert(ALGORITHM.into(), format!("{algorithm} {}", kind(*composite)).into_bytes());
@@ -33,7 +33,8 @@ pub async fn create(call: &mut Call) -> Result<Response> {
     if let Some(who) = call.who.as_ref().filter(|who| **who != bucket.owner) {
         found.insert(INITIATOR.into(), who.0.clone().into_bytes());
     }
-    let sse = found.contains_key("x-amz-server-side-encryption");
+    let mut headers = HeaderMap::new();
+    object::set_encryption(&found, &mut headers);
     let upload = UploadId(call.face.env.random());
     let command = Command::BeginUpload { upload, key: call.key().to_owned(), attrs: found };
     call.backend().commit(&bucket, command).await?;
@@ -45,9 +46,7 @@ pub async fn create(call: &mut Call) -> Result<Response> {
         set(response.headers_mut(), "x-amz-checksum-algorithm", algorithm.as_bytes());
         set(response.headers_mut(), "x-amz-checksum-type", kind(composite).as_bytes());
     }
-    if sse {
-        set(response.headers_mut(), "x-amz-server-side-encryption", b"AES256");
-    }
+    response.headers_mut().extend(headers);
     Ok(response)
 }
 
@@ -83,9 +82,7 @@ pub async fn part(call: &mut Call) -> Result<Response> {
         headers::set_checksum(response.headers_mut(), checksum);
         response.headers_mut().remove("x-amz-checksum-type");
     }
-    if begun.attrs.contains_key("x-amz-server-side-encryption") {
-        set(response.headers_mut(), "x-amz-server-side-encryption", b"AES256");
-    }
+    object::set_encryption(&begun.attrs, response.headers_mut());
     Ok(response)
 }
 

@@ -24,7 +24,7 @@ pub async fn get(call: &mut Call) -> Result<Response> {
     headers::refuse_customer_keys(&call.headers, "x-amz-server-side-encryption-customer")?;
     let bucket = call.bucket().await?;
     let id = call.version_id()?;
-    let version = call.version(&bucket, call.key(), id).await?;
+    let version = call.version(&bucket, call.key(), id, call.method != hyper::Method::HEAD).await?;
     call.may_object(&bucket, &version, Permission::Read).await?;
     conditions::check_read(&call.headers, &version)?;
 
@@ -142,27 +142,24 @@ pub async fn put(call: &mut Call) -> Result<Response> {
     check_key(call.key())?;
     let mut found = headers::to_attrs(&call.headers)?;
     let condition = conditions::of_write(&call.headers)?;
-    own(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
+    inherit(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
     refuse_early(call, &bucket, &condition).await?;
     let (content, summary) = store(call, &bucket, OBJECT_BYTES_MAX).await?;
     if let Some(checksum) = &summary.checksum {
         checksum.store(&mut found);
     }
     let new = NewVersion { size: content.size, etag: summary.etag, attrs: found, body: content.body };
-    let sse = new.attrs.contains_key("x-amz-server-side-encryption");
+    let mut response = response::ok();
+    set_encryption(&new.attrs, response.headers_mut());
     let key = call.key().to_owned();
     let outcome = call.backend().commit(&bucket, Command::Put { key, new, condition }).await?;
 
-    let mut response = response::ok();
     let out = response.headers_mut();
     set_etag(out, &outcome.etag);
     if let Some(checksum) = &summary.checksum {
         headers::set_checksum(out, checksum);
     }
-    if sse {
-        set(out, "x-amz-server-side-encryption", b"AES256");
-    }
-    set_version(call, &bucket, outcome.version, out).await?;
+    set_version(outcome.version, out);
     Ok(response)
 }
 
@@ -177,7 +174,7 @@ async fn refuse_early(call: &Call, bucket: &Bucket, condition: &Condition) -> Re
     if *condition == Condition::default() {
         return Ok(());
     }
-    let current = match call.backend().head(bucket, call.key(), None).await {
+    let current = match call.backend().head(bucket, call.key(), None, false).await {
         Ok(version) if !version.marker => Some(version),
         _ => None,
     };
@@ -190,8 +187,18 @@ async fn refuse_early(call: &Call, bucket: &Bucket, condition: &Condition) -> Re
     }
 }
 
+/// Puts what the bucket decides of a new object among its attributes: encryption, owner and ACL.
+pub async fn inherit(call: &Call, bucket: &Bucket, canned: Option<&str>, found: &mut Attrs) -> Result<()> {
+    if !found.contains_key(attrs::ENCRYPTION)
+        && let Some(default) = call.backend().config(bucket, crate::call::config::ENCRYPTION).await?
+    {
+        found.insert(attrs::ENCRYPTION.into(), default);
+    }
+    own(call, bucket, canned, found).await
+}
+
 /// Puts owner and ACL of a new object among its attributes, as headers and object ownership say.
-pub async fn own(call: &Call, bucket: &Bucket, canned: Option<&str>, found: &mut Attrs) -> Result<()> {
+async fn own(call: &Call, bucket: &Bucket, canned: Option<&str>, found: &mut Attrs) -> Result<()> {
     let asks = canned.is_some() || call.headers.keys().any(|name| name.as_str().starts_with("x-amz-grant-"));
     let foreign = call.who.as_ref() != Some(&bucket.owner);
     if !asks && !foreign {
@@ -262,17 +269,17 @@ async fn fill(
     Ok(writer.finish().await?)
 }
 
-/// Sets `x-amz-version-id` where versions are kept.
-pub async fn set_version(
-    call: &Call,
-    bucket: &Bucket,
-    id: Option<namespace::VersionId>,
-    out: &mut HeaderMap,
-) -> Result<()> {
-    if let Some(id) = id
-        && let Some(name) = call.named(bucket, id).await?
-    {
-        set(out, "x-amz-version-id", name.as_bytes());
+/// Sets `x-amz-version-id`, which S3 does only where versions are kept: a write of the null version
+/// goes without.
+pub fn set_version(id: Option<namespace::VersionId>, out: &mut HeaderMap) {
+    if let Some(id) = id.filter(|id| *id != namespace::VersionId::NULL) {
+        set(out, "x-amz-version-id", show_version(id).as_bytes());
     }
-    Ok(())
+}
+
+/// Says that a new object is encrypted as its writer or its bucket asked.
+pub fn set_encryption(found: &Attrs, out: &mut HeaderMap) {
+    if let Some(value) = found.get(attrs::ENCRYPTION) {
+        set(out, attrs::ENCRYPTION, value);
+    }
 }

@@ -4,13 +4,12 @@ use namespace::UploadId;
 
 use crate::acl::Permission;
 use crate::attrs::{self, Stored};
-use crate::backend::Page;
 use crate::call::Call;
 use crate::error::{Code, Error, Result};
 use crate::response::{self, Response};
 use crate::xml::Xml;
 
-use super::list::{Asked, Owners, last, limit};
+use super::list::{Asked, Owners, items, limit};
 use super::multipart::{algorithm, initiator, show_upload, upload_id};
 
 /// `GET ?uploads`.
@@ -19,7 +18,7 @@ pub async fn uploads(call: &mut Call) -> Result<Response> {
     let asked = Asked::of(call, "max-uploads")?;
     let marker = call.target.get("key-marker").unwrap_or("").to_owned();
     let id_marker = call.target.get("upload-id-marker").filter(|id| !id.is_empty()).map(str::to_owned);
-    let mut query = asked.query(marker.clone());
+    let mut query = asked.query(&marker);
     if let Some(id) = id_marker.as_deref().filter(|_| !marker.is_empty()) {
         let mut bytes = [0; 16];
         if !base::ids::unhex(id, &mut bytes) {
@@ -27,26 +26,20 @@ pub async fn uploads(call: &mut Call) -> Result<Response> {
         }
         query.after_upload = Some(UploadId(bytes));
     }
-    let page = match query.limit {
-        0 => Page::default(),
-        _ => call.backend().uploads(&bucket, &query).await?,
-    };
+    let page = call.backend().uploads(&bucket, &query).await?;
 
     let mut xml = Xml::new("ListMultipartUploadsResult");
     xml.text("Bucket", &bucket.name);
     asked.key(&mut xml, "KeyMarker", &marker);
     xml.text("UploadIdMarker", id_marker.as_deref().unwrap_or(""));
-    if page.truncated {
-        let next = last(&page, |upload| &upload.key);
-        asked.key(&mut xml, "NextKeyMarker", &next);
-        if let Some(upload) = page.items.last().filter(|upload| upload.key == next) {
-            xml.text("NextUploadIdMarker", &show_upload(upload.id));
-        }
+    if let Some(next) = &page.next {
+        asked.key(&mut xml, "NextKeyMarker", &next.after);
+        xml.maybe("NextUploadIdMarker", next.upload.map(show_upload).as_deref());
     }
     asked.echo(&mut xml);
-    xml.number("MaxUploads", asked.max as u64).flag("IsTruncated", page.truncated);
+    xml.number("MaxUploads", asked.max as u64).flag("IsTruncated", page.truncated());
     let mut owners = Owners::default();
-    for upload in &page.items {
+    for upload in items(&page) {
         xml.open("Upload");
         asked.key(&mut xml, "Key", &upload.key);
         xml.text("UploadId", &show_upload(upload.id));
@@ -61,7 +54,7 @@ pub async fn uploads(call: &mut Call) -> Result<Response> {
         }
         xml.close("Upload");
     }
-    asked.prefixes(&mut xml, &page.prefixes);
+    asked.prefixes(&mut xml, &page);
     Ok(response::xml(xml.finish("ListMultipartUploadsResult")))
 }
 

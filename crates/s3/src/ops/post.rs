@@ -1,10 +1,169 @@
 //! `POST` of an object from a browser's form.
 
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::{HeaderMap, StatusCode};
+use namespace::{Command, Condition, NewVersion};
+
+use crate::acl::Permission;
+use crate::attrs::{self, OBJECT_TAGS_MAX, Stored};
+use crate::backend::{Bucket, Content};
 use crate::call::Call;
-use crate::error::{Code, Result};
-use crate::response::Response;
+use crate::checks::{Check, is_algorithm};
+use crate::error::{Code, Error, Result};
+use crate::form::Form;
+use crate::gate;
+use crate::headers;
+use crate::response::{self, Response, set, set_etag};
+use crate::target::url_encode;
+use crate::xml::Xml;
+
+use super::object::{OBJECT_BYTES_MAX, check_key, inherit, set_version};
 
 /// `POST` of a form.
-pub async fn object(_call: &mut Call) -> Result<Response> {
-    Err(Code::NotImplemented.into())
+pub async fn object(call: &mut Call) -> Result<Response> {
+    let content_type = call.header("content-type").unwrap_or("").to_owned();
+    let mut payload = std::mem::take(&mut call.payload);
+    let begun = Form::begin(&content_type, &mut payload).await;
+    call.payload = payload;
+    let mut form = begun?;
+    let allowed = gate::form(&call.face, &call.target.bucket, &form).await?;
+    call.who = allowed.who;
+    let bucket = call.bucket_for(Permission::Write).await?;
+    call.target.key = key(&form)?;
+    check_key(call.key())?;
+
+    let mut found = headers::to_attrs(&headers(&form)?)?;
+    if let Some(tagging) = form.get("tagging") {
+        let tags = super::tagging::of_xml(&crate::xml::parse(tagging.as_bytes())?)?;
+        let tags = attrs::encode_tags(&tags, OBJECT_TAGS_MAX)?;
+        if !tags.is_empty() {
+            found.insert(attrs::TAGS.into(), tags);
+        }
+    }
+    inherit(call, &bucket, form.get("acl").or(form.get("x-amz-acl")), &mut found).await?;
+    let said = said_checksum(&form)?;
+    let mut check = Check::new(said.as_ref().map(|said| said.algorithm.as_str()))?;
+    let limits = allowed.length.unwrap_or((0, OBJECT_BYTES_MAX));
+    let mut payload = std::mem::take(&mut call.payload);
+    let content = fill(call, &bucket, &mut form, &mut payload, &mut check, limits).await;
+    call.payload = payload;
+    let content = content?;
+    let (etag, checksum) = check.finish();
+    if said.is_some() && checksum != said {
+        return Err(Error::new(Code::BadDigest, "The checksum you specified did not match the calculated checksum."));
+    }
+    if let Some(checksum) = &checksum {
+        checksum.store(&mut found);
+    }
+    let new = NewVersion { size: content.size, etag, attrs: found, body: content.body };
+    let command = Command::Put { key: call.key().to_owned(), new, condition: Condition::default() };
+    let outcome = call.backend().commit(&bucket, command).await?;
+
+    let mut response = success(call, &form, &bucket, &outcome.etag);
+    set_etag(response.headers_mut(), &outcome.etag);
+    if let Some(checksum) = &checksum {
+        headers::set_checksum(response.headers_mut(), checksum);
+    }
+    set_version(outcome.version, response.headers_mut());
+    Ok(response)
+}
+
+/// The key, with the file's name put in.
+fn key(form: &Form) -> Result<String> {
+    let key = form.get("key").filter(|key| !key.is_empty()).ok_or_else(|| {
+        Error::new(
+            Code::InvalidArgument,
+            "Bucket POST must contain a field named 'key'. If it is specified, please check the order of the fields.",
+        )
+    })?;
+    // Browsers of old sent whole paths.
+    let name = form.filename.rsplit(['/', '\\']).next().unwrap_or("");
+    Ok(key.replace("${filename}", name))
+}
+
+/// Fields that mean what the header of their name means.
+fn headers(form: &Form) -> Result<HeaderMap> {
+    let mut found = HeaderMap::new();
+    for (name, value) in &form.fields {
+        let meant = attrs::HEADERS.contains(&name.as_str())
+            || name.starts_with("x-amz-meta-")
+            || name.starts_with("x-amz-server-side-encryption")
+            || name.starts_with("x-amz-object-lock-");
+        if !meant {
+            continue;
+        }
+        let bad = || Error::new(Code::InvalidArgument, format!("The form's field {name} can't be read"));
+        let name = HeaderName::try_from(name.as_str()).map_err(|_| bad())?;
+        found.append(&name, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad())?);
+    }
+    Ok(found)
+}
+
+/// The checksum that the form says the file has.
+fn said_checksum(form: &Form) -> Result<Option<Stored>> {
+    for (name, value) in &form.fields {
+        let Some(algorithm) = name.strip_prefix("x-amz-checksum-").map(str::to_ascii_uppercase) else { continue };
+        if is_algorithm(&algorithm) {
+            return Ok(Some(Stored { algorithm, composite: false, value: value.clone() }));
+        }
+    }
+    match form.get("x-amz-checksum-algorithm") {
+        Some(algorithm) if !is_algorithm(algorithm) => {
+            Err(Error::new(Code::InvalidRequest, "Checksum algorithm provided is unsupported."))
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn fill(
+    call: &Call,
+    bucket: &Bucket,
+    form: &mut Form,
+    payload: &mut crate::payload::Payload,
+    check: &mut Check,
+    (least, most): (u64, u64),
+) -> Result<Content> {
+    let mut writer = call.backend().writer(bucket, None).await?;
+    let mut size = 0;
+    while let Some(bytes) = form.next(payload).await? {
+        size += bytes.len() as u64;
+        if size > most {
+            return Err(Code::EntityTooLarge.into());
+        }
+        check.update(&bytes);
+        writer.write(bytes).await?;
+    }
+    if size < least {
+        return Err(Code::EntityTooSmall.into());
+    }
+    Ok(writer.finish().await?)
+}
+
+/// The answer that the form asked for.
+fn success(call: &Call, form: &Form, bucket: &Bucket, etag: &str) -> Response {
+    let scheme = if call.face.settings.secure { "https" } else { "http" };
+    let host = call.header("host").unwrap_or("localhost");
+    let location = format!("{scheme}://{host}/{}/{}", bucket.name, url_encode(call.key()));
+    let redirect = form.get("success_action_redirect").or(form.get("redirect"));
+    if let Some(redirect) = redirect.filter(|to| to.starts_with("http://") || to.starts_with("https://")) {
+        let mark = if redirect.contains('?') { '&' } else { '?' };
+        let key = url_encode(call.key());
+        let to = format!("{redirect}{mark}bucket={}&key={key}&etag=%22{etag}%22", bucket.name);
+        let mut response = response::empty(StatusCode::SEE_OTHER);
+        set(response.headers_mut(), "location", to.as_bytes());
+        return response;
+    }
+    let mut response = match form.get("success_action_status") {
+        Some("200") => response::ok(),
+        Some("201") => {
+            let mut xml = Xml::bare("PostResponse");
+            xml.text("Location", &location).text("Bucket", &bucket.name).text("Key", call.key()).etag("ETag", etag);
+            let mut response = response::xml(xml.finish("PostResponse"));
+            *response.status_mut() = StatusCode::CREATED;
+            response
+        }
+        _ => response::no_content(),
+    };
+    set(response.headers_mut(), "location", location.as_bytes());
+    response
 }

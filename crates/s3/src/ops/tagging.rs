@@ -4,10 +4,12 @@ use namespace::Command;
 
 use crate::acl::Permission;
 use crate::attrs::{self, BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, decode_tags, encode_tags};
-use crate::call::{Call, config, show_version};
+use crate::call::{Call, config};
 use crate::error::{Code, Result};
-use crate::response::{self, Response, set};
+use crate::response::{self, Response};
 use crate::xml::{Node, Xml};
+
+use super::object::set_version;
 
 fn to_xml(stored: &str) -> Result<String> {
     let mut xml = Xml::new("Tagging");
@@ -29,12 +31,10 @@ pub fn of_xml(root: &Node) -> Result<Vec<(String, String)>> {
 /// `GET ?tagging` of an object.
 pub async fn get_object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
-    let version = call.version(&bucket, call.key(), call.version_id()?).await?;
+    let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
     call.may_object(&bucket, &version, Permission::FullControl).await?;
     let mut response = response::xml(to_xml(attrs::text(&version.attrs, attrs::TAGS).unwrap_or(""))?);
-    if let Some(id) = call.named(&bucket, version.id).await? {
-        set(response.headers_mut(), "x-amz-version-id", id.as_bytes());
-    }
+    set_version(Some(version.id), response.headers_mut());
     Ok(response)
 }
 
@@ -54,14 +54,12 @@ pub async fn delete_object(call: &mut Call) -> Result<Response> {
 
 async fn change(call: &Call, tags: Option<Vec<u8>>, mut response: Response) -> Result<Response> {
     let bucket = call.bucket().await?;
-    let version = call.version(&bucket, call.key(), call.version_id()?).await?;
+    let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
     call.may_object(&bucket, &version, Permission::FullControl).await?;
     let set_tags = vec![(attrs::TAGS.to_owned(), tags)];
     let command = Command::SetAttrs { key: call.key().to_owned(), version: Some(version.id), set: set_tags };
     call.backend().commit(&bucket, command).await?;
-    if call.named(&bucket, version.id).await?.is_some() {
-        set(response.headers_mut(), "x-amz-version-id", show_version(version.id).as_bytes());
-    }
+    set_version(Some(version.id), response.headers_mut());
     Ok(response)
 }
 

@@ -21,7 +21,6 @@ fn unset(operation: O) -> Option<Unset> {
         O::GetBucketPolicy => E(Code::NoSuchBucketPolicy),
         O::GetBucketLifecycleConfiguration => E(Code::NoSuchLifecycleConfiguration),
         O::GetBucketReplication => E(Code::ReplicationConfigurationNotFoundError),
-        O::GetBucketEncryption => E(Code::ServerSideEncryptionConfigurationNotFoundError),
         O::GetBucketWebsite => E(Code::NoSuchWebsiteConfiguration),
         O::GetObjectLockConfiguration => E(Code::ObjectLockConfigurationNotFoundError),
         O::GetBucketLogging => Empty("BucketLoggingStatus"),
