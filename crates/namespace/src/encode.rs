@@ -18,8 +18,8 @@ pub const SEGMENT_REF_BYTES: usize = 112;
 /// Segments of one version at the most: 5 TiB in segments of 64 MiB, in parts that don't fill
 /// theirs, with room.
 pub const SEGMENTS_MAX: usize = 262_144;
-/// Spans of one version at the most: the parts of an upload.
-pub const SPANS_MAX: usize = 10_000;
+/// Spans of one version at the most: the parts of an upload, some of which copy such a version.
+pub const SPANS_MAX: usize = 65_536;
 /// Inline bytes in one body at the most, so that a version can't blow up a batch.
 pub const INLINE_TOTAL_BYTES_MAX: usize = 64 * 1024 * 1024;
 
