@@ -533,6 +533,27 @@ proptest! {
         }
         world.empty();
     }
+
+    #[test]
+    fn versions_of_one_key_come_and_go_as_in_a_naive_bucket(
+        steps in prop::collection::vec(step(), 1..80)
+    ) {
+        let mut world = World::new();
+        for mut step in steps {
+            step.key = 0;
+            step.condition |= 64;
+            step.kind = match step.kind {
+                0..30 => 0,
+                30..45 => 30,
+                45..80 => 44,
+                80..90 => 86,
+                kind => kind,
+            };
+            world.run(&step);
+            world.check(&step);
+        }
+        world.empty();
+    }
 }
 
 impl World {

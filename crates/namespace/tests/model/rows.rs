@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::SegmentId;
 use codec::Versioned;
-use namespace::Body;
 use namespace::rows::*;
+use namespace::{Body, VersionId};
 
 use crate::oracle::{Oracle, uses};
 
@@ -88,6 +88,8 @@ fn dentries(map: &Map, volume: u32, oracle: &Oracle) {
         let versions = &oracle.keys[key];
         assert_eq!(file.older as usize + 1, versions.len(), "{key:?}");
         older += file.older as usize;
+        let null = versions[..versions.len() - 1].iter().any(|made| made.version.id == VersionId::NULL);
+        assert_eq!(file.older_null != 0, null, "noncurrent null version of {key:?}");
     }
     assert_eq!(table(map, volume, b'V').len(), older, "noncurrent versions");
 }
