@@ -154,6 +154,8 @@ pub fn encode_tags(tags: &[(String, String)], tags_max: usize) -> Result<Vec<u8>
         return Err(Error::new(code, format!("Object tags cannot be greater than {tags_max}")));
     }
     let mut text = String::new();
+    let mut tags: Vec<&(String, String)> = tags.iter().collect();
+    tags.sort();
     for (at, (key, value)) in tags.iter().enumerate() {
         if key.is_empty() || key.chars().count() > 128 {
             return Err(Error::new(Code::InvalidTag, "The TagKey you have provided is invalid"));
@@ -161,7 +163,7 @@ pub fn encode_tags(tags: &[(String, String)], tags_max: usize) -> Result<Vec<u8>
         if value.chars().count() > 256 {
             return Err(Error::new(Code::InvalidTag, "The TagValue you have provided is invalid"));
         }
-        if tags[..at].iter().any(|(other, _)| other == key) {
+        if at > 0 && tags[at - 1].0 == *key {
             return Err(Error::new(Code::InvalidTag, "Cannot provide multiple Tags with the same key"));
         }
         if at > 0 {

@@ -98,6 +98,13 @@ fn metadata(headers: &HeaderMap, found: &mut Attrs) -> Result<()> {
 
 /// What a client asks for and wouldn't get is refused, never ignored.
 fn refuse_unsupported(headers: &HeaderMap) -> Result<()> {
+    let customer = headers.keys().any(|name| name.as_str().starts_with("x-amz-server-side-encryption-customer"));
+    if customer && headers.contains_key(attrs::ENCRYPTION) {
+        return Err(Error::new(
+            Code::InvalidArgument,
+            "Server Side Encryption with Customer provided key is incompatible with the encryption method specified",
+        ));
+    }
     refuse_customer_keys(headers, "x-amz-server-side-encryption-customer")?;
     match headers.get("x-amz-server-side-encryption").map(|value| value.as_bytes()) {
         // Everything at rest is AES-256 under keys that the store manages: what SSE-S3 promises.
@@ -108,7 +115,9 @@ fn refuse_unsupported(headers: &HeaderMap) -> Result<()> {
                 "Encryption with KMS keys is not implemented; objects are always encrypted with the store's own keys",
             ));
         }
-        Some(_) => return Err(Code::InvalidEncryptionAlgorithmError.into()),
+        Some(_) => {
+            return Err(Error::new(Code::InvalidArgument, "The encryption method specified is not supported"));
+        }
     }
     if headers.contains_key("x-amz-server-side-encryption-aws-kms-key-id") {
         return Err(Error::new(Code::InvalidArgument, "A KMS key id needs x-amz-server-side-encryption: aws:kms"));
@@ -216,7 +225,7 @@ mod tests {
     fn what_would_be_ignored_is_refused() {
         for (name, value, code) in [
             ("x-amz-server-side-encryption", "aws:kms", Code::NotImplemented),
-            ("x-amz-server-side-encryption", "rot13", Code::InvalidEncryptionAlgorithmError),
+            ("x-amz-server-side-encryption", "rot13", Code::InvalidArgument),
             ("x-amz-server-side-encryption-customer-algorithm", "AES256", Code::NotImplemented),
             ("x-amz-storage-class", "GLACIER", Code::InvalidStorageClass),
             ("x-amz-object-lock-mode", "COMPLIANCE", Code::InvalidRequest),

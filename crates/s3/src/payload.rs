@@ -69,6 +69,11 @@ impl Payload {
         }
     }
 
+    /// Whether there is no body at all.
+    pub fn is_empty(&self) -> bool {
+        matches!(self.source, Source::Empty)
+    }
+
     /// Bytes taken so far.
     pub fn taken(&self) -> u64 {
         self.taken

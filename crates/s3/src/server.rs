@@ -11,7 +11,7 @@ use std::time::Duration;
 use base::Instant;
 use env::{BoxFuture, Env, Listener, Stream};
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CONNECTION, DATE, HeaderName, HeaderValue, SERVER};
+use hyper::header::{CONNECTION, DATE, EXPECT, HeaderName, HeaderValue, SERVER};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::sync::{mpsc, watch};
@@ -216,7 +216,10 @@ async fn handle(face: Arc<Face>, request: Request<Incoming>) -> Result<Response,
         ops::cors::decorate(call, response.headers_mut()).await;
     }
     let bytes_in = match done.call {
-        Some(call) => settle(&face, call.payload, &mut response).await,
+        Some(call) => {
+            let asks = call.headers.contains_key(EXPECT);
+            settle(&face, call.payload, asks, &mut response).await
+        }
         None => 0,
     };
     finish(&face, &mut response, &request_id);
@@ -265,10 +268,12 @@ async fn answer(face: &Arc<Face>, request: Request<Incoming>) -> Done {
 }
 
 /// Takes what is left of a small body, so that the connection can be used again; closes after a
-/// big one. Gives the payload bytes that were taken.
-async fn settle(face: &Face, mut payload: Payload, response: &mut Response) -> u64 {
+/// big one, or if the client waits to be told to send it: a refusal must not invite it. Gives the
+/// payload bytes that were taken.
+async fn settle(face: &Face, mut payload: Payload, asks: bool, response: &mut Response) -> u64 {
     let taken = payload.taken();
-    if !payload.drain(face.settings.drain_bytes_max).await {
+    let uninvited = asks && taken == 0 && !payload.is_empty();
+    if uninvited || !payload.drain(face.settings.drain_bytes_max).await {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     taken

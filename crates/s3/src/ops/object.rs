@@ -22,6 +22,12 @@ pub const OBJECT_BYTES_MAX: u64 = 5 << 30;
 /// `GET` and `HEAD` of an object.
 pub async fn get(call: &mut Call) -> Result<Response> {
     headers::refuse_customer_keys(&call.headers, "x-amz-server-side-encryption-customer")?;
+    if call.headers.contains_key(attrs::ENCRYPTION) {
+        return Err(Error::new(
+            Code::InvalidArgument,
+            "x-amz-server-side-encryption header is not supported for this operation.",
+        ));
+    }
     let bucket = call.bucket().await?;
     let id = call.version_id()?;
     let version = call.version(&bucket, call.key(), id, call.method != hyper::Method::HEAD).await?;

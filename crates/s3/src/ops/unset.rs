@@ -49,6 +49,10 @@ pub async fn answer(call: &mut Call) -> Result<Response> {
         call.bucket_for(crate::acl::Permission::Read).await?;
         return Err(Error::new(Code::InvalidRequest, "Bucket is missing Object Lock Configuration"));
     }
+    if operation == O::GetObjectTorrent {
+        call.bucket_for(crate::acl::Permission::Read).await?;
+        return Err(Error::new(Code::NoSuchKey, "There are no torrents here"));
+    }
     let name = operation.name();
     if !call.target.key.is_empty() {
         return Err(not_implemented(name));
