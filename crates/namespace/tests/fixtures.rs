@@ -129,7 +129,6 @@ fn event(what: What) -> Event {
     Event { volume: VolumeId(7), at: Wall(1_795_230_600_123), what }
 }
 
-/// The older forms of bodies inside rows.
 #[test]
 fn bodies_of_every_kind_read_back() {
     for body in [Body::Inline(vec![]), Body::Segments(vec![]), Body::Segments(vec![segment(1)]), manifest().0] {
