@@ -10,11 +10,15 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod call;
+pub mod chunked;
+pub mod digests;
 pub mod gate;
 pub mod ops;
 pub mod payload;
+pub mod policy;
 pub mod router;
 pub mod server;
+pub mod sign;
 pub mod target;
 
 pub mod acl;

@@ -1,5 +1,8 @@
 //! A request's body as operations see it: plain bytes, whatever the wire's framing, with every
 //! digest and signature that came along verified before its end is told.
+//!
+//! Bytes are handed on before they are verified: nothing may be committed until [`Payload::next`]
+//! gave `None`.
 
 use std::collections::VecDeque;
 
@@ -11,6 +14,8 @@ use hyper::body::Incoming;
 
 use crate::attrs::Stored;
 use crate::checks::Check;
+use crate::chunked::{Decoder, Step};
+use crate::digests::{Digester, Expected, Item, Lane};
 use crate::error::{Code, Error, Result};
 
 /// What is known of a body once it was taken whole.
@@ -38,21 +43,38 @@ enum Source {
     Wire(Box<Wire>),
 }
 
-/// A body as it comes from the wire, nothing verified: of unsigned requests and forms.
+/// How a body comes over the wire.
+pub struct Framing {
+    /// Bytes of the payload, if the request says.
+    pub len: Option<u64>,
+    /// Takes the chunks of an `aws-chunked` body apart.
+    pub decoder: Option<Decoder>,
+    /// What the request says of its bytes.
+    pub expected: Expected,
+    /// Computes what is expected.
+    pub digester: Digester,
+}
+
 struct Wire {
     env: Env,
     stall: std::time::Duration,
     body: Incoming,
+    raw: Bytes,
     len: Option<u64>,
-    check: Check,
+    taken: u64,
+    decoder: Option<Decoder>,
+    expected: Expected,
+    lane: Lane,
     summary: Option<Summary>,
 }
 
 impl Payload {
-    /// A body straight from the wire.
-    pub fn wire(env: Env, stall: std::time::Duration, body: Incoming, len: Option<u64>) -> Result<Payload> {
-        let wire = Wire { env, stall, body, len, check: Check::new(None)?, summary: None };
-        Ok(Payload { source: Source::Wire(Box::new(wire)), taken: 0, ended: false })
+    /// A body from the wire.
+    pub fn wire(env: Env, stall: std::time::Duration, body: Incoming, framing: Framing) -> Payload {
+        let Framing { len, decoder, expected, digester } = framing;
+        let lane = Lane::new(digester);
+        let wire = Wire { env, stall, body, raw: Bytes::new(), len, taken: 0, decoder, expected, lane, summary: None };
+        Payload { source: Source::Wire(Box::new(wire)), taken: 0, ended: false }
     }
 
     /// A body in pieces that are there already, for tests.
@@ -138,6 +160,49 @@ impl Payload {
 
 impl Wire {
     async fn next(&mut self) -> Result<Option<Bytes>> {
+        if self.summary.is_some() {
+            return Ok(None);
+        }
+        loop {
+            if let Some(bytes) = self.decoded().await? {
+                self.taken += bytes.len() as u64;
+                if self.len.is_some_and(|len| self.taken > len) {
+                    return Err(Code::IncompleteBody.into());
+                }
+                return Ok(Some(bytes));
+            }
+            match self.frame().await? {
+                Some(bytes) => self.raw = bytes,
+                None => return self.end().await.map(|()| None),
+            }
+        }
+    }
+
+    /// The next payload bytes of what came in already.
+    async fn decoded(&mut self) -> Result<Option<Bytes>> {
+        let Some(decoder) = &mut self.decoder else {
+            let bytes = std::mem::take(&mut self.raw);
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            self.lane.push(&self.env, Item::Data(bytes.clone())).await?;
+            return Ok(Some(bytes));
+        };
+        while let Some(step) = decoder.step(&mut self.raw)? {
+            match step {
+                Step::Data(bytes) => {
+                    self.lane.push(&self.env, Item::Data(bytes.clone())).await?;
+                    return Ok(Some(bytes));
+                }
+                Step::Chunk(signature) => self.lane.push(&self.env, Item::Chunk(signature)).await?,
+                Step::End => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// The next bytes of the wire.
+    async fn frame(&mut self) -> Result<Option<Bytes>> {
         loop {
             let frame = match self.body.frame().now_or_never() {
                 Some(frame) => frame,
@@ -147,22 +212,28 @@ impl Wire {
                 }
             };
             match frame {
-                None => {
-                    let check = std::mem::replace(&mut self.check, Check::new(None)?);
-                    let (etag, checksum) = check.finish();
-                    self.summary.get_or_insert(Summary { etag, checksum });
-                    return Ok(None);
-                }
+                None => return Ok(None),
                 Some(Err(error)) => return Err(crate::server::broken(&error)),
                 Some(Ok(frame)) => {
                     if let Ok(bytes) = frame.into_data()
                         && !bytes.is_empty()
                     {
-                        self.check.update(&bytes);
                         return Ok(Some(bytes));
                     }
                 }
             }
         }
+    }
+
+    /// Everything came: verifies it.
+    async fn end(&mut self) -> Result<()> {
+        let whole = self.decoder.as_ref().is_none_or(Decoder::ended);
+        if !whole || self.len.is_some_and(|len| len != self.taken) {
+            return Err(Code::IncompleteBody.into());
+        }
+        let trailers = self.decoder.as_mut().map(|decoder| std::mem::take(&mut decoder.trailers)).unwrap_or_default();
+        let digester = self.lane.finish(&self.env).await?;
+        self.summary = Some(self.expected.verify(digester, &trailers)?);
+        Ok(())
     }
 }

@@ -1,0 +1,240 @@
+//! Digests of a body as it streams in, computed beside the reactor, and what they must come to.
+
+use aws_lc_rs::digest;
+use base::ids::hex;
+use bytes::Bytes;
+use env::Env;
+use hyper::HeaderMap;
+use tokio::sync::oneshot;
+
+use crate::attrs::Stored;
+use crate::checks::{Check, is_algorithm, unbase64};
+use crate::chunked::Chain;
+use crate::error::{Code, Error, Result};
+use crate::payload::Summary;
+
+/// Bytes that are hashed in one go on another thread. Two such batches are held at the most.
+const BATCH_BYTES: usize = 256 << 10;
+/// Fewer bytes than these are hashed where they are: handing them over would cost more.
+const INLINE_BYTES: usize = 32 << 10;
+
+/// What hashing sees of a body.
+pub enum Item {
+    /// Payload.
+    Data(Bytes),
+    /// A chunk has ended, with its signature if it brought one.
+    Chunk(Option<String>),
+}
+
+/// Computes all digests of one body.
+pub struct Digester {
+    /// MD5 and the checksum.
+    pub check: Check,
+    /// SHA-256 of the whole, if the signature covers it.
+    pub sha256: Option<digest::Context>,
+    /// Signatures of chunks.
+    pub chain: Option<Chain>,
+}
+
+impl Digester {
+    fn absorb(mut self, items: Vec<Item>) -> Result<Digester> {
+        for item in items {
+            match item {
+                Item::Data(bytes) => {
+                    self.check.update(&bytes);
+                    if let Some(sha256) = &mut self.sha256 {
+                        sha256.update(&bytes);
+                    }
+                    if let Some(chain) = &mut self.chain {
+                        chain.update(&bytes);
+                    }
+                }
+                Item::Chunk(signature) => {
+                    if let Some(chain) = &mut self.chain {
+                        chain.chunk(signature.as_deref().unwrap_or(""))?;
+                    }
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Hashes one batch on another thread while the next one comes in.
+pub struct Lane {
+    idle: Option<Digester>,
+    running: Option<oneshot::Receiver<Result<Digester>>>,
+    batch: Vec<Item>,
+    bytes: usize,
+}
+
+fn cut() -> Error {
+    Error::new(Code::InternalError, "hashing was cut short")
+}
+
+impl Lane {
+    /// A lane for one body.
+    pub fn new(digester: Digester) -> Self {
+        Lane { idle: Some(digester), running: None, batch: Vec::new(), bytes: 0 }
+    }
+
+    /// Takes the next item; waits while the batch before the last is still being hashed.
+    pub async fn push(&mut self, env: &Env, item: Item) -> Result<()> {
+        if let Item::Data(bytes) = &item {
+            self.bytes += bytes.len();
+        }
+        self.batch.push(item);
+        if self.bytes < BATCH_BYTES {
+            return Ok(());
+        }
+        let digester = self.settle().await?;
+        let batch = std::mem::take(&mut self.batch);
+        self.bytes = 0;
+        let (send, receive) = oneshot::channel();
+        env.spawn.blocking(Box::new(move || {
+            // Nobody waits if the request was given up.
+            let _ = send.send(digester.absorb(batch));
+        }));
+        self.running = Some(receive);
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<Digester> {
+        match self.running.take() {
+            Some(running) => running.await.map_err(|_| cut())?,
+            None => self.idle.take().ok_or_else(cut),
+        }
+    }
+
+    /// All of it is hashed.
+    pub async fn finish(&mut self, env: &Env) -> Result<Digester> {
+        let digester = self.settle().await?;
+        let batch = std::mem::take(&mut self.batch);
+        if self.bytes <= INLINE_BYTES {
+            return digester.absorb(batch);
+        }
+        env.blocking(move || digester.absorb(batch)).await.map_err(|_| cut())?
+    }
+}
+
+/// What a request says of its body.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    md5: Option<Vec<u8>>,
+    sha256: Option<String>,
+    checksum: Option<Stored>,
+    trailer: Option<String>,
+}
+
+impl Expected {
+    /// Reads the headers. `sha256` is the payload's hash that the signature covers.
+    pub fn of_headers(headers: &HeaderMap, sha256: Option<String>) -> Result<Self> {
+        let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+        let md5 = match text("content-md5") {
+            None => None,
+            Some(value) => Some(unbase64(value.trim()).filter(|md5| md5.len() == 16).ok_or(Code::InvalidDigest)?),
+        };
+        let mut checksum = None;
+        for (name, value) in headers {
+            let Some(algorithm) = algorithm(name.as_str()) else { continue };
+            if checksum.is_some() {
+                return Err(Error::new(
+                    Code::InvalidRequest,
+                    "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.",
+                ));
+            }
+            checksum = Some(stated(algorithm, value.to_str().unwrap_or(""))?);
+        }
+        let trailer = match text("x-amz-trailer") {
+            None => None,
+            Some(name) => {
+                let algorithm = algorithm(&name.trim().to_ascii_lowercase()).ok_or_else(|| {
+                    Error::new(Code::InvalidRequest, "The value specified in the x-amz-trailer header is not supported")
+                })?;
+                if checksum.is_some() {
+                    return Err(Error::new(
+                        Code::InvalidRequest,
+                        "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed.",
+                    ));
+                }
+                Some(algorithm)
+            }
+        };
+        Ok(Expected { md5, sha256, checksum, trailer })
+    }
+
+    /// Whether the request says nothing of its bytes that an empty body would not meet.
+    pub fn is_nothing(&self) -> bool {
+        let empty = self.sha256.as_deref().is_none_or(|hash| hash == crate::sign::EMPTY_SHA256);
+        empty && self.md5.is_none() && self.checksum.is_none() && self.trailer.is_none()
+    }
+
+    /// The digester that computes what is expected.
+    pub fn digester(&self, chain: Option<Chain>) -> Result<Digester> {
+        let algorithm = self.checksum.as_ref().map(|stated| stated.algorithm.as_str()).or(self.trailer.as_deref());
+        let sha256 = self.sha256.as_ref().map(|_| digest::Context::new(&digest::SHA256));
+        Ok(Digester { check: Check::new(algorithm)?, sha256, chain })
+    }
+
+    /// Compares.
+    pub fn verify(&self, digester: Digester, trailers: &[(String, String)]) -> Result<Summary> {
+        let Digester { check, sha256, chain } = digester;
+        if let Some(mut chain) = chain
+            && self.trailer.is_some()
+        {
+            chain.trailers(trailers)?;
+        }
+        if let (Some(wanted), Some(sha256)) = (&self.sha256, sha256)
+            && hex(sha256.finish().as_ref()) != *wanted
+        {
+            return Err(Code::XAmzContentSHA256Mismatch.into());
+        }
+        let (etag, checksum) = check.finish();
+        if let Some(md5) = &self.md5
+            && hex(md5) != etag
+        {
+            return Err(Error::new(Code::BadDigest, "The Content-MD5 you specified did not match what we received."));
+        }
+        let wanted = match &self.trailer {
+            None => self.checksum.clone(),
+            Some(algorithm) => {
+                let name = format!("x-amz-checksum-{}", algorithm.to_ascii_lowercase());
+                let value = trailers.iter().find(|(have, _)| *have == name).map(|(_, value)| value);
+                let value = value.ok_or_else(|| {
+                    Error::new(Code::MalformedTrailerError, format!("The trailing header {name} is missing."))
+                })?;
+                Some(stated(algorithm.clone(), value)?)
+            }
+        };
+        if let (Some(wanted), Some(have)) = (&wanted, &checksum)
+            && wanted.value != have.value
+        {
+            let what = &wanted.algorithm;
+            return Err(Error::new(
+                Code::BadDigest,
+                format!("The {what} you specified did not match the calculated checksum."),
+            ));
+        }
+        Ok(Summary { etag, checksum })
+    }
+}
+
+/// The algorithm that a checksum header (lower case) is of.
+fn algorithm(header: &str) -> Option<String> {
+    let name = header.strip_prefix("x-amz-checksum-")?.to_ascii_uppercase();
+    is_algorithm(&name).then_some(name)
+}
+
+fn stated(algorithm: String, value: &str) -> Result<Stored> {
+    let bytes = match algorithm.as_str() {
+        "CRC32" | "CRC32C" => 4,
+        "CRC64NVME" => 8,
+        "SHA1" => 20,
+        _ => 32,
+    };
+    if unbase64(value.trim()).is_none_or(|value| value.len() != bytes) {
+        let header = algorithm.to_ascii_lowercase();
+        return Err(Error::new(Code::InvalidRequest, format!("Value for x-amz-checksum-{header} header is invalid.")));
+    }
+    Ok(Stored { algorithm, composite: false, value: value.trim().to_owned() })
+}
