@@ -72,7 +72,11 @@ fn wrap(face: &Face, body: Incoming, framing: Framing) -> Payload {
 }
 
 async fn judge(face: &Face, operation: Operation, parts: &Parts, target: &Target) -> Result<(Option<UserId>, Framing)> {
-    let claim = sign::claim(parts, &target.query)?;
+    // Browsers ask before they send, and don't sign the question, though its URL may be presigned.
+    let claim = match operation {
+        Operation::Preflight => None,
+        _ => sign::claim(parts, &target.query)?,
+    };
     let (name, payment) = payment(parts, target, claim.as_ref())?;
     let (who, signing) = match claim {
         None => (None, None),
@@ -88,7 +92,8 @@ async fn judge(face: &Face, operation: Operation, parts: &Parts, target: &Target
 }
 
 async fn known(face: &Face, id: &str) -> Result<AccessKey> {
-    face.backend.access_key(id).await?.ok_or_else(|| Code::InvalidAccessKeyId.into())
+    let key = face.backend.access_key(id).await?.filter(|key| !key.disabled);
+    key.ok_or_else(|| Code::InvalidAccessKeyId.into())
 }
 
 /// What the request says of its body, as text for the signature and as what it means.

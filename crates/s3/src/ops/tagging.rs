@@ -1,9 +1,10 @@
 //! Tags of objects and buckets.
 
-use namespace::Command;
+use namespace::{Command, VersionId};
 
 use crate::acl::Permission;
 use crate::attrs::{self, BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, decode_tags, encode_tags};
+use crate::backend::Bucket;
 use crate::call::{Call, config};
 use crate::error::{Code, Result};
 use crate::response::{self, Response};
@@ -40,26 +41,36 @@ pub async fn get_object(call: &mut Call) -> Result<Response> {
 
 /// `PUT ?tagging` of an object.
 pub async fn put_object(call: &mut Call) -> Result<Response> {
-    let tags = {
-        let root = call.xml().await?;
-        encode_tags(&of_xml(&root)?, OBJECT_TAGS_MAX)?
-    };
-    change(call, Some(tags).filter(|tags| !tags.is_empty()), response::ok()).await
+    let (bucket, version) = allowed(call).await?;
+    let tags = encode_tags(&of_xml(&call.xml().await?)?, OBJECT_TAGS_MAX)?;
+    set_tags(call, &bucket, version, Some(tags).filter(|tags| !tags.is_empty()), response::ok()).await
 }
 
 /// `DELETE ?tagging` of an object.
 pub async fn delete_object(call: &mut Call) -> Result<Response> {
-    change(call, None, response::no_content()).await
+    let (bucket, version) = allowed(call).await?;
+    set_tags(call, &bucket, version, None, response::no_content()).await
 }
 
-async fn change(call: &Call, tags: Option<Vec<u8>>, mut response: Response) -> Result<Response> {
+/// The bucket and the version, if the signer may change its tags.
+async fn allowed(call: &Call) -> Result<(Bucket, VersionId)> {
     let bucket = call.bucket().await?;
     let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
     call.may_object(&bucket, &version, Permission::FullControl).await?;
-    let set_tags = vec![(attrs::TAGS.to_owned(), tags)];
-    let command = Command::SetAttrs { key: call.key().to_owned(), version: Some(version.id), set: set_tags };
-    call.backend().commit(&bucket, command).await?;
-    set_version(Some(version.id), response.headers_mut());
+    Ok((bucket, version.id))
+}
+
+async fn set_tags(
+    call: &Call,
+    bucket: &Bucket,
+    version: VersionId,
+    tags: Option<Vec<u8>>,
+    mut response: Response,
+) -> Result<Response> {
+    let set = vec![(attrs::TAGS.to_owned(), tags)];
+    let command = Command::SetAttrs { key: call.key().to_owned(), version: Some(version), set };
+    call.backend().commit(bucket, command).await?;
+    set_version(Some(version), response.headers_mut());
     Ok(response)
 }
 
