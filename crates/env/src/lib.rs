@@ -88,6 +88,14 @@ pub trait Disk: Send + Sync {
     fn exists(&self, path: &Path) -> bool;
     /// The room on the path's file system.
     fn space(&self, path: &Path) -> io::Result<Space>;
+    /// Lets only the file's owner read and write it.
+    fn make_private(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+    /// Whether only the file's owner may read it.
+    fn is_private(&self, _path: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
     /// The path without links and dots.
     fn canonical(&self, path: &Path) -> io::Result<PathBuf>;
 }
