@@ -1,1 +1,44 @@
-//! client
+//! The data engine between faces and drives: takes objects apart into sealed, coded pieces, and
+//! puts them together again whichever drives are left.
+//!
+//! Knows neither S3 nor files, and a drive only as a [`Holder`] of pieces. In reading order:
+//! [`client`] (what faces use), [`writer`] with `pack` and `segment` (bytes coming in, over `batch`
+//! to `run`: which pieces are durable), [`read`] over `gather` (bytes going out, hedged and
+//! decoded), [`header`] and [`layout`] (what lies on drives), [`drives`] and `map` (where),
+//! `registry` (what is written but not yet committed), [`repair`], `verify` and [`compact`].
+//! docs/formats/segments.md has every byte.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod client;
+pub mod compact;
+pub mod drives;
+pub mod error;
+pub mod findings;
+pub mod header;
+pub mod layout;
+pub mod read;
+pub mod repair;
+pub mod writer;
+
+mod batch;
+mod core;
+mod gather;
+mod holder;
+mod map;
+mod pack;
+mod registry;
+mod run;
+mod segment;
+mod shard;
+mod verify;
+
+pub use client::{Bucket, Client};
+pub use compact::Compacted;
+pub use drives::{DriveState, Drives, Holder, HolderWriter};
+pub use error::Error;
+pub use findings::{Fault, Finding};
+pub use map::POLICY_SETTING;
+pub use read::ReadStream;
+pub use registry::UNCOMMITTED_MAX;
+pub use repair::Rebuilt;
+pub use writer::{Content, Writer};

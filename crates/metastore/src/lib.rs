@@ -1,1 +1,29 @@
-//! metastore
+//! Metadata shards: one totally ordered journal each, whose state is an ordered map of rows.
+//!
+//! Knows what a row is (bytes to bytes) and nothing of what rows mean. In reading order:
+//! [`store`] is the narrow contract, [`suite`] what every implementation of it must pass;
+//! [`sequencer`] evaluates changes one after the other on committed and pending rows and commits
+//! them in groups; [`memory`] keeps a shard in memory, for tests; [`embedded`] keeps it on up to
+//! three drives of one machine: a mirrored, encrypted log that holds every batch once, an ordered
+//! map per mirror that is brought up to date at checkpoints, and in between the rows in memory.
+//! docs/formats/metastore.md has every byte; [`inspect`] shows them.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod embedded;
+pub mod error;
+pub mod inspect;
+pub mod memory;
+pub mod sequencer;
+pub mod store;
+pub mod suite;
+
+mod layer;
+mod merge;
+mod overlay;
+mod record;
+
+pub use embedded::{Embedded, MemberSet, Mirror, Options};
+pub use error::Error;
+pub use memory::MemoryStore;
+pub use sequencer::Sequencer;
+pub use store::{BATCH_BYTES_MAX, Cursor, CursorPart, Entry, Position, ShardStore, Snapshot};

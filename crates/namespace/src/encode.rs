@@ -42,13 +42,21 @@ pub(crate) fn write_attrs(to: &mut Writer, attrs: &Attrs) {
 }
 
 pub(crate) fn read_attrs(from: &mut Reader<'_>) -> Result<Attrs, Error> {
+    read_attrs_of(from, None)
+}
+
+/// Takes all attributes, keeps those that are wanted.
+pub(crate) fn read_attrs_of(from: &mut Reader<'_>, wanted: Option<&[&str]>) -> Result<Attrs, Error> {
     let count = from.u16("attributes")?;
     let mut attrs = Attrs::new();
     for _ in 0..count {
         let len = from.u16("attribute name")?;
         let name = from.raw("attribute name", len.into())?;
         let name = std::str::from_utf8(name).map_err(|_| Error::Utf8 { what: "attribute name" })?;
-        attrs.insert(name.to_owned(), from.bytes("attribute", ATTR_BYTES_MAX)?.to_vec());
+        let value = from.bytes("attribute", ATTR_BYTES_MAX)?;
+        if wanted.is_none_or(|wanted| wanted.contains(&name)) {
+            attrs.insert(name.to_owned(), value.to_vec());
+        }
     }
     Ok(attrs)
 }

@@ -1,7 +1,7 @@
 //! Reads of one volume: an object, pages of keys, versions, uploads and parts, and what the
 //! keepers of segments need to know.
 
-use base::kv::{View, prefix_end};
+use base::kv::View;
 use base::{GroupId, PolicyId, SegmentId, VolumeId, Wall};
 use codec::Versioned;
 
@@ -12,7 +12,7 @@ use crate::rows::{FileRow, GarbageRow, Head, MissingRow, Owner, SegmentRow, Slot
 use crate::store::{Store, brief};
 use crate::tree::Path;
 use crate::types::{Body, Part, Upload, UploadId, Version, VersionId, Versioning};
-use crate::walk::{Item, Walk};
+use crate::walk::{Item, Walk, beyond};
 
 /// Rows read at a time.
 const CHUNK: usize = 1024;
@@ -94,6 +94,9 @@ pub struct ListQuery {
     pub after_version: Option<VersionId>,
     /// With `after`, for uploads: go on inside that key, after this one.
     pub after_upload: Option<UploadId>,
+    /// Attributes to show of current versions; `None`: all short ones. Naming the few that are needed
+    /// makes a page much cheaper.
+    pub attrs: Option<&'static [&'static str]>,
     /// Items and rolled-up prefixes together; 0 gives an empty page that isn't truncated.
     pub limit: usize,
 }
@@ -126,11 +129,6 @@ impl ListQuery {
     fn flat(&self) -> bool {
         self.delimiter == "/"
     }
-}
-
-/// The least string above all that begin with `prefix`, which is UTF-8 and so has no byte 0xff.
-fn beyond(prefix: &str) -> Vec<u8> {
-    prefix_end(prefix.as_bytes()).unwrap_or_default()
 }
 
 /// An entry of a page.
@@ -212,10 +210,13 @@ pub fn list(view: &dyn View, volume: VolumeId, query: &ListQuery) -> Result<Page
         match item {
             Item::Folder => entries.push(Entry::Prefix(key.to_owned())),
             Item::File(file) => match query.rolled(key) {
-                None => entries.push(Entry::Item(Object { key: key.to_owned(), version: brief(file.current) })),
+                None => {
+                    let version = brief(FileRow::decode_brief(&file, query.attrs)?);
+                    entries.push(Entry::Item(Object { key: key.to_owned(), version }));
+                }
                 Some(prefix) => {
                     let prefix = prefix.to_owned();
-                    walk.seek(&beyond(&prefix))?;
+                    walk.skip(&prefix)?;
                     entries.push(Entry::Prefix(prefix));
                 }
             },
@@ -245,12 +246,13 @@ pub fn list_versions(view: &dyn View, volume: VolumeId, query: &ListQuery) -> Re
                 return Ok(page);
             }
             if matches!(item, Item::File(_)) {
-                walk.seek(&beyond(prefix))?;
+                walk.skip(prefix)?;
             }
             page.entries.push(Entry::Prefix(prefix.to_owned()));
         } else if let Item::File(file) = item {
             let after = query.after_version.filter(|_| query.after.as_deref() == Some(&key));
-            if !versions_of(&store, walk.place(), &key, *file, after, query.limit, &mut page.entries)? {
+            if !versions_of(&store, walk.place(), &key, FileRow::decode(&file)?, after, query.limit, &mut page.entries)?
+            {
                 page.next = next_version(&page.entries);
                 return Ok(page);
             }

@@ -3,7 +3,7 @@
 use base::{GroupId, PolicyId, Wall};
 use codec::{Error, Reader, Versioned, Writer};
 
-use crate::encode::{read_attrs, read_body, read_etag, write_attrs, write_body, write_etag};
+use crate::encode::{read_attrs, read_attrs_of, read_body, read_etag, write_attrs, write_body, write_etag};
 use crate::types::{Attrs, Body, UploadId, VersionId, Versioning};
 
 /// The counters of a volume; a missing row is the default.
@@ -169,6 +169,14 @@ impl Versioned for VersionRow {
     }
 
     fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        let row = VersionRow::read_brief(from, None)?;
+        Ok(VersionRow { place: read_place(from)?, ..row })
+    }
+}
+
+impl VersionRow {
+    /// Takes all but the place, and of the attributes those that are wanted.
+    fn read_brief(from: &mut Reader<'_>, wanted: Option<&[&str]>) -> Result<Self, Error> {
         let flags = from.u8("version flags")?;
         if flags & !(MARKER | NULL | UPLOAD | LONG_ATTRS) != 0 {
             return Err(Error::Value { what: "version flags", value: flags.into() });
@@ -182,8 +190,8 @@ impl Versioned for VersionRow {
             size: from.u64("size")?,
             etag: read_etag(from)?,
             upload: if flags & UPLOAD != 0 { Some(UploadId(from.array("upload")?)) } else { None },
-            attrs: read_attrs(from)?,
-            place: read_place(from)?,
+            attrs: read_attrs_of(from, wanted)?,
+            place: Place::Here(Body::Unloaded),
         })
     }
 }
@@ -216,6 +224,32 @@ impl Versioned for FileRow {
             // Laid out as in a version row of version 1; a change there raises this row's version too.
             current: VersionRow::decode_body(1, from)?,
         })
+    }
+}
+
+impl FileRow {
+    /// Whether a stored row's current version is a delete marker, without reading the rest.
+    pub(crate) fn is_marker(row: &[u8]) -> Result<bool, Error> {
+        let mut from = FileRow::open(row)?;
+        Ok(from.u8("version flags")? & MARKER != 0)
+    }
+
+    /// What a listing shows of a stored row's current version: its place is not read.
+    pub(crate) fn decode_brief(row: &[u8], wanted: Option<&[&str]>) -> Result<VersionRow, Error> {
+        VersionRow::read_brief(&mut FileRow::open(row)?, wanted)
+    }
+
+    /// A reader at the beginning of the current version.
+    fn open(row: &[u8]) -> Result<Reader<'_>, Error> {
+        let mut from = Reader::new(row);
+        let found = from.array(Self::NAME)?;
+        let version = from.u8(Self::NAME)?;
+        if found != Self::MARK || version != Self::VERSION {
+            // The full decoder knows what is wrong, or reads an older version.
+            FileRow::decode(row)?;
+        }
+        from.raw("older versions", 16)?;
+        Ok(from)
     }
 }
 

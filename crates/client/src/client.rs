@@ -1,0 +1,518 @@
+//! The store as faces see it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use base::kv::View;
+use base::{GroupId, PieceId, PolicyId, SegmentId, Seq, UserId, VolumeId, Wall};
+use crypt::RootKey;
+use env::Env;
+use namespace::catalog::{self, AccessKey, NewBucket, User};
+use namespace::read::{Found, ListQuery, Listed, Object, Page};
+use namespace::{Body, Command, Outcome, Part, Upload, UploadId, Version, VersionId, Versioning};
+use placement::GroupRow;
+use tokio::sync::mpsc;
+
+use crate::compact::{self, Compacted};
+use crate::core::{Core, missing_note};
+use crate::drives::Drives;
+use crate::findings::{Finding, Teller};
+use crate::gather::Source;
+use crate::pack::{self, Item};
+use crate::read::ReadStream;
+use crate::registry::{Registry, segments};
+use crate::repair::{Job, Rebuilt};
+use crate::run::Run;
+use crate::shard::Shard;
+use crate::writer::{Content, Writer};
+use crate::{Error, verify};
+
+/// Buckets that are remembered by name.
+const BUCKETS_KEPT_MAX: usize = 10_000;
+
+/// A bucket as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// The volume behind it.
+    pub volume: VolumeId,
+    /// Who made it.
+    pub owner: UserId,
+    /// When.
+    pub created: Wall,
+    /// The region that its maker named; empty if none.
+    pub region: String,
+}
+
+impl From<catalog::Bucket> for Bucket {
+    fn from(row: catalog::Bucket) -> Self {
+        let catalog::Bucket { name, volume, owner, created, region } = row;
+        Self { name, volume, owner, created, region }
+    }
+}
+
+impl Bucket {
+    /// A volume without its name, for work on its segments: repair, compaction, garbage.
+    pub fn of_volume(volume: VolumeId) -> Self {
+        let (name, region) = (String::new(), String::new());
+        Self { name, volume, owner: UserId(String::new()), created: Wall(0), region }
+    }
+}
+
+/// The store. Cheap to clone.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    core: Arc<Core>,
+    registry: Arc<Registry>,
+    packs: Mutex<BTreeMap<VolumeId, mpsc::Sender<Item>>>,
+    buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
+    /// Raised with every change of a bucket, so that a read that began before is not kept.
+    buckets_epoch: AtomicU64,
+    findings: Mutex<Option<mpsc::Receiver<Finding>>>,
+}
+
+impl Client {
+    /// A client of the two shards and the drives. `drives` is kept up to date by the caller.
+    pub fn new(
+        env: Env,
+        system: Arc<metastore::Sequencer>,
+        volumes: Arc<metastore::Sequencer>,
+        drives: Arc<Drives>,
+        root: RootKey,
+    ) -> Self {
+        let (teller, findings) = Teller::new();
+        let (system, volumes) = (Shard::new(env.clone(), system), Shard::new(env.clone(), volumes));
+        Self(Arc::new(Inner {
+            core: Core::new(env, system, volumes, drives, root, teller),
+            registry: Arc::default(),
+            packs: Mutex::default(),
+            buckets: RwLock::default(),
+            buckets_epoch: AtomicU64::new(0),
+            findings: Mutex::new(Some(findings)),
+        }))
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0.core
+    }
+
+    /// The drives.
+    pub fn drives(&self) -> &Arc<Drives> {
+        &self.core().drives
+    }
+
+    /// What reads notice, to be repaired. Given once.
+    pub fn findings(&self) -> Option<mpsc::Receiver<Finding>> {
+        self.0.findings.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Policies, groups or the default policy changed: look at them anew.
+    pub fn map_changed(&self) {
+        self.core().forget_map();
+    }
+}
+
+/// The catalog.
+impl Client {
+    async fn system<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&dyn View) -> Result<T, namespace::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.core().system.scan(|view| Ok(read(view)?)).await
+    }
+
+    /// Makes a bucket.
+    pub async fn create_bucket(&self, name: &str, owner: &UserId, region: &str) -> Result<Arc<Bucket>, Error> {
+        // Volume keys derive from the root key: nothing is wrapped.
+        let new =
+            NewBucket { name: name.into(), owner: owner.clone(), region: region.into(), wrapped_key: Vec::new() };
+        let now = self.core().env.clock.wall();
+        let made = self.core().system.execute(move |view| catalog::create_bucket(view, &new, now)).await;
+        self.forget_buckets();
+        Ok(Arc::new(made?.1.into()))
+    }
+
+    /// Removes an empty bucket: first its volume is closed, so that nothing can come any more.
+    pub async fn delete_bucket(&self, name: &str) -> Result<(), Error> {
+        let bucket = self.bucket(name).await?.ok_or(namespace::Error::NoSuchBucket)?;
+        self.commit(&bucket, Command::Close).await?;
+        let now = self.core().env.clock.wall();
+        let gone = name.to_owned();
+        let done = self.core().system.execute(move |view| catalog::delete_bucket(view, &gone, now)).await;
+        self.forget_buckets();
+        self.0.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(&bucket.volume);
+        done.map(|_| ())
+    }
+
+    fn forget_buckets(&self) {
+        self.0.buckets_epoch.fetch_add(1, Ordering::SeqCst);
+        self.0.buckets.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The bucket of this name.
+    pub async fn bucket(&self, name: &str) -> Result<Option<Arc<Bucket>>, Error> {
+        if let Some(bucket) = self.0.buckets.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Some(bucket.clone()));
+        }
+        let epoch = self.0.buckets_epoch.load(Ordering::SeqCst);
+        let row = self.core().system.read(|view| Ok(catalog::bucket(view, name)?))?;
+        let Some(row) = row else { return Ok(None) };
+        let bucket = Arc::new(Bucket::from(row));
+        let mut kept = self.0.buckets.write().unwrap_or_else(PoisonError::into_inner);
+        if self.0.buckets_epoch.load(Ordering::SeqCst) == epoch {
+            if kept.len() >= BUCKETS_KEPT_MAX {
+                kept.clear();
+            }
+            kept.insert(name.to_owned(), bucket.clone());
+        }
+        Ok(Some(bucket))
+    }
+
+    /// An owner's buckets by name, those that begin with `prefix` and sort after `after`.
+    pub async fn buckets(
+        &self,
+        owner: &UserId,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<Bucket>, Error> {
+        let (owner, prefix, after) = (owner.clone(), prefix.to_owned(), after.to_owned());
+        let rows = self.system(move |view| catalog::list_buckets(view, &owner, &prefix, &after, limit)).await?;
+        Ok(rows.into_iter().map(Bucket::from).collect())
+    }
+
+    /// Everybody's buckets by name, those after `after`.
+    pub async fn all_buckets(&self, after: &str, limit: usize) -> Result<Vec<Bucket>, Error> {
+        let after = after.to_owned();
+        let rows = self.system(move |view| catalog::list_all_buckets(view, &after, limit)).await?;
+        Ok(rows.into_iter().map(Bucket::from).collect())
+    }
+
+    /// An access key, disabled or not.
+    pub async fn access_key(&self, id: &str) -> Result<Option<AccessKey>, Error> {
+        self.core().system.read(|view| Ok(catalog::access_key(view, id)?))
+    }
+
+    /// Access keys by id, those after `after`.
+    pub async fn access_keys(&self, after: Option<&str>, limit: usize) -> Result<Vec<AccessKey>, Error> {
+        let after = after.map(str::to_owned);
+        self.system(move |view| catalog::access_keys(view, after.as_deref(), limit)).await
+    }
+
+    /// Adds a key, or changes the one of this id.
+    pub async fn put_access_key(&self, key: AccessKey) -> Result<(), Error> {
+        self.core().system.execute(move |view| Ok((catalog::put_access_key(view, &key)?, ()))).await.map(|_| ())
+    }
+
+    /// Disables a key; `None` if there is none of this id.
+    pub async fn revoke_access_key(&self, id: &str) -> Result<Option<AccessKey>, Error> {
+        let id = id.to_owned();
+        let rule = move |view: &dyn View| match catalog::revoke_access_key(view, &id)? {
+            Some((batch, key)) => Ok((batch, Some(key))),
+            None => Ok(Default::default()),
+        };
+        self.core().system.execute(rule).await.map(|(_, key)| key)
+    }
+
+    /// A user.
+    pub async fn user(&self, id: &UserId) -> Result<Option<User>, Error> {
+        self.core().system.read(|view| Ok(catalog::user(view, id)?))
+    }
+
+    /// The user with this e-mail address.
+    pub async fn user_by_email(&self, email: &str) -> Result<Option<User>, Error> {
+        let email = email.to_owned();
+        self.system(move |view| catalog::user_by_email(view, &email)).await
+    }
+
+    /// Users by id, those after `after`.
+    pub async fn users(&self, after: Option<&UserId>, limit: usize) -> Result<Vec<User>, Error> {
+        let after = after.cloned();
+        self.system(move |view| catalog::users(view, after.as_ref(), limit)).await
+    }
+
+    /// Adds or changes a user.
+    pub async fn put_user(&self, user: User) -> Result<(), Error> {
+        self.core().system.execute(move |view| Ok((catalog::put_user(view, &user)?, ()))).await.map(|_| ())
+    }
+}
+
+/// A volume.
+impl Client {
+    /// Reads many rows.
+    async fn scan<T: Send + 'static>(
+        &self,
+        bucket: &Bucket,
+        read: impl FnOnce(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let volume = bucket.volume;
+        self.core().volumes.scan(move |view| Ok(read(view, volume)?)).await
+    }
+
+    /// Reads a few rows.
+    fn look<T>(
+        &self,
+        bucket: &Bucket,
+        read: impl FnOnce(&dyn View, VolumeId) -> Result<T, namespace::Error>,
+    ) -> Result<T, Error> {
+        self.core().volumes.read(|view| Ok(read(view, bucket.volume)?))
+    }
+
+    /// Changes the bucket; durable when this returns. Content that the command names is given up if
+    /// the rules say no.
+    pub async fn commit(&self, bucket: &Bucket, command: Command) -> Result<(Seq, Outcome), Error> {
+        let body = match &command {
+            Command::Put { new, .. } => Some(&new.body),
+            Command::PutPart { part, .. } => Some(&part.body),
+            Command::Rebody { to, .. } => Some(to),
+            _ => None,
+        };
+        let fresh = match body {
+            Some(body) => self.0.registry.of(body).map_err(|segment| namespace::Error::SegmentGone { segment })?,
+            None => Vec::new(),
+        };
+        let notes: Vec<_> = fresh.iter().map(|run| run.note()).collect();
+        let missing: Vec<Command> = fresh.iter().zip(&notes).filter_map(|(run, missing)| note(run, missing)).collect();
+        let (volume, now) = (bucket.volume, self.core().env.clock.wall());
+        let rule = move |view: &dyn View| evaluate(view, volume, &command, &missing, now);
+        let done = self.core().volumes.execute(rule).await;
+        let segments: Vec<SegmentId> = fresh.iter().map(|run| run.segment).collect();
+        match &done {
+            Ok(_) => {
+                self.0.registry.settle(segments, true);
+                for (run, missing) in fresh.iter().zip(notes) {
+                    run.committed(missing).await;
+                }
+            }
+            Err(Error::Namespace(error)) if !base::Kinded::kind(error).is_transient() => {
+                self.0.registry.settle(segments, false);
+            }
+            // Perhaps it is committed after all: the sweep looks.
+            Err(_) => {}
+        }
+        done
+    }
+
+    /// Content that won't be committed: its bytes are given back.
+    pub fn discard(&self, content: &Content) {
+        self.discard_all([&content.body]);
+    }
+
+    pub(crate) fn discard_all<'a>(&self, bodies: impl IntoIterator<Item = &'a Body>) {
+        bodies.into_iter().for_each(|body| self.0.registry.settle(segments(body), false));
+    }
+
+    /// A version, or the current one; its body if `with_body`. A current delete marker is
+    /// [`Found::Marker`].
+    pub async fn head(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<VersionId>,
+        with_body: bool,
+    ) -> Result<Found, Error> {
+        self.look(bucket, |view, volume| namespace::read::head(view, volume, key, version, with_body))
+    }
+
+    /// Current versions, without delete markers.
+    pub async fn list(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Object>, Error> {
+        let query = query.clone();
+        self.scan(bucket, move |view, volume| namespace::read::list(view, volume, &query)).await
+    }
+
+    /// All versions and delete markers, newest of a key first.
+    pub async fn list_versions(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Listed>, Error> {
+        let query = query.clone();
+        self.scan(bucket, move |view, volume| namespace::read::list_versions(view, volume, &query)).await
+    }
+
+    /// Uploads under way.
+    pub async fn uploads(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Upload>, Error> {
+        let query = query.clone();
+        self.scan(bucket, move |view, volume| namespace::read::uploads(view, volume, &query)).await
+    }
+
+    /// One upload.
+    pub async fn upload(&self, bucket: &Bucket, key: &str, id: UploadId) -> Result<Upload, Error> {
+        self.look(bucket, |view, volume| namespace::read::upload(view, volume, key, id))
+    }
+
+    /// Parts of an upload by number, those after `after`.
+    pub async fn parts(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        id: UploadId,
+        after: u16,
+        limit: usize,
+    ) -> Result<Vec<Part>, Error> {
+        let key = key.to_owned();
+        self.scan(bucket, move |view, volume| namespace::read::parts(view, volume, &key, id, after, limit)).await
+    }
+
+    /// A setting of the bucket.
+    pub async fn config(&self, bucket: &Bucket, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.look(bucket, |view, volume| namespace::read::config(view, volume, name))
+    }
+
+    /// Sets or removes a setting of the bucket.
+    pub async fn set_config(&self, bucket: &Bucket, name: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        self.commit(bucket, Command::SetConfig { name: name.to_owned(), value }).await.map(|_| ())
+    }
+
+    /// Whether the bucket keeps old versions.
+    pub async fn versioning(&self, bucket: &Bucket) -> Result<Versioning, Error> {
+        self.look(bucket, namespace::read::versioning)
+    }
+
+    /// Takes an object's bytes; `len` if they are known.
+    pub fn writer(&self, bucket: &Bucket, len: Option<u64>) -> Writer {
+        let volume = bucket.volume;
+        Writer::new(self.core().clone(), self.0.registry.clone(), self.packs(volume), volume, len)
+    }
+
+    pub(crate) fn packs(&self, volume: VolumeId) -> mpsc::Sender<Item> {
+        let mut packs = self.0.packs.lock().unwrap_or_else(PoisonError::into_inner);
+        packs.entry(volume).or_insert_with(|| pack::worker(self.core(), &self.0.registry, volume)).clone()
+    }
+
+    /// The bytes of a version, which was read with its body.
+    pub fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream, Error> {
+        ReadStream::new(self.core().clone(), bucket.volume, version.body.clone(), version.size, range)
+    }
+}
+
+/// The command that notes what a fresh segment lacks.
+fn note(run: &Run, missing: &BTreeSet<u8>) -> Option<Command> {
+    (!missing.is_empty()).then(|| Command::NoteMissing {
+        segment: run.segment,
+        policy: run.target.policy.id,
+        group: run.target.group.group,
+        missing: missing.iter().copied().collect(),
+    })
+}
+
+/// The command and the notes about what its content lacks, as one batch.
+fn evaluate(
+    view: &dyn View,
+    volume: VolumeId,
+    command: &Command,
+    notes: &[Command],
+    now: Wall,
+) -> Result<(base::kv::Batch, Outcome), namespace::Error> {
+    let (mut batch, outcome) = namespace::apply(view, volume, command, now)?;
+    for note in notes {
+        let mut note = note.clone();
+        if let Command::NoteMissing { segment, missing, .. } = &mut note
+            && let Some(known) = missing_note(view, volume, *segment)?
+        {
+            missing.extend(known.missing);
+        }
+        let (more, _) = namespace::apply(view, volume, &note, now)?;
+        batch.puts.extend(more.puts);
+        batch.dels.extend(more.dels);
+    }
+    Ok((batch, outcome))
+}
+
+/// What keepers of segments need.
+impl Client {
+    /// Whether the segment waits for its commit: then a piece of it is no orphan though no row names
+    /// it. Ask this first and look at the rows after.
+    pub fn is_fresh(&self, segment: SegmentId) -> bool {
+        self.0.registry.is_fresh(segment)
+    }
+
+    /// A placement group's row, as this client knows it.
+    pub async fn group(&self, policy: PolicyId, group: GroupId) -> Result<Arc<GroupRow>, Error> {
+        self.core().group(policy, group).await
+    }
+
+    /// Gives back content that was never committed. Call it now and then.
+    pub async fn sweep_uncommitted(&self) -> Result<(), Error> {
+        let now = self.core().env.clock.now();
+        let mut in_use = BTreeSet::new();
+        for run in self.0.registry.overdue(now) {
+            let (volume, segment) = (run.volume, run.segment);
+            let (policy, group) = (run.target.policy.id, run.target.group.group);
+            let read = move |view: &dyn View| Ok(namespace::read::segment(view, volume, policy, group, segment)?);
+            if self.core().volumes.read(read)?.is_some() {
+                in_use.insert(segment);
+            }
+        }
+        self.0.registry.sweep(now, &in_use);
+        Ok(())
+    }
+
+    /// Rebuilds pieces of a segment onto the members of its group's row, from any k others.
+    pub async fn rebuild(
+        &self,
+        volume: VolumeId,
+        segment: SegmentId,
+        (policy, row): (PolicyId, &GroupRow),
+        missing: &[u8],
+    ) -> Result<Rebuilt, Error> {
+        let missing = missing.iter().copied().collect();
+        let (core, group) = (self.core().clone(), row.clone());
+        Job { core, volume, policy, group_id: row.group, segment, group, missing }.run().await
+    }
+
+    /// Deletes every piece of a segment wherever its group may have it; the drives that couldn't be
+    /// asked are given: their pieces are orphans when they return.
+    pub async fn delete_pieces(
+        &self,
+        segment: SegmentId,
+        policy: PolicyId,
+        group: GroupId,
+    ) -> Result<Vec<base::DriveId>, Error> {
+        let row = self.core().group(policy, group).await?;
+        let mut by_drive: BTreeMap<base::DriveId, Vec<PieceId>> = BTreeMap::new();
+        for index in 0..row.members.len() {
+            for drive in row.holders(index) {
+                by_drive.entry(drive).or_default().push(PieceId { segment, index: index as u8 });
+            }
+        }
+        let mut left = Vec::new();
+        for (drive, pieces) in by_drive {
+            match self.drives().get(drive) {
+                Some(holder) => holder.delete(pieces).await?,
+                None => left.push(drive),
+            }
+        }
+        Ok(left)
+    }
+
+    /// Reads every piece of every segment of a version and compares it with its root.
+    pub async fn verify(&self, bucket: &Bucket, version: &Version) -> Result<Vec<Finding>, Error> {
+        let mut all = Vec::new();
+        let mut stack = vec![version.body.clone()];
+        while let Some(body) = stack.pop() {
+            let (segments, pack) = match body {
+                Body::Inline(_) => continue,
+                Body::Unloaded => return Err(Error::Invalid { what: "the version was read without its body" }),
+                Body::Spans(spans) => {
+                    stack.extend(spans.into_iter().map(|span| span.body));
+                    continue;
+                }
+                Body::Packed(segment, _) => (vec![segment], true),
+                Body::Segments(segments) => (segments, false),
+            };
+            for segment in segments {
+                let source = Source::open(self.core(), bucket.volume, segment, pack).await?;
+                let faults = verify::check(&source).await;
+                all.extend(verify::findings(&source, faults));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Moves what lives in a pack to a new one; the old one becomes garbage.
+    pub async fn compact_pack(&self, volume: VolumeId, pack: SegmentId) -> Result<Compacted, Error> {
+        compact::compact(self, volume, pack).await
+    }
+}

@@ -1,0 +1,147 @@
+//! Packs of which little is still in use are emptied: what lives moves to a new pack.
+
+use std::collections::BTreeMap;
+
+use base::{SegmentId, VolumeId};
+use namespace::rows::Owner;
+use namespace::{Body, Command, Slot, Span, Version, VersionId};
+use tokio::sync::oneshot;
+
+use crate::client::Client;
+use crate::pack::Item;
+use crate::read::ReadStream;
+use crate::{Bucket, Error};
+
+/// Rows read at a time.
+const PAGE: usize = 512;
+
+/// What a compaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compacted {
+    /// Objects that moved.
+    pub moved: u32,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Slots that stay: parts of uploads under way.
+    pub left: u32,
+}
+
+/// A version that names a slot of the pack.
+struct User {
+    key: String,
+    version: VersionId,
+    body: Body,
+}
+
+/// Moves everything that lives in the pack elsewhere; the pack becomes garbage with the last of it.
+pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Compacted, Error> {
+    let mut done = Compacted::default();
+    let mut slots: BTreeMap<u32, (u64, Body)> = BTreeMap::new();
+    let mut users = Vec::new();
+    for owner in owners(client, volume, pack).await? {
+        match owner {
+            Owner::Part { .. } => done.left += 1,
+            Owner::Version { key, version } => {
+                let Some(found) = version_of(client, volume, key.clone(), version).await? else { continue };
+                in_pack(&found.body, found.size, pack, &mut |slot, size, body| {
+                    slots.insert(slot.index, (size, body.clone()));
+                });
+                users.push(User { key, version, body: found.body });
+            }
+        }
+    }
+    let moved = rewrite(client, volume, &slots).await?;
+    let bucket = Bucket::of_volume(volume);
+    for User { key, version, body } in users {
+        let to = replaced(&body, pack, &moved);
+        if to != body {
+            client.commit(&bucket, Command::Rebody { key, version, from: body, to }).await?;
+            done.moved += 1;
+        }
+    }
+    done.bytes = slots.values().map(|(size, _)| size).sum();
+    // Whoever was deleted meanwhile didn't take its new place.
+    client.discard_all(moved.values());
+    Ok(done)
+}
+
+async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Vec<Owner>, Error> {
+    let mut owners = Vec::new();
+    let mut after = None;
+    loop {
+        let read = move |view: &dyn base::kv::View| {
+            Ok(namespace::read::pack_slots(view, volume, pack, after, PAGE)?)
+        };
+        let page = client.core().volumes.scan(read).await?;
+        after = page.last().map(|slot| (slot.slot, slot.ord));
+        let full = page.len() == PAGE;
+        owners.extend(page.into_iter().map(|slot| slot.owner));
+        if !full {
+            return Ok(owners);
+        }
+    }
+}
+
+async fn version_of(
+    client: &Client,
+    volume: VolumeId,
+    key: String,
+    version: VersionId,
+) -> Result<Option<Version>, Error> {
+    let read = move |view: &dyn base::kv::View| match namespace::read::head(view, volume, &key, Some(version), true) {
+        Ok(found) => Ok(Some(found.into_version())),
+        // Deleted since its slot was listed.
+        Err(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion) => Ok(None),
+        Err(error) => Err(error.into()),
+    };
+    client.core().volumes.scan(read).await
+}
+
+/// Calls `each` for the parts of a body that lie in the pack.
+fn in_pack(body: &Body, size: u64, pack: SegmentId, each: &mut impl FnMut(&Slot, u64, &Body)) {
+    match body {
+        Body::Packed(segment, slot) if segment.id == pack => each(slot, size, body),
+        Body::Spans(spans) => spans.iter().for_each(|span| in_pack(&span.body, span.size, pack, each)),
+        _ => {}
+    }
+}
+
+/// Writes the slots' objects anew, all at once, so that they share a pack again.
+async fn rewrite(
+    client: &Client,
+    volume: VolumeId,
+    slots: &BTreeMap<u32, (u64, Body)>,
+) -> Result<BTreeMap<u32, Body>, Error> {
+    let mut answers = Vec::new();
+    let packs = client.packs(volume);
+    for (index, (size, body)) in slots {
+        let mut stream = ReadStream::new(client.core().clone(), volume, body.clone(), *size, 0..*size)?;
+        let mut parts = Vec::new();
+        while let Some(bytes) = stream.next().await {
+            parts.push(bytes?);
+        }
+        let (reply, answer) = oneshot::channel();
+        let item = Item { parts, len: *size as usize, name: String::new(), reply };
+        packs.send(item).await.map_err(|_| Error::Cut(env::Cut))?;
+        answers.push((*index, answer));
+    }
+    let mut moved = BTreeMap::new();
+    for (index, answer) in answers {
+        moved.insert(index, answer.await.map_err(|_| Error::Cut(env::Cut))??);
+    }
+    Ok(moved)
+}
+
+/// The body with its slots of the pack replaced.
+fn replaced(body: &Body, pack: SegmentId, moved: &BTreeMap<u32, Body>) -> Body {
+    match body {
+        Body::Packed(segment, slot) if segment.id == pack => {
+            moved.get(&slot.index).cloned().unwrap_or_else(|| body.clone())
+        }
+        Body::Spans(spans) => {
+            let span = |span: &Span| Span { size: span.size, body: replaced(&span.body, pack, moved) };
+            Body::Spans(spans.iter().map(span).collect())
+        }
+        other => other.clone(),
+    }
+}

@@ -1,0 +1,113 @@
+//! The cluster's policies and groups, as this client last saw them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::kv::View;
+use base::{GroupId, PolicyId};
+use codec::Versioned;
+use namespace::catalog::{self, PolicyRow};
+use placement::GroupRow;
+
+use crate::Error;
+use crate::drives::Drives;
+
+/// Rows read at a time.
+const PAGE: usize = 1024;
+/// The setting of the cluster, and of a volume, that names the policy of new segments.
+pub const POLICY_SETTING: &str = "policy";
+
+/// One policy and its groups.
+pub(crate) struct Policy {
+    pub row: PolicyRow,
+    pub groups: BTreeMap<GroupId, Arc<GroupRow>>,
+}
+
+/// Policies and groups in one consistent cut.
+#[derive(Default)]
+pub(crate) struct Map {
+    pub policies: BTreeMap<PolicyId, Policy>,
+    /// The name of the store's policy.
+    pub default: Option<String>,
+}
+
+/// Where a new segment goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub policy: PolicyRow,
+    pub group: Arc<GroupRow>,
+}
+
+impl Target {
+    pub fn k(&self) -> u8 {
+        self.policy.coding.k
+    }
+
+    pub fn m(&self) -> u8 {
+        self.policy.coding.m
+    }
+
+    pub fn n(&self) -> usize {
+        usize::from(self.k()) + usize::from(self.m())
+    }
+
+    /// Pieces that must be durable; never fewer than k.
+    pub fn ack(&self) -> usize {
+        usize::from(self.policy.ack).clamp(usize::from(self.k()), self.n())
+    }
+}
+
+impl Map {
+    pub fn load(view: &dyn View) -> Result<Self, Error> {
+        let mut policies = BTreeMap::new();
+        for row in catalog::policies(view, None, usize::from(u16::MAX))? {
+            let mut groups = BTreeMap::new();
+            let mut after = None;
+            loop {
+                let page = catalog::groups(view, row.id, after, PAGE)?;
+                after = page.last().map(|(group, _)| *group);
+                let full = page.len() == PAGE;
+                for (group, bytes) in page {
+                    groups.insert(group, Arc::new(GroupRow::decode(&bytes)?));
+                }
+                if !full {
+                    break;
+                }
+            }
+            policies.insert(row.id, Policy { row, groups });
+        }
+        let default = catalog::setting(view, POLICY_SETTING)?;
+        Ok(Self { policies, default: default.and_then(|name| String::from_utf8(name).ok()) })
+    }
+
+    pub fn group(&self, policy: PolicyId, group: GroupId) -> Option<Arc<GroupRow>> {
+        self.policies.get(&policy)?.groups.get(&group).cloned()
+    }
+
+    /// The policy of this name, or the store's, or else the first.
+    fn policy(&self, name: Option<&str>) -> Result<&Policy, Error> {
+        match name.or(self.default.as_deref()) {
+            Some(name) => self.policies.values().find(|policy| policy.row.name == name),
+            None => self.policies.values().next(),
+        }
+        .ok_or_else(|| Error::NoPolicy { name: name.or(self.default.as_deref()).unwrap_or("default").to_owned() })
+    }
+
+    /// A group for a new segment: any of those with the most drives that take pieces.
+    pub fn choose(&self, name: Option<&str>, drives: &Drives, chance: u64) -> Result<Target, Error> {
+        let policy = self.policy(name)?;
+        let live = drives.live();
+        let taking = |row: &GroupRow| row.members.iter().filter(|drive| live.binary_search(drive).is_ok()).count();
+        let most = policy.groups.values().map(|row| taking(row)).max().unwrap_or(0);
+        let best: Vec<_> = policy.groups.values().filter(|row| taking(row) == most).collect();
+        let n = usize::from(policy.row.coding.k) + usize::from(policy.row.coding.m);
+        let need = usize::from(policy.row.ack).clamp(usize::from(policy.row.coding.k), n.max(1));
+        let chosen = best.get((chance % best.len().max(1) as u64) as usize);
+        match chosen {
+            Some(group) if most >= need && group.members.len() == n => {
+                Ok(Target { policy: policy.row.clone(), group: (*group).clone() })
+            }
+            _ => Err(Error::TooFewPieces { what: "write", have: most, need }),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Packs: small objects that arrive together share a segment.
+//!
+//! One worker per volume. A pack holds what came while the one before was being written: no timer,
+//! so a lone object doesn't wait, and a flood shares its drives' syncs. Each object is sealed with
+//! its own key, in cells of 64 KiB, so that a grant opens one object and not its neighbours.
+
+use std::sync::{Arc, Weak};
+
+use base::limits::{CELL_BYTES, SEAL_BYTES};
+use base::{SegmentId, VolumeId};
+use bytes::Bytes;
+use codec::Versioned;
+use crypt::SegmentKey;
+use erasure::Code;
+use namespace::{Body, SegmentRef, Slot};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Error;
+use crate::batch::{Roots, pieces};
+use crate::core::Core;
+use crate::header::{Fragment, PackSlot, PieceHeader, SLOTS_MAX};
+use crate::layout::{CellAt, Layout};
+use crate::map::Target;
+use crate::registry::Registry;
+use crate::run::Run;
+
+/// Sealed bytes of a pack at the most: written in a fraction of a second, compacted in memory.
+pub(crate) const PACK_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Objects that wait for the next pack.
+const WAITING_MAX: usize = 256;
+
+/// An object for a pack.
+pub(crate) struct Item {
+    pub parts: Vec<Bytes>,
+    pub len: usize,
+    pub name: String,
+    pub reply: oneshot::Sender<Result<Body, Error>>,
+}
+
+/// Bytes that an object takes in a pack.
+pub(crate) fn sealed_len(len: usize) -> usize {
+    len + len.div_ceil(CELL_BYTES) * SEAL_BYTES
+}
+
+/// Starts a volume's worker; it ends when all senders are gone.
+pub(crate) fn worker(core: &Arc<Core>, registry: &Arc<Registry>, volume: VolumeId) -> mpsc::Sender<Item> {
+    let (send, mut items) = mpsc::channel::<Item>(WAITING_MAX);
+    let (core, registry) = (core.clone(), Arc::downgrade(registry));
+    core.env.clone().spawn("pack", async move {
+        let mut left = None;
+        loop {
+            let first = match left.take() {
+                Some(item) => item,
+                None => match items.recv().await {
+                    Some(item) => item,
+                    None => return,
+                },
+            };
+            let mut bytes = sealed_len(first.len);
+            let mut group = vec![first];
+            while group.len() < SLOTS_MAX
+                && let Ok(item) = items.try_recv()
+            {
+                bytes += sealed_len(item.len);
+                if bytes > PACK_BYTES_MAX {
+                    left = Some(item);
+                    break;
+                }
+                group.push(item);
+            }
+            write(&core, &registry, volume, group).await;
+        }
+    });
+    send
+}
+
+/// Writes one pack and answers everybody in it.
+async fn write(core: &Arc<Core>, registry: &Weak<Registry>, volume: VolumeId, group: Vec<Item>) {
+    // Who gave up in the meantime takes no room.
+    let (replies, objects): (Vec<_>, Vec<_>) = group
+        .into_iter()
+        .filter(|item| !item.reply.is_closed())
+        .map(|item| (item.reply, Object { parts: item.parts, len: item.len, name: item.name }))
+        .unzip();
+    if objects.is_empty() {
+        return;
+    }
+    match store(core, volume, objects).await {
+        Ok((run, bodies)) => {
+            let Some(registry) = registry.upgrade() else { return run.abort() };
+            registry.add(run.clone(), bodies.len() as u32, core.env.clock.now());
+            for (reply, body) in replies.into_iter().zip(bodies) {
+                if reply.send(Ok(body)).is_err() {
+                    registry.settle([run.segment], false);
+                }
+            }
+        }
+        Err(error) => replies.into_iter().for_each(|reply| {
+            let _ = reply.send(Err(error.clone()));
+        }),
+    }
+}
+
+struct Object {
+    parts: Vec<Bytes>,
+    len: usize,
+    name: String,
+}
+
+async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Result<(Arc<Run>, Vec<Body>), Error> {
+    let target = core.target(volume).await?;
+    let segment = core.new_segment();
+    let run = Run::new(core.clone(), volume, segment, target.clone());
+    run.check()?;
+    let this = core.clone();
+    let built = core.env.blocking(move || build(&this, volume, segment, &target, objects));
+    let Built { header, pieces, slots } = built.await??;
+    let layout = header.layout();
+    for (index, cells) in pieces.into_iter().enumerate() {
+        let Some(holder) = run.holder(index) else {
+            run.lose(index);
+            continue;
+        };
+        let (id, header) = (run.piece(index), Bytes::from(header.at(index as u8).encode()));
+        run.settling(index);
+        run.bring(index, async move { holder.put(id, header, vec![cells], layout.stored_bytes_max()).await });
+    }
+    let guard = AbortOnDrop(Some(run.clone()));
+    run.settle().await?;
+    guard.disarm();
+    let reference = SegmentRef {
+        id: segment,
+        policy: header.policy,
+        group: header.group,
+        k: header.k,
+        m: header.m,
+        len: header.len,
+        root: header.root(),
+        wrapped_key: [0; 48],
+    };
+    let body = |(index, slot): (usize, PackSlot)| {
+        let reference = SegmentRef { wrapped_key: slot.wrapped_key, ..reference.clone() };
+        Body::Packed(reference, Slot { index: index as u32, offset: slot.offset, len: slot.len })
+    };
+    Ok((run, slots.into_iter().enumerate().map(body).collect()))
+}
+
+/// Gives a run back unless it came to a good end.
+pub(crate) struct AbortOnDrop(pub Option<Arc<Run>>);
+
+impl AbortOnDrop {
+    pub fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(run) = &self.0 {
+            run.abort();
+        }
+    }
+}
+
+struct Built {
+    header: PieceHeader,
+    pieces: Vec<Bytes>,
+    slots: Vec<PackSlot>,
+}
+
+/// Seals every object, lays the pack out, codes and hashes it.
+fn build(
+    core: &Core,
+    volume: VolumeId,
+    segment: SegmentId,
+    target: &Target,
+    objects: Vec<Object>,
+) -> Result<Built, Error> {
+    let volume_key = core.volume_key(volume);
+    let total: usize = objects.iter().map(|object| sealed_len(object.len)).sum();
+    let mut bytes = Vec::with_capacity(total);
+    let mut slots = Vec::with_capacity(objects.len());
+    for (index, object) in objects.into_iter().enumerate() {
+        let key = SegmentKey::new(core.env.random());
+        let offset = bytes.len();
+        seal(&key, volume, segment, &object.parts, &mut bytes);
+        slots.push(PackSlot {
+            offset: offset as u32,
+            len: (bytes.len() - offset) as u32,
+            wrapped_key: volume_key.wrap(&key, segment, 1 + index as u32),
+            name: object.name,
+        });
+    }
+    let code = Code::new(target.k().into(), target.m().into())?;
+    let mut roots = Roots::new(&code);
+    let layout = Layout::pack(target.k(), bytes.len() as u64);
+    let len = layout.len();
+    let pieces = pieces(divide(bytes, &layout), &code, &mut roots)?;
+    let fragment = Fragment::Pack(slots.clone()).seal(&volume_key, segment, core.env.random());
+    let header = PieceHeader {
+        volume,
+        segment,
+        index: 0,
+        k: target.k(),
+        m: target.m(),
+        pack: true,
+        len,
+        written: core.env.clock.wall(),
+        policy: target.policy.id,
+        group: target.group.group,
+        wrapped_key: [0; 48],
+        roots: roots.finish(),
+        fragment,
+    };
+    Ok(Built { header, pieces, slots })
+}
+
+/// Appends the object in sealed cells.
+fn seal(key: &SegmentKey, volume: VolumeId, segment: SegmentId, parts: &[Bytes], to: &mut Vec<u8>) {
+    let mut cell = 0;
+    let mut start = to.len();
+    let mut close = |to: &mut Vec<u8>, start: &mut usize| {
+        let tag = key.seal_cell(volume, segment, cell, &mut to[*start..]);
+        to.extend_from_slice(&tag);
+        *start = to.len();
+        cell += 1;
+    };
+    for part in parts {
+        let mut rest = &part[..];
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(CELL_BYTES - (to.len() - start)));
+            to.extend_from_slice(now);
+            rest = later;
+            if to.len() - start == CELL_BYTES {
+                close(to, &mut start);
+            }
+        }
+    }
+    if to.len() > start {
+        close(to, &mut start);
+    }
+}
+
+/// The data pieces' bytes.
+fn divide(bytes: Vec<u8>, layout: &Layout) -> Vec<Vec<u8>> {
+    if layout.k() == 1 {
+        return vec![bytes];
+    }
+    (0..layout.k())
+        .map(|piece| {
+            let mut cells = Vec::with_capacity(layout.piece_bytes() as usize);
+            for stripe in 0..layout.stripes() {
+                let held = layout.bytes_of(CellAt { stripe, piece });
+                cells.extend_from_slice(&bytes[held.start as usize..held.end as usize]);
+                cells.resize(layout.piece_range(0..stripe + 1).end as usize, 0);
+            }
+            cells
+        })
+        .collect()
+}

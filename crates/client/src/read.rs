@@ -1,0 +1,329 @@
+//! An object's bytes on their way out.
+//!
+//! The range is cut into units of a few stripes; some are fetched ahead while the caller takes the
+//! one before. Every cell is opened with its key before a byte of it is given: bytes that a drive
+//! made up don't open, and are decoded from other pieces.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use base::limits::{CELL_BYTES, SEAL_BYTES};
+use base::{SegmentId, VolumeId};
+use bytes::Bytes;
+use crypt::SegmentKey;
+use env::BoxFuture;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+use namespace::{Body, SegmentRef, Slot};
+
+use crate::Error;
+use crate::core::Core;
+use crate::gather::{Cells, Source, gather};
+use crate::layout::CellAt;
+use crate::verify::find_bad;
+
+/// Units that are fetched at a time, the one that the caller waits for among them.
+const AHEAD: usize = 2;
+/// Plaintext bytes of a unit, about; a drive is asked for at most half a unit or 1 MiB at a time.
+const UNIT_BYTES: usize = 2 * 1024 * 1024;
+/// Opening up to this many bytes isn't worth a hop to another thread.
+const OPEN_HERE_BYTES_MAX: u64 = 2 * CELL_BYTES as u64;
+
+type Unit = BoxFuture<'static, Result<Vec<Bytes>, Error>>;
+
+/// An object's bytes on their way out. Dropping it stops the reading.
+pub struct ReadStream {
+    waiting: VecDeque<Todo>,
+    flying: FuturesOrdered<Unit>,
+    ready: VecDeque<Bytes>,
+    core: Arc<Core>,
+    volume: VolumeId,
+    failed: bool,
+}
+
+/// What is still to be fetched, in order.
+enum Todo {
+    Inline(Bytes),
+    Packed(SegmentRef, Slot, Range<u64>),
+    Segment(SegmentRef, Range<u64>),
+    Unit(Arc<Open>, Range<u64>),
+}
+
+impl ReadStream {
+    pub(crate) fn new(core: Arc<Core>, volume: VolumeId, body: Body, size: u64, range: Range<u64>) -> Result<Self, Error> {
+        if range.start > range.end || range.end > size {
+            return Err(Error::Invalid { what: "the range does not lie within the object" });
+        }
+        let mut waiting = VecDeque::new();
+        plan(body, size, range, &mut waiting)?;
+        let (flying, ready) = (FuturesOrdered::new(), VecDeque::new());
+        Ok(Self { waiting, flying, ready, core, volume, failed: false })
+    }
+
+    /// The next bytes; `None` at the end. After an error nothing follows.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Error>> {
+        loop {
+            if let Some(bytes) = self.ready.pop_front() {
+                return Some(Ok(bytes));
+            }
+            if self.failed {
+                return None;
+            }
+            match self.step().await {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.failed = true;
+                    self.flying.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Keeps units under way and waits for the first of them; false at the end.
+    async fn step(&mut self) -> Result<bool, Error> {
+        while self.flying.len() < AHEAD {
+            let Some(todo) = self.waiting.pop_front() else { break };
+            match todo {
+                Todo::Inline(bytes) => self.flying.push_back(Box::pin(async move { Ok(vec![bytes]) })),
+                Todo::Packed(segment, slot, range) => {
+                    self.flying.push_back(Box::pin(packed(self.core.clone(), self.volume, segment, slot, range)));
+                }
+                Todo::Unit(open, range) => self.flying.push_back(Box::pin(fetch(open, range))),
+                Todo::Segment(segment, range) => {
+                    let open = Open::new(&self.core, self.volume, segment).await?;
+                    let k = open.source.layout.k();
+                    let bytes = if k == 1 { UNIT_BYTES / 2 } else { UNIT_BYTES };
+                    let units = open.source.layout.units(range, (bytes / (k * CELL_BYTES)).max(1) as u64);
+                    for unit in units.into_iter().rev() {
+                        self.waiting.push_front(Todo::Unit(open.clone(), unit));
+                    }
+                }
+            }
+        }
+        match self.flying.next().await {
+            Some(bytes) => {
+                self.ready.extend(bytes?.into_iter().filter(|bytes| !bytes.is_empty()));
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+}
+
+/// Lists what holds the bytes of `range` of a body of `size` bytes.
+fn plan(body: Body, size: u64, range: Range<u64>, to: &mut VecDeque<Todo>) -> Result<(), Error> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let short = Error::Namespace(namespace::Error::Broken { what: "a body is shorter than its size" });
+    match body {
+        Body::Inline(bytes) => {
+            let bytes = Bytes::from(bytes);
+            if bytes.len() as u64 != size {
+                return Err(short);
+            }
+            to.push_back(Todo::Inline(bytes.slice(range.start as usize..range.end as usize)));
+        }
+        Body::Packed(segment, slot) => to.push_back(Todo::Packed(segment, slot, range)),
+        Body::Segments(segments) => {
+            let each = segments.into_iter().map(|segment| (segment.len, segment));
+            let end = parts(each, &range, |segment, part| {
+                to.push_back(Todo::Segment(segment, part));
+                Ok(())
+            })?;
+            if end < range.end {
+                return Err(short);
+            }
+        }
+        Body::Spans(spans) => {
+            let each = spans.into_iter().map(|span| (span.size, span));
+            let end = parts(each, &range, |span, part| plan(span.body, span.size, part, to))?;
+            if end < range.end {
+                return Err(short);
+            }
+        }
+        Body::Unloaded => return Err(Error::Invalid { what: "the version was read without its body" }),
+    }
+    Ok(())
+}
+
+/// Calls `each` with those things, one after the other of some size, that meet the range, and with
+/// the part of each that does. Gives the size of all.
+fn parts<T>(
+    things: impl Iterator<Item = (u64, T)>,
+    range: &Range<u64>,
+    mut each: impl FnMut(T, Range<u64>) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut at = 0;
+    for (size, thing) in things {
+        let (start, end) = (range.start.max(at), range.end.min(at + size));
+        if start < end {
+            each(thing, start - at..end - at)?;
+        }
+        at += size;
+    }
+    Ok(at)
+}
+
+/// A segment with its key.
+pub(crate) struct Open {
+    pub source: Arc<Source>,
+    key: SegmentKey,
+}
+
+impl Open {
+    pub async fn new(core: &Arc<Core>, volume: VolumeId, segment: SegmentRef) -> Result<Arc<Self>, Error> {
+        let key = core.volume_key(volume).unwrap(&segment.wrapped_key, segment.id, 0)?;
+        Ok(Arc::new(Self { source: Source::open(core, volume, segment, false).await?, key }))
+    }
+}
+
+/// The bytes of a range of a segment.
+pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+    let source = open.source.clone();
+    let wanted = source.layout.wanted(&range);
+    loop {
+        let cells = gather(&source, &wanted).await?;
+        let (this, part) = (open.clone(), range.clone());
+        let opened = if range.end - range.start <= OPEN_HERE_BYTES_MAX {
+            this.open_cells(cells, part)
+        } else {
+            source.core.env.blocking(move || this.open_cells(cells, part)).await?
+        };
+        match opened {
+            Ok(bytes) => return Ok(bytes),
+            Err(Wrong { piece, decoded: false }) => source.mark_bad(piece),
+            // Decoded from bytes of which some are wrong: the pieces' roots say which.
+            Err(Wrong { decoded: true, .. }) => {
+                if find_bad(&source).await? == 0 {
+                    return Err(Error::Damaged { what: "a cell" });
+                }
+            }
+        }
+    }
+}
+
+/// A cell that doesn't open.
+struct Wrong {
+    piece: usize,
+    decoded: bool,
+}
+
+impl Open {
+    /// Opens all cells and gives the bytes of the range, in order.
+    fn open_cells(&self, cells: Vec<Cells>, range: Range<u64>) -> Result<Vec<Bytes>, Wrong> {
+        let layout = &self.source.layout;
+        let mut opened = Vec::new();
+        for Cells { piece, stripes, bytes, decoded } in cells {
+            // The caller's own copy, if nobody else holds the bytes; else one is made here.
+            let mut bytes = bytes.try_into_mut().unwrap_or_else(|shared| shared[..].into());
+            let base = layout.piece_range(stripes.clone()).start;
+            let mut plain = Vec::new();
+            for stripe in stripes {
+                let stored = layout.piece_range(stripe..stripe + 1);
+                let (start, end) = ((stored.start - base) as usize, (stored.end - base) as usize);
+                let at = CellAt { stripe, piece };
+                let (volume, segment) = (self.source.volume, self.source.segment.id);
+                let cell = &mut bytes[start..end];
+                if self.key.open_cell(volume, segment, layout.cell_index(at), cell).is_err() {
+                    return Err(Wrong { piece, decoded });
+                }
+                let held = layout.bytes_of(at);
+                let (from, to) = (held.start.max(range.start), held.end.min(range.end));
+                if from < to {
+                    let from_cell = start + (from - held.start) as usize;
+                    plain.push((from, from_cell..from_cell + (to - from) as usize));
+                }
+            }
+            let bytes = bytes.freeze();
+            opened.extend(plain.into_iter().map(|(from, place)| (from, bytes.slice(place))));
+        }
+        opened.sort_unstable_by_key(|(from, _)| *from);
+        Ok(opened.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+}
+
+/// The bytes of a range of an object in a pack.
+async fn packed(
+    core: Arc<Core>,
+    volume: VolumeId,
+    segment: SegmentRef,
+    slot: Slot,
+    range: Range<u64>,
+) -> Result<Vec<Bytes>, Error> {
+    let id = segment.id;
+    let key = Arc::new(core.volume_key(volume).unwrap(&segment.wrapped_key, id, 1 + slot.index)?);
+    let source = Source::open(&core, volume, segment, true).await?;
+    let (cell, stored) = (CELL_BYTES as u64, (CELL_BYTES + SEAL_BYTES) as u64);
+    // Cells of the object, within its slot.
+    let first = range.start / cell;
+    let sealed = first * stored..(range.end.div_ceil(cell) * stored).min(slot.len.into());
+    let place = u64::from(slot.offset) + sealed.start..u64::from(slot.offset) + sealed.end;
+    if place.is_empty() || place.end > source.layout.len() {
+        return Err(Error::Namespace(namespace::Error::Broken { what: "a slot does not lie within its pack" }));
+    }
+    let wanted = source.layout.wanted(&place);
+    let inside = (range.start - first * cell) as usize..(range.end - first * cell) as usize;
+    loop {
+        let cells = gather(&source, &wanted).await?;
+        let bytes = join(&source, &cells, &place);
+        let opened = if place.end - place.start <= OPEN_HERE_BYTES_MAX {
+            open_slot(&key, volume, id, first, bytes, &inside)
+        } else {
+            let (key, inside) = (key.clone(), inside.clone());
+            core.env.blocking(move || open_slot(&key, volume, id, first, bytes, &inside)).await?
+        };
+        match opened {
+            Some(bytes) => return Ok(vec![bytes]),
+            // The tags cover objects, not pieces: the pieces' roots say which is wrong.
+            None if find_bad(&source).await? == 0 => return Err(Error::Damaged { what: "an object in a pack" }),
+            None => {}
+        }
+    }
+}
+
+/// Bytes of a pack from its cells.
+fn join(source: &Source, cells: &[Cells], place: &Range<u64>) -> Vec<u8> {
+    let layout = &source.layout;
+    let mut parts = Vec::new();
+    for cells in cells {
+        let base = layout.piece_range(cells.stripes.clone()).start;
+        for stripe in cells.stripes.clone() {
+            let held = layout.bytes_of(CellAt { stripe, piece: cells.piece });
+            let (from, to) = (held.start.max(place.start), held.end.min(place.end));
+            if from < to {
+                let start = (layout.piece_range(stripe..stripe + 1).start - base + (from - held.start)) as usize;
+                parts.push((from, &cells.bytes[start..start + (to - from) as usize]));
+            }
+        }
+    }
+    parts.sort_unstable_by_key(|(from, _)| *from);
+    let mut bytes = Vec::with_capacity((place.end - place.start) as usize);
+    parts.into_iter().for_each(|(_, part)| bytes.extend_from_slice(part));
+    bytes
+}
+
+/// Opens an object's cells, from its cell `first` on, and gives the bytes `inside`.
+fn open_slot(
+    key: &SegmentKey,
+    volume: VolumeId,
+    segment: SegmentId,
+    first: u64,
+    mut bytes: Vec<u8>,
+    inside: &Range<usize>,
+) -> Option<Bytes> {
+    let stored = CELL_BYTES + SEAL_BYTES;
+    let mut plain = 0;
+    for at in 0..bytes.len().div_ceil(stored) {
+        let (start, end) = (at * stored, ((at + 1) * stored).min(bytes.len()));
+        let len = key.open_cell(volume, segment, first + at as u64, &mut bytes[start..end]).ok()?.len();
+        bytes.copy_within(start..start + len, plain);
+        plain += len;
+    }
+    bytes.truncate(plain);
+    let bytes = Bytes::from(bytes);
+    (inside.end <= plain).then(|| bytes.slice(inside.clone()))
+}

@@ -1,0 +1,203 @@
+//! Taking an object's bytes: inline, into a pack, or into segments of its own, as its size says.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base::VolumeId;
+use base::limits::{INLINE_BYTES_MAX, PACK_OBJECT_BYTES_MAX, SEGMENT_BYTES_MAX};
+use bytes::Bytes;
+use namespace::{Body, SegmentRef};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::Error;
+use crate::core::Core;
+use crate::pack::Item;
+use crate::registry::Registry;
+use crate::run::Run;
+use crate::segment::{BATCHES_MAX, Belongs, Ended, SegmentWriter};
+
+/// Segments of one writer that wait to be durable while the next one streams.
+const ENDED_MAX: usize = 2;
+
+/// Bytes that were written: durable, to be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// How many.
+    pub size: u64,
+    /// Where.
+    pub body: Body,
+}
+
+/// Takes the bytes of one object. Dropping it gives everything back.
+pub struct Writer {
+    core: Arc<Core>,
+    registry: Arc<Registry>,
+    packs: mpsc::Sender<Item>,
+    volume: VolumeId,
+    len: Option<u64>,
+    name: String,
+    size: u64,
+    small: Vec<Bytes>,
+    large: Option<Large>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        registry: Arc<Registry>,
+        packs: mpsc::Sender<Item>,
+        volume: VolumeId,
+        len: Option<u64>,
+    ) -> Self {
+        Self { core, registry, packs, volume, len, name: String::new(), size: 0, small: Vec::new(), large: None }
+    }
+
+    /// The key that the bytes are written for: kept, sealed, beside them, so that they can be named
+    /// when all metadata is lost.
+    pub fn named(mut self, key: &str) -> Self {
+        key.clone_into(&mut self.name);
+        self
+    }
+
+    /// Takes the next bytes; waits while too many are under way.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.size += bytes.len() as u64;
+        let big = self.size.max(self.len.unwrap_or(0)) > PACK_OBJECT_BYTES_MAX as u64;
+        if self.large.is_none() && !big {
+            self.small.push(bytes);
+            return Ok(());
+        }
+        let large = match &mut self.large {
+            Some(large) => large,
+            None => self.large.insert(Large::new(self.core.clone(), self.volume, self.len, self.name.clone())),
+        };
+        for part in std::mem::take(&mut self.small) {
+            large.write(part).await?;
+        }
+        large.write(bytes).await
+    }
+
+    /// Everything is durable on enough drives.
+    pub async fn finish(mut self) -> Result<Content, Error> {
+        let size = self.size;
+        let body = match self.large.take() {
+            Some(large) => Body::Segments(large.finish(&self.registry).await?),
+            None if size <= INLINE_BYTES_MAX as u64 => Body::Inline(self.small.concat()),
+            None => self.pack().await?,
+        };
+        Ok(Content { size, body })
+    }
+
+    async fn pack(self) -> Result<Body, Error> {
+        let (reply, answer) = oneshot::channel();
+        let item = Item { parts: self.small, len: self.size as usize, name: self.name, reply };
+        self.packs.send(item).await.map_err(|_| Error::Cut(env::Cut))?;
+        answer.await.map_err(|_| Error::Cut(env::Cut))?
+    }
+}
+
+/// An object of segments.
+struct Large {
+    core: Arc<Core>,
+    volume: VolumeId,
+    len: Option<u64>,
+    name: String,
+    write: [u8; 16],
+    permits: Arc<Semaphore>,
+    /// Bytes taken.
+    size: u64,
+    now: Option<SegmentWriter>,
+    ended: VecDeque<Ended>,
+    done: Vec<(Arc<Run>, SegmentRef)>,
+}
+
+impl Large {
+    fn new(core: Arc<Core>, volume: VolumeId, len: Option<u64>, name: String) -> Self {
+        let write = core.env.random();
+        let permits = Arc::new(Semaphore::new(BATCHES_MAX));
+        Self { core, volume, len, name, write, permits, size: 0, now: None, ended: VecDeque::new(), done: Vec::new() }
+    }
+
+    async fn write(&mut self, mut bytes: Bytes) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            if self.now.is_none() {
+                self.now = Some(self.begin().await?);
+            }
+            let Some(now) = &mut self.now else { break };
+            let before = now.room();
+            now.write(&mut bytes).await?;
+            self.size += before - now.room();
+            if now.room() == 0 {
+                self.end().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<SegmentWriter, Error> {
+        let target = self.core.target(self.volume).await?;
+        // A length that was told wrong must not stop the bytes: the caller judges them.
+        let rest = self.len.map(|len| len.saturating_sub(self.size)).filter(|rest| *rest > 0);
+        let belongs = Belongs { write: self.write, name: self.name.clone(), offset: self.size };
+        let len_max = rest.unwrap_or(SEGMENT_BYTES_MAX);
+        let segment =
+            SegmentWriter::begin(self.core.clone(), self.volume, target, len_max, self.permits.clone(), belongs)?;
+        Ok(segment.after(self.ended.back()))
+    }
+
+    async fn end(&mut self) -> Result<(), Error> {
+        if let Some(now) = self.now.take() {
+            let run = now.run.clone();
+            match now.end().await {
+                Ok(ended) => self.ended.push_back(ended),
+                Err(error) => {
+                    run.abort();
+                    return Err(error);
+                }
+            }
+        }
+        while self.ended.len() >= ENDED_MAX {
+            self.settle().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the oldest segment.
+    async fn settle(&mut self) -> Result<(), Error> {
+        if let Some(ended) = self.ended.front_mut() {
+            let segment = ended.settle().await?;
+            if let Some(ended) = self.ended.pop_front() {
+                self.done.push((ended.run, segment));
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self, registry: &Registry) -> Result<Vec<SegmentRef>, Error> {
+        self.end().await?;
+        while !self.ended.is_empty() {
+            self.settle().await?;
+        }
+        let now = self.core.env.clock.now();
+        let done = std::mem::take(&mut self.done);
+        Ok(done
+            .into_iter()
+            .map(|(run, segment)| {
+                registry.add(run, 1, now);
+                segment
+            })
+            .collect())
+    }
+}
+
+impl Drop for Large {
+    fn drop(&mut self) {
+        let now = self.now.iter().map(|now| &now.run);
+        let ended = self.ended.iter().map(|ended| &ended.run);
+        let done = self.done.iter().map(|(run, _)| run);
+        now.chain(ended).chain(done).for_each(Run::abort);
+    }
+}

@@ -1,0 +1,163 @@
+//! Bringing the maps up to date, without stalling commits.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::Error;
+use crate::embedded::map::Applied;
+use crate::embedded::side::TRUST_MS;
+use crate::embedded::{Embedded, Layers, Shared, Writer};
+use crate::layer::Layer;
+use crate::record::{RecordKind, append};
+use crate::store::Position;
+
+/// How many times [`crate::Options::layer_bytes`] the rows in memory may take before commits wait
+/// for the checkpoint.
+const LAYER_STALL: usize = 8;
+
+impl Embedded {
+    /// Makes a last checkpoint and refuses everything from then on.
+    ///
+    /// # Errors
+    /// If no mirror could be written; all that was acknowledged is in the log even so.
+    pub async fn close(&self) -> Result<(), Error> {
+        let result = self.shared.checkpoint().await;
+        let mut writer = self.shared.writer.lock().await;
+        if !writer.closed && writer.broken.is_none() && writer.current.is_some() {
+            self.shared.mark_closed(&mut writer).await?;
+        }
+        writer.closed = true;
+        writer.broken.get_or_insert(Error::Fenced { asked: self.shared.epoch, current: self.shared.epoch });
+        result.map(|_| ())
+    }
+}
+
+impl Shared {
+    /// A record that says: all before it is acknowledged. Without it the last group, if damaged,
+    /// would look like a torn write.
+    async fn mark_closed(&self, writer: &mut Writer) -> Result<(), Error> {
+        let Some((_, sealer)) = writer.current.clone() else { return Ok(()) };
+        let mut bytes = Vec::new();
+        append(&mut bytes, writer.end, &sealer, (RecordKind::Closed, writer.head, writer.end), |_| {});
+        self.append(writer, bytes).await?;
+        self.note_end(writer.file, writer.end);
+        Ok(())
+    }
+
+    /// Waits until the rows in memory are few enough.
+    pub(super) async fn wait_for_room_in_memory(&self) {
+        loop {
+            let made = self.made.notified();
+            let layers = self.layers().1;
+            let full = layers.active.bytes() >= LAYER_STALL * self.options.layer_bytes;
+            if !full || layers.frozen.is_none() {
+                return;
+            }
+            made.await;
+        }
+    }
+
+    /// Writes all rows that changed since the last checkpoint into every mirror's map.
+    pub(super) async fn checkpoint(&self) -> Result<Position, Error> {
+        let _upkeep = self.upkeep.lock().await;
+        let result = self.checkpoint_alone().await;
+        self.made.notify_waiters();
+        result
+    }
+
+    /// As [`Shared::checkpoint`], for who holds `upkeep`.
+    pub(super) async fn checkpoint_alone(&self) -> Result<Position, Error> {
+        let Some((layer, applied)) = self.freeze().await? else {
+            return Ok(Position { seq: self.layers().1.maps.first().map_or_else(Default::default, |map| map.applied.seq) });
+        };
+        let sides = self.sides();
+        let failed = self.on_all(&sides, move |side| side.map()?.apply(&layer, applied)).await;
+        let mut views = Vec::new();
+        let mut bad = failed;
+        for side in sides.iter() {
+            if bad.iter().any(|(drive, _)| *drive == side.drive) {
+                continue;
+            }
+            match side.map().and_then(|map| map.view()) {
+                Ok(view) => views.push(Arc::new(view)),
+                Err(error) => bad.push((side.drive, error)),
+            }
+        }
+        if !bad.is_empty() {
+            let mut writer = self.writer.lock().await;
+            if let Err(error) = self.drop_sides(bad).await {
+                writer.broken.get_or_insert(Error::Broken { why: error.to_string() });
+                return Err(error);
+            }
+        }
+        self.see(|seen| {
+            let active = Arc::clone(&seen.layers.active);
+            seen.layers = Arc::new(Layers { active, frozen: None, maps: views });
+        });
+        Ok(Position { seq: applied.seq })
+    }
+
+    /// Begins a new layer; gives the old one and the place in the log where it ends.
+    async fn freeze(&self) -> Result<Option<(Arc<Layer>, Applied)>, Error> {
+        let mut writer = self.writer.lock().await;
+        let layers = self.layers().1;
+        if layers.frozen.is_some() {
+            // The last checkpoint failed everywhere.
+            return Err(writer.broken.clone().unwrap_or_else(|| Error::bug("a frozen layer without a checkpoint")));
+        }
+        let applied = Applied { seq: writer.head, file: writer.file, offset: writer.end };
+        if layers.active.is_empty() && layers.maps.iter().all(|map| map.applied == applied) {
+            return Ok(None);
+        }
+        writer.since = 0;
+        let old = Arc::clone(&layers.active);
+        self.see(|seen| {
+            let frozen = Some(Arc::clone(&old));
+            seen.layers = Arc::new(Layers { active: Arc::default(), frozen, maps: layers.maps.clone() });
+        });
+        Ok(Some((old, applied)))
+    }
+
+    /// Leaves out mirrors whose files are gone.
+    async fn look(&self) {
+        let mut writer = self.writer.lock().await;
+        if writer.broken.is_some() {
+            return;
+        }
+        let (file, now) = (writer.current.as_ref().map(|(file, _)| *file), self.env.clock.now());
+        let failed = self.on_all(&self.sides(), move |side| side.look(file, now)).await;
+        if let Err(error) = self.drop_sides(failed).await {
+            tracing::error!(shard = self.shard, %error, "failed to find any mirror of the metadata");
+            writer.broken = Some(Error::Broken { why: error.to_string() });
+        }
+    }
+}
+
+/// Makes checkpoints when they are due.
+pub(super) async fn checkpoints(shared: Weak<Shared>) {
+    while let Some(shared) = shared.upgrade() {
+        shared.due.notified().await;
+        if shared.gone.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(error) = shared.checkpoint().await {
+            tracing::error!(shard = shared.shard, %error, "failed to make a checkpoint of the metadata");
+            return;
+        }
+    }
+}
+
+/// Looks after the mirrors, also when nobody writes.
+pub(super) async fn watch(shared: Weak<Shared>) {
+    loop {
+        let Some(shared) = shared.upgrade() else { return };
+        if shared.gone.load(Ordering::Relaxed) {
+            return;
+        }
+        let sleep = shared.env.clock.sleep(Duration::from_millis(TRUST_MS));
+        shared.look().await;
+        drop(shared);
+        sleep.await;
+    }
+}

@@ -1,0 +1,223 @@
+//! Appending a group to every mirror, and going on without one that fails.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::kv::Batch;
+use base::{DriveId, Seq};
+use tokio::sync::oneshot;
+
+use crate::Error;
+use crate::embedded::apply::batch_cells;
+use crate::embedded::side::Side;
+use crate::embedded::{LogInfo, MemberSet, Shared, Writer, members};
+use crate::layer::CellRow;
+use crate::record::{FILE_HEAD, FileHead, RecordKind, append, write_batch};
+
+/// For how long an answer about free room is good, and for how many bytes written since.
+const ROOM_TTL: Duration = Duration::from_secs(1);
+/// Groups from this size on are sealed off the reactor.
+const INLINE_SEAL_BYTES: usize = 128 * 1024;
+
+/// A batch on its way into the rows.
+struct Pending {
+    range_dels: Vec<std::ops::Range<Vec<u8>>>,
+    cells: Vec<CellRow>,
+}
+
+impl Shared {
+    /// Runs `work` for every mirror side by side, off the reactor; gives the mirrors that failed.
+    pub(super) async fn on_all(
+        &self,
+        sides: &[Arc<Side>],
+        work: impl Fn(&Side) -> Result<(), Error> + Send + Sync + 'static,
+    ) -> Vec<(DriveId, Error)> {
+        let work = Arc::new(work);
+        let mut waits = Vec::with_capacity(sides.len());
+        for side in sides {
+            let (send, receive) = oneshot::channel();
+            let (task_side, work) = (Arc::clone(side), Arc::clone(&work));
+            self.env.spawn.blocking(Box::new(move || {
+                // Who waits may have been cancelled; the work is done all the same.
+                let _ = send.send(work(&task_side));
+            }));
+            waits.push((side.drive, receive));
+        }
+        let mut failed = Vec::new();
+        for (drive, wait) in waits {
+            if let Err(error) = wait.await.unwrap_or_else(|_| Err(env::Cut.into())) {
+                failed.push((drive, error));
+            }
+        }
+        failed
+    }
+
+    /// Goes on without the mirrors that failed: see invariant 2. Fails if none is left.
+    pub(super) async fn drop_sides(&self, mut failed: Vec<(DriveId, Error)>) -> Result<(), Error> {
+        while !failed.is_empty() {
+            for (drive, error) in &failed {
+                tracing::warn!(shard = self.shard, %drive, %error, "failed to write the metadata's mirror: going on without it");
+            }
+            let sides = self.sides();
+            let left: Vec<_> =
+                sides.iter().filter(|side| failed.iter().all(|(drive, _)| *drive != side.drive)).cloned().collect();
+            if left.is_empty() {
+                let (_, error) = failed.swap_remove(0);
+                return Err(error);
+            }
+            failed = self.set_members(left).await;
+        }
+        Ok(())
+    }
+
+    /// Makes `sides` the member set, durably on all of them; gives those that failed.
+    pub(super) async fn set_members(&self, sides: Vec<Arc<Side>>) -> Vec<(DriveId, Error)> {
+        let old = self.members.borrow().clone();
+        let mut drives: Vec<DriveId> = sides.iter().map(|side| side.drive).collect();
+        drives.sort();
+        let set = MemberSet { epoch: base::Epoch(old.epoch.0 + 1), drives, ..old };
+        let written = set.clone();
+        let failed = self
+            .on_all(&sides, move |side| {
+                members::write(&*side.disk, &side.dir, &written)
+                    .map_err(|error| Error::io(format!("write {}", side.dir.join("members").display()), &error))
+            })
+            .await;
+        self.replace_sides(sides);
+        self.members.send_replace(set.clone());
+        if failed.is_empty()
+            && let Some(tell) = &self.options.on_members
+        {
+            tell(set).await;
+        }
+        failed
+    }
+
+    /// Fails, with nothing written, if every mirror's drive is nearly full.
+    pub(super) async fn check_space(&self, writer: &mut Writer) -> Result<(), Error> {
+        let now = self.env.clock.now();
+        let reserve = self.options.reserve_bytes;
+        if let Some((at, free)) = writer.room
+            && now.since(at) < ROOM_TTL
+            && free > reserve
+        {
+            return Ok(());
+        }
+        let sides = self.sides();
+        let ask = move || {
+            let free = sides.iter().map(|side| side.disk.space(&side.dir).map_or(u64::MAX, |space| space.free));
+            free.max().unwrap_or(0)
+        };
+        let free = self.env.blocking(ask).await?;
+        writer.room = Some((now, free));
+        if free <= reserve { Err(Error::Full { free, reserve }) } else { Ok(()) }
+    }
+
+    /// Begins a new log file if there is none or the last is full.
+    pub(super) async fn roll(&self, writer: &mut Writer) -> Result<(), Error> {
+        if writer.current.is_some() && writer.end < self.options.file_bytes {
+            return Ok(());
+        }
+        let head = FileHead {
+            shard: self.shard,
+            generation: 0,
+            number: writer.file + 1,
+            after: writer.head,
+            epoch: self.epoch,
+            salt: self.env.random(),
+            previous: writer.file,
+            previous_end: writer.end,
+            end: 0,
+        };
+        let sealer = Arc::new(self.key.log_key(head.salt));
+        let (number, after) = (head.number, head.after);
+        let failed = self
+            .on_all(&self.sides(), move |side| {
+                side.create_log(&head)
+                    .map_err(|error| Error::io(format!("create {}", side.path(head.number).display()), &error))
+            })
+            .await;
+        self.drop_sides(failed).await?;
+        writer.file = number;
+        writer.end = FILE_HEAD;
+        writer.current = Some((number, sealer));
+        self.note_log(number, LogInfo { after, generation: 0, end: FILE_HEAD });
+        Ok(())
+    }
+
+    /// Writes `bytes` at the writer's end on every mirror, durably.
+    pub(super) async fn append(&self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), Error> {
+        let (file, offset, len) = (writer.file, writer.end, bytes.len() as u64);
+        let now = self.env.clock.now();
+        let failed = self.on_all(&self.sides(), move |side| side.append(file, offset, &bytes, now)).await;
+        self.drop_sides(failed).await?;
+        writer.end += len;
+        writer.since += len;
+        if let Some((_, free)) = &mut writer.room {
+            *free = free.saturating_sub(len);
+        }
+        Ok(())
+    }
+
+    /// Appends a group and lets readers see it.
+    pub(super) async fn commit_group(&self, writer: &mut Writer, batches: Vec<Batch>) -> Result<Seq, Error> {
+        self.roll(writer).await?;
+        let (bytes, pending) = self.encode_group(writer, batches).await?;
+        self.append(writer, bytes).await?;
+        let (_, layers) = self.layers();
+        for batch in pending {
+            let before = writer.head;
+            let mut cells = Vec::new();
+            for range in &batch.range_dels {
+                cells.extend(layers.removed(before, &range.start..&range.end)?);
+            }
+            cells.extend(batch.cells);
+            writer.head = Seq(before.0 + 1);
+            layers.active.apply(writer.head, cells);
+        }
+        self.note_end(writer.file, writer.end);
+        let head = writer.head;
+        self.see(|seen| seen.head = head);
+        if writer.since >= self.options.checkpoint_bytes || layers.active.bytes() >= self.options.layer_bytes {
+            self.due.notify_one();
+        }
+        Ok(head)
+    }
+
+    async fn encode_group(&self, writer: &Writer, batches: Vec<Batch>) -> Result<(Vec<u8>, Vec<Pending>), Error> {
+        let Some((file, sealer)) = writer.current.clone() else {
+            return Err(Error::bug("a group without a log file"));
+        };
+        let (end, head, min) = (writer.end, writer.head, self.options.value_bytes_min);
+        let size: usize = batches.iter().map(Batch::size).sum();
+        let encode = move || {
+            let mut bytes = Vec::with_capacity(size + size / 8 + 256);
+            let mut pending = Vec::with_capacity(batches.len());
+            for (index, mut batch) in batches.into_iter().enumerate() {
+                let seq = Seq(head.0 + 1 + index as u64);
+                let mut places = Vec::new();
+                let placed = append(&mut bytes, end, &sealer, (RecordKind::Batch, seq, end), |to| {
+                    places = write_batch(to, &batch, |_| true);
+                });
+                let range_dels = std::mem::take(&mut batch.range_dels);
+                pending.push(Pending { range_dels, cells: batch_cells(batch, &places, min, seq, file, placed) });
+            }
+            (bytes, pending)
+        };
+        if size < INLINE_SEAL_BYTES { Ok(encode()) } else { Ok(self.env.blocking(encode).await?) }
+    }
+
+    pub(super) fn note_log(&self, number: u64, info: LogInfo) {
+        self.logs.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(number, info);
+    }
+
+    pub(super) fn note_end(&self, number: u64, end: u64) {
+        if let Some(info) = self.logs.write().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(&number) {
+            info.end = end;
+        }
+    }
+
+    pub(super) fn replace_sides(&self, sides: Vec<Arc<Side>>) {
+        *self.sides.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(sides);
+    }
+}

@@ -1,0 +1,269 @@
+//! A shard on up to three drives of one machine.
+//!
+//! Every mirror's directory holds `log-…` files (every batch once, sealed, byte-identical on all
+//! mirrors), `map` (the rows as the log left them at the last checkpoint), `members` and `lock`.
+//!
+//! Invariants:
+//! 1. A batch is acknowledged once its record is synced on every mirror of the member set.
+//! 2. A mirror leaves the set, durably on all that stay, before anything is acknowledged without it.
+//!    So every mirror that carries the newest epoch of the set has every acknowledged batch.
+//! 3. A place in a log file is written once: each open begins a new file with a new salt.
+//! 4. A group of records is written after everything before it was acknowledged, and says so
+//!    (`durable`). So what doesn't parse is a torn write if nothing behind it is known to be
+//!    acknowledged, and damage otherwise.
+//! 5. What readers see: the map of one mirror, under it the frozen layer while a checkpoint is
+//!    written, under that the active layer. Every layer holds all changes since the map's position.
+//! 6. A row's large value lies in the log; the file keeps it until no row and no snapshot points
+//!    there.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use base::kv::Batch;
+use base::{DriveId, Epoch, Seq};
+use crypt::{LogSealer, MetaKey};
+use env::{BoxFuture, Env};
+use tokio::sync::{Notify, watch};
+
+use crate::Error;
+use crate::layer::Layer;
+use crate::memory::check_commit;
+use crate::store::{Cursor, CursorPart, Entry, Position, ShardStore, Snapshot};
+
+mod apply;
+mod checkpoint;
+mod commit;
+mod map;
+mod members;
+mod open;
+mod read;
+mod replay;
+mod sector;
+mod side;
+mod tail;
+
+pub use members::MemberSet;
+
+use map::{Applied, MapView};
+use side::Side;
+
+/// One copy of the shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// The drive that it lies on.
+    pub drive: DriveId,
+    /// Its directory, `<drive>/meta/<shard>`; made if missing.
+    pub dir: PathBuf,
+}
+
+/// Is told every new member set, before anything is acknowledged under it: it should remember the
+/// set on every drive there is, within a bounded time.
+pub type OnMembers = Arc<dyn Fn(MemberSet) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// How a shard is kept.
+#[derive(Clone)]
+pub struct Options {
+    /// Values from this size on stay in the log; the map keeps their place.
+    pub value_bytes_min: usize,
+    /// A log file that has reached this size is followed by a new one.
+    pub file_bytes: u64,
+    /// Log bytes after which a checkpoint is made: what an open after a crash has to replay.
+    pub checkpoint_bytes: u64,
+    /// Memory of the rows since the last checkpoint after which one is made.
+    pub layer_bytes: usize,
+    /// Memory for the pages of each mirror's ordered map.
+    pub cache_bytes: usize,
+    /// Room that is left free on the drives.
+    pub reserve_bytes: u64,
+    /// How many entries of the journal are kept for readers; `None` for all.
+    pub retain_entries: Option<u64>,
+    /// Who is told of new member sets.
+    pub on_members: Option<OnMembers>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            value_bytes_min: 1024,
+            file_bytes: 64 * 1024 * 1024,
+            checkpoint_bytes: 64 * 1024 * 1024,
+            layer_bytes: 32 * 1024 * 1024,
+            cache_bytes: 32 * 1024 * 1024,
+            reserve_bytes: 16 * 1024 * 1024,
+            retain_entries: None,
+            on_members: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Options").field("file_bytes", &self.file_bytes).finish_non_exhaustive()
+    }
+}
+
+/// A shard on up to three drives of one machine. Dropping it without [`Embedded::close`] loses
+/// nothing: the next open replays the log.
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+/// What readers see: see invariant 5.
+#[derive(Clone)]
+struct Layers {
+    active: Arc<Layer>,
+    frozen: Option<Arc<Layer>>,
+    maps: Vec<Arc<MapView>>,
+}
+
+struct Seen {
+    head: Seq,
+    layers: Arc<Layers>,
+}
+
+/// One log file, as far as it is acknowledged.
+#[derive(Clone, Copy, Debug)]
+struct LogInfo {
+    /// The last batch before it.
+    after: Seq,
+    generation: u32,
+    end: u64,
+}
+
+/// Who may append.
+struct Writer {
+    head: Seq,
+    /// The file that is being written, once there is one.
+    current: Option<(u64, Arc<LogSealer>)>,
+    /// The last file, and its end.
+    file: u64,
+    end: u64,
+    /// Log bytes since the last checkpoint was begun.
+    since: u64,
+    /// When room was last looked for, and how much there was then.
+    room: Option<(base::Instant, u64)>,
+    broken: Option<Error>,
+    closed: bool,
+}
+
+struct Shared {
+    env: Env,
+    shard: u32,
+    generation: u32,
+    epoch: Epoch,
+    key: MetaKey,
+    options: Options,
+    writer: tokio::sync::Mutex<Writer>,
+    /// Checkpoints, cleaning and new mirrors come one at a time.
+    upkeep: tokio::sync::Mutex<()>,
+    seen: RwLock<Seen>,
+    sides: RwLock<Arc<Vec<Arc<Side>>>>,
+    members: watch::Sender<MemberSet>,
+    logs: RwLock<BTreeMap<u64, LogInfo>>,
+    /// Where readers of the journal were last: seq → file and offset behind it.
+    hints: Mutex<BTreeMap<Seq, (u64, u64)>>,
+    /// Snapshots that are held, by how many cleanings had been made when they were taken.
+    held: Mutex<BTreeMap<u64, usize>>,
+    /// A checkpoint is due, or the store was dropped.
+    due: Notify,
+    /// A checkpoint was made.
+    made: Notify,
+    gone: std::sync::atomic::AtomicBool,
+    /// How often values were moved away from old files.
+    cleanings: std::sync::atomic::AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn sides(&self) -> Arc<Vec<Arc<Side>>> {
+        Arc::clone(&self.sides.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn layers(&self) -> (Seq, Arc<Layers>) {
+        let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
+        (seen.head, Arc::clone(&seen.layers))
+    }
+
+    fn see(&self, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Embedded {
+    /// The drives that hold every acknowledged change.
+    pub fn members(&self) -> MemberSet {
+        self.shared.members.borrow().clone()
+    }
+
+    /// Changes with every new member set.
+    pub fn watch_members(&self) -> watch::Receiver<MemberSet> {
+        self.shared.members.subscribe()
+    }
+
+    /// The shard's number.
+    pub fn shard(&self) -> u32 {
+        self.shared.shard
+    }
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        self.shared.gone.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.shared.due.notify_one();
+    }
+}
+
+#[async_trait]
+impl ShardStore for Embedded {
+    fn position(&self) -> (Epoch, Seq) {
+        (self.shared.epoch, self.shared.layers().0)
+    }
+
+    fn snapshot(&self) -> Result<Box<dyn Snapshot>, Error> {
+        Ok(Box::new(read::snapshot(&self.shared)))
+    }
+
+    async fn commit(&self, epoch: Epoch, expected_head: Seq, batches: Vec<Batch>) -> Result<Seq, Error> {
+        let shared = &self.shared;
+        shared.wait_for_room_in_memory().await;
+        let mut writer = shared.writer.lock().await;
+        if let Some(error) = &writer.broken {
+            return Err(error.clone());
+        }
+        check_commit(epoch, shared.epoch, expected_head, writer.head, &batches)?;
+        if batches.is_empty() {
+            return Ok(writer.head);
+        }
+        shared.check_space(&mut writer).await?;
+        // If this future is dropped half-way nobody knows what was written: that must not go on.
+        writer.broken = Some(Error::Broken { why: "it was cut short".into() });
+        match shared.commit_group(&mut writer, batches).await {
+            Ok(seq) => {
+                writer.broken = None;
+                Ok(seq)
+            }
+            Err(error) => {
+                writer.broken = Some(Error::Broken { why: error.to_string() });
+                Err(error)
+            }
+        }
+    }
+
+    fn tail(&self, from: &Cursor, limit: usize) -> Result<Vec<Entry>, Error> {
+        tail::tail(&self.shared, from, limit)
+    }
+
+    fn cursor(&self, seq: Seq) -> Cursor {
+        let (shard, generation) = (self.shared.shard, self.shared.generation);
+        Cursor::start().with(CursorPart { shard, generation, seq })
+    }
+
+    async fn checkpoint(&self) -> Result<Position, Error> {
+        self.shared.checkpoint().await
+    }
+}

@@ -1,0 +1,143 @@
+//! From the log files to the rows: what the maps don't hold yet.
+
+use std::sync::Arc;
+
+use base::Seq;
+
+use crate::Error;
+use crate::embedded::Layers;
+use crate::embedded::apply::body_cells;
+use crate::embedded::map::Applied;
+use crate::embedded::side::{LogFile, Side};
+use crate::layer::Layer;
+use crate::record::{BatchBody, Placed, Raw, RecordKind, acknowledged_beyond, read_moves};
+
+/// What is being put together.
+pub(super) struct Replay<'a> {
+    pub sides: &'a [Arc<Side>],
+    pub layers: Layers,
+    pub head: Seq,
+    /// Batches up to this are in every map.
+    pub applied: Seq,
+    pub value_bytes_min: usize,
+    /// Memory of rows after which they are written to the maps at once.
+    pub layer_bytes: usize,
+}
+
+impl Replay<'_> {
+    /// Takes in a log file from `offset` on; `end` is where it ends if that is known. Mirrors that
+    /// have less, or other bytes, are put right. Gives the end.
+    pub fn file(&mut self, number: u64, offset: u64, end: Option<u64>) -> Result<u64, Error> {
+        let mut copies: Vec<Vec<u8>> = Vec::with_capacity(self.sides.len());
+        for side in self.sides {
+            // A mirror that can't be read now has nothing to offer; writing to it will tell.
+            copies.push(side.read_from(number, offset).unwrap_or_default());
+        }
+        let log = self.any_log(number)?;
+        let good = self.agree(&log, number, offset, end, &copies)?;
+        for (side, copy) in self.sides.iter().zip(&copies) {
+            let same = copy.iter().zip(&good).take_while(|(a, b)| a == b).count();
+            // Also those that agree are synced: what another process left unsynced must not be
+            // shown and lost later.
+            if same < good.len() || copy.len() != good.len() {
+                side.rewrite_from(number, offset + same as u64, &good[same..])?;
+            } else if end.is_none() {
+                side.rewrite_from(number, offset + good.len() as u64, &[])?;
+            }
+        }
+        self.records(&log, number, offset, &good)?;
+        Ok(offset + good.len() as u64)
+    }
+
+    fn any_log(&self, number: u64) -> Result<Arc<LogFile>, Error> {
+        let mut last = Error::bug("a shard without a single mirror");
+        for side in self.sides {
+            match side.log(number) {
+                Ok(log) => return Ok(log),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// The file's bytes from `offset`, each record from the first mirror that has it whole.
+    fn agree(
+        &self,
+        log: &LogFile,
+        number: u64,
+        offset: u64,
+        end: Option<u64>,
+        copies: &[Vec<u8>],
+    ) -> Result<Vec<u8>, Error> {
+        let mut good = Vec::with_capacity(copies.iter().map(Vec::len).max().unwrap_or(0));
+        loop {
+            let at = offset + good.len() as u64;
+            if end.is_some_and(|end| at >= end) {
+                return Ok(good);
+            }
+            let rest = copies.iter().filter_map(|copy| copy.get(good.len()..));
+            let whole = rest.clone().find_map(|bytes| {
+                let raw = Raw::parse(bytes, at)?;
+                raw.open(&log.sealer).ok()?;
+                Some(&bytes[..raw.size])
+            });
+            match whole {
+                Some(bytes) => good.extend_from_slice(bytes),
+                None if end.is_none() && !rest.clone().any(|bytes| acknowledged_beyond(bytes, at, at)) => return Ok(good),
+                None => return Err(Error::damaged(format!("the record at {at} of log file {number:x}"))),
+            }
+        }
+    }
+
+    fn records(&mut self, log: &LogFile, number: u64, offset: u64, good: &[u8]) -> Result<(), Error> {
+        let damaged = |at: u64, why: String| Error::damaged(format!("the record at {at} of log file {number:x}: {why}"));
+        let mut at = 0;
+        while let Some(raw) = Raw::parse(&good[at..], offset + at as u64) {
+            let plain = raw.open(&log.sealer).map_err(|error| damaged(raw.offset, error.to_string()))?;
+            let placed = Placed { record: raw.offset, sealed: raw.body_len() as u32 };
+            match raw.kind {
+                RecordKind::Batch if raw.seq <= self.applied => {}
+                RecordKind::Batch => {
+                    if raw.seq.0 != self.head.0 + 1 {
+                        return Err(damaged(raw.offset, format!("batch {} follows batch {}", raw.seq, self.head)));
+                    }
+                    let body = BatchBody::decode(&plain).map_err(|error| damaged(raw.offset, error.to_string()))?;
+                    self.batch(&body, raw.seq, number, placed)?;
+                }
+                RecordKind::Moved => {
+                    let moves =
+                        read_moves(&plain, number, placed).map_err(|error| damaged(raw.offset, error.to_string()))?;
+                    self.layers.apply_moves(self.head, moves)?;
+                }
+                RecordKind::Closed => {}
+            }
+            at += raw.size;
+            if self.layers.active.bytes() >= self.layer_bytes {
+                self.flush(Applied { seq: self.head, file: number, offset: offset + at as u64 })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&mut self, body: &BatchBody<'_>, seq: Seq, number: u64, placed: Placed) -> Result<(), Error> {
+        let mut cells = Vec::new();
+        for (from, end) in &body.range_dels {
+            cells.extend(self.layers.removed(self.head, *from..*end)?);
+        }
+        cells.extend(body_cells(body, self.value_bytes_min, seq, number, placed));
+        self.head = seq;
+        self.layers.active.apply(seq, cells);
+        Ok(())
+    }
+
+    /// Writes what was replayed so far into the maps: memory stays bounded whatever the log holds.
+    fn flush(&mut self, applied: Applied) -> Result<(), Error> {
+        let mut maps = Vec::new();
+        for side in self.sides {
+            side.map()?.apply(&self.layers.active, applied)?;
+            maps.push(Arc::new(side.map()?.view()?));
+        }
+        self.layers = Layers { active: Arc::new(Layer::default()), frozen: None, maps };
+        Ok(())
+    }
+}
