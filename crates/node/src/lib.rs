@@ -1,1 +1,35 @@
-//! node
+//! One process of the store: its drives, its keys, who heals them.
+//!
+//! Composes what the lower floors give and decides when; knows neither S3 nor the command line. In
+//! reading order: [`settings`] (what is asked for), [`identity`] and [`key`] (what a folder and a
+//! key file say), `open` (making and opening a store, and what is refused), `fleet` (the drives at
+//! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `heal` (pieces
+//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`status`] and [`command`] (what
+//! people ask).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod command;
+pub mod error;
+pub mod identity;
+pub mod key;
+pub mod settings;
+pub mod status;
+
+mod access;
+mod event;
+mod fleet;
+mod groups;
+mod heal;
+mod node;
+mod open;
+mod pass;
+mod supervise;
+mod upkeep;
+
+pub use access::{KeyRow, KeyWish, NewKey};
+pub use command::{Added, BucketPolicy, Manifest, Plan, Verified};
+pub use error::{Error, Result};
+pub use node::Node;
+pub use settings::{Settings, Started};
+pub use status::{Event, Health, Status};
+pub use upkeep::Scrubbed;

@@ -1,0 +1,495 @@
+//! What people ask of a running store: drives that join and leave, codes of buckets, checks.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base::{DriveId, Kind};
+use client::{Fault, POLICY_SETTING};
+use namespace::catalog::{self, DriveRow, DriveState, Severity};
+use namespace::read::{Found, ListQuery};
+use namespace::{Body, Version, VersionId};
+use policy::Coding;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::fleet::{Mounted, folder};
+use crate::identity::{self, FILE, Folder, Lock};
+use crate::node::{Inner, Node, PAGE};
+use crate::open::{MIRRORS, join};
+use crate::supervise::MirrorsLater as _;
+use crate::groups;
+
+/// Findings of a verify that are listed; more are counted.
+const FINDINGS_MAX: usize = 1000;
+
+/// A drive that was added.
+#[derive(Clone, Debug, Serialize)]
+pub struct Added {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub path: String,
+}
+
+/// What a change would come to, or came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// The drive.
+    pub drive: String,
+    /// Whether it was done.
+    pub applied: bool,
+    /// In words.
+    pub outcome: Vec<String>,
+}
+
+/// How a bucket is coded.
+#[derive(Clone, Debug, Serialize)]
+pub struct BucketPolicy {
+    /// The bucket.
+    pub bucket: String,
+    /// The code of new data.
+    pub code: String,
+    /// Who says so: `bucket` or `default`.
+    pub from: &'static str,
+}
+
+/// What a verify read and found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verified {
+    /// Versions of objects.
+    pub objects: u64,
+    /// Segments of them.
+    pub segments: u64,
+    /// Pieces read.
+    pub pieces: u64,
+    /// Bytes of objects.
+    pub bytes: u64,
+    /// What isn't as it was written, in words.
+    pub findings: Vec<String>,
+}
+
+/// Where an object's bytes are.
+#[derive(Clone, Debug, Serialize)]
+pub struct Manifest {
+    /// The bucket.
+    pub bucket: String,
+    /// The volume behind it.
+    pub volume: u32,
+    /// The key.
+    pub key: String,
+    /// The version.
+    pub version: String,
+    /// Bytes.
+    pub size: u64,
+    /// The entity tag.
+    pub etag: String,
+    /// How the bytes are kept: `inline`, `packed`, `segments`, `spans`.
+    pub body: &'static str,
+    /// Its segments, in order.
+    pub segments: Vec<SegmentShown>,
+}
+
+/// One segment of a manifest.
+#[derive(Clone, Debug, Serialize)]
+pub struct SegmentShown {
+    /// Its id.
+    pub segment: String,
+    /// The code.
+    pub code: String,
+    /// Bytes of the segment.
+    pub len: u64,
+    /// The policy's number.
+    pub policy: u16,
+    /// The placement group.
+    pub group: u32,
+    /// The drive of each piece, in order.
+    pub drives: Vec<String>,
+}
+
+/// Drives.
+impl Node {
+    /// Makes an empty folder a drive of the running store.
+    pub async fn add_drive(&self, path: PathBuf) -> Result<Added> {
+        let inner = &self.0;
+        let _one = inner.changing.lock().await;
+        let (disk, at) = (inner.env.disk.clone(), path.clone());
+        let taken: Vec<PathBuf> = inner.fleet.all().iter().filter(|drive| drive.is_up()).map(|drive| drive.path.clone()).collect();
+        let cluster = inner.cluster;
+        let look = move || {
+            for other in &taken {
+                if at.starts_with(other) || other.starts_with(&at) {
+                    return Err(folder(&at, format!("{} is a drive of this store already", other.display()), Kind::Exists));
+                }
+            }
+            match identity::look(&*disk, &at)? {
+                Folder::Empty => {}
+                Folder::Drive(found) if found.cluster == cluster => {
+                    let why = format!("it holds drive {} of this store: put it back where it was, it is opened by itself", found.drive);
+                    return Err(folder(&at, why, Kind::Exists));
+                }
+                Folder::Drive(found) => {
+                    return Err(folder(&at, format!("it belongs to another store ({})", found.cluster), Kind::Conflict));
+                }
+                Folder::Foreign(name) => {
+                    return Err(folder(&at, format!("it holds something else ({name}): name an empty folder"), Kind::Exists));
+                }
+                Folder::Damaged(why) => return Err(Error::Folders(why)),
+            }
+            disk.create_dir_all(&at).map_err(Error::io(format!("make the folder {}", at.display())))?;
+            Lock::take(&*disk, &at)
+        };
+        let lock = Arc::new(inner.env.blocking(look).await.map_err(client::Error::from)??);
+        let identity = join(&inner.env, &path, inner.cluster, inner.key_check, true).await?;
+        let id = identity.drive;
+        let drive = Mounted::open(&inner.env, &inner.settings.pieces, path.clone(), id, lock.clone()).await?;
+        inner.marks.add(&path, lock, identity);
+        inner.marks.write_all(|_| {}).await;
+        inner.drives.set(id, Arc::new(drive.store.clone()));
+        inner.fleet.set(drive);
+        inner.know_drive(id).await?;
+        inner.tell(Severity::Info, "drive", &id.to_string(), format!("drive {} joined", inner.name_of(id)));
+        // Whoever brings a new drive doesn't wait for the folders of old ones to come back.
+        for row in inner.drive_rows()?.into_iter().filter(|row| row.state == DriveState::Active) {
+            if inner.folder_is_gone(&row).await? {
+                inner.declare_gone(&row).await?;
+            }
+        }
+        inner.settle_groups().await?;
+        inner.retry_repairs();
+        Ok(Added { id: id.to_string(), path: path.display().to_string() })
+    }
+
+    /// Moves everything off a drive, or says what that would come to.
+    pub async fn drain_drive(&self, drive: &str, apply: bool) -> Result<Plan> {
+        let inner = &self.0;
+        let _one = inner.changing.lock().await;
+        let row = inner.named(drive)?;
+        let mut outcome = inner.drain_outcome(&row).await?;
+        if apply {
+            let draining = DriveRow { state: DriveState::Draining, ..row.clone() };
+            inner.change(move |_| Ok((catalog::put_drive(&draining), ()))).await?;
+            inner.settle_groups().await?;
+            inner.retry_repairs();
+            let text = format!("drive {} is being drained", inner.name_of(row.id));
+            inner.tell(Severity::Info, "drive", &row.id.to_string(), text);
+            outcome.push("it is being drained now: `abide status` shows what is left; then `abide drive remove`".into());
+        }
+        Ok(Plan { drive: row.id.to_string(), applied: apply, outcome })
+    }
+
+    /// Forgets a drive, or says what that would come to. Refused while anything needs it.
+    pub async fn remove_drive(&self, drive: &str, apply: bool) -> Result<Plan> {
+        let inner = &self.0;
+        let _one = inner.changing.lock().await;
+        let row = inner.named(drive)?;
+        let mut outcome = inner.remove_outcome(&row).await?;
+        if apply {
+            inner.take_out(&row).await?;
+            outcome.push("it was removed; its folder can be deleted".into());
+        }
+        Ok(Plan { drive: row.id.to_string(), applied: apply, outcome })
+    }
+}
+
+impl Inner {
+    /// The drive that is meant: by its folder, or by the beginning of its id.
+    fn named(&self, name: &str) -> Result<DriveRow> {
+        let rows = self.drive_rows()?;
+        let here: Vec<&DriveRow> = rows.iter().filter(|row| row.state != DriveState::Removed).collect();
+        let by_path = here.iter().filter(|row| row.path == name).max_by_key(|row| row.added);
+        let by_id: Vec<&&DriveRow> =
+            here.iter().filter(|row| name.len() >= 4 && row.id.to_string().starts_with(&name.to_lowercase())).collect();
+        match (by_path, by_id.as_slice()) {
+            (Some(row), _) => Ok((*row).clone()),
+            (None, [row]) => Ok((**row).clone()),
+            (None, []) => {
+                let known: Vec<&str> = here.iter().map(|row| row.path.as_str()).collect();
+                Err(Error::Missing(format!("no drive {name} is there; there are {}", known.join(", "))))
+            }
+            (None, _) => Err(Error::Invalid(format!("several drives' ids begin with {name}: write more of it"))),
+        }
+    }
+
+    /// Whether the folder of a drive that isn't up holds it no more.
+    async fn folder_is_gone(&self, row: &DriveRow) -> Result<bool> {
+        if self.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
+            return Ok(false);
+        }
+        let (disk, path, id) = (self.env.disk.clone(), PathBuf::from(&row.path), row.id);
+        let looked = self.env.blocking(move || identity::look(&*disk, &path)).await.map_err(client::Error::from)?;
+        Ok(!matches!(looked, Ok(Folder::Drive(found)) if found.drive == id))
+    }
+
+    /// What draining comes to; an error if there is no room or are too few drives.
+    async fn drain_outcome(&self, row: &DriveRow) -> Result<Vec<String>> {
+        let name = self.name_of(row.id);
+        let active: Vec<DriveRow> = self.drive_rows()?.into_iter().filter(|other| other.state == DriveState::Active && other.id != row.id).collect();
+        let volumes = self.volumes()?;
+        let mut positions = 0;
+        for (policy, rows) in self.look(groups::load)? {
+            let mine: Vec<_> = rows.iter().filter(|group| group.members.contains(&row.id)).collect();
+            let mut with_data = 0;
+            for group in &mine {
+                with_data += u64::from(self.holds_data(&volumes, policy.id, group.group).await?);
+            }
+            let n = usize::from(policy.coding.k) + usize::from(policy.coding.m);
+            if with_data > 0 && active.len() < n {
+                return Err(Error::Refused(format!(
+                    "draining {name} would leave {} drives, and data coded {} needs {n}: add a drive first; nothing was changed",
+                    active.len(),
+                    policy.name
+                )));
+            }
+            positions += with_data;
+        }
+        let health = self.fleet.get(row.id).map(|drive| drive.store.health());
+        let (pieces, bytes) = health.map_or((0, 0), |health| (health.pieces, health.live_bytes));
+        let room: u64 = self.fleet.up().iter().filter(|drive| active.iter().any(|other| other.id == drive.id)).map(|drive| drive.store.health().free.saturating_sub(self.settings.pieces.reserve_bytes)).sum();
+        if room < bytes {
+            return Err(Error::Refused(format!(
+                "draining {name} would move {bytes} bytes, and the other drives have {room} free: add a drive first; nothing was changed"
+            )));
+        }
+        let coding = self.look(|view| groups::default_coding(view, active.len()))?;
+        Ok(vec![
+            format!("drive {name}: {pieces} pieces, {bytes} bytes in {positions} groups move to {} other drives", active.len()),
+            format!("new data is coded {coding} by then"),
+        ])
+    }
+
+    /// What removal comes to; an error if something still needs the drive.
+    async fn remove_outcome(&self, row: &DriveRow) -> Result<Vec<String>> {
+        let name = self.name_of(row.id);
+        let volumes = self.volumes()?;
+        let now = self.safety(&BTreeSet::new()).await?;
+        let mut needed = 0;
+        for (policy, rows) in self.look(groups::load)? {
+            for group in rows.iter().filter(|group| group.members.contains(&row.id) || group.from.contains(&row.id)) {
+                // Without data a group of an active drive is no reason: new data would come to it.
+                needed += u64::from(row.state == DriveState::Active || self.holds_data(&volumes, policy.id, group.group).await?);
+            }
+        }
+        let after = self.safety(&BTreeSet::from([row.id])).await?;
+        if needed > 0 {
+            let what = if row.state == DriveState::Active {
+                format!("drain it first: `abide drive drain {} --apply`", row.path)
+            } else {
+                "wait until `abide status` shows no repair, or add a drive for them".into()
+            };
+            return Err(Error::Refused(format!(
+                "removing {name} now would lower safety: {needed} placement groups still keep pieces there; data that survives the loss of {now} more drives would survive {after}; {what}; nothing was changed"
+            )));
+        }
+        let copies: Vec<usize> = self
+            .shards
+            .iter()
+            .map(|shard| shard.members().drives.iter().filter(|drive| **drive != row.id).count())
+            .collect();
+        let others = self.fleet.up().iter().filter(|drive| drive.id != row.id).count();
+        if copies.iter().any(|copies| *copies < MIRRORS.min(others)) {
+            return Err(Error::Refused(format!(
+                "removing {name} now would lower safety: it keeps a copy of the metadata that is still being made elsewhere; try again in a moment; nothing was changed"
+            )));
+        }
+        Ok(vec![format!("drive {name} holds nothing that is needed; data survives the loss of {after} more drives without it")])
+    }
+
+    async fn take_out(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
+        for shard in &self.shards {
+            if shard.members().drives.contains(&row.id) {
+                shard.remove_mirror(row.id).await?;
+            }
+        }
+        let name = self.name_of(row.id);
+        let removed = DriveRow { state: DriveState::Removed, ..row.clone() };
+        self.change(move |_| Ok((catalog::put_drive(&removed), ()))).await?;
+        if let Some(drive) = self.fleet.get(row.id) {
+            drive.store.fence("the drive was removed from the store");
+            let (disk, path, held) = (self.env.disk.clone(), drive.path.clone(), drive.lock.clone());
+            let gone = self.env.blocking(move || {
+                if !held.is_there() {
+                    return Ok(());
+                }
+                disk.remove_file(&path.join(FILE))?;
+                disk.sync_dir(&path)
+            });
+            if let Ok(Err(error)) = gone.await {
+                tracing::warn!(drive = %row.id, %error, "failed to remove the identity file of a removed drive: it is refused at the next start");
+            }
+        }
+        self.let_go(row.id);
+        self.tell(Severity::Info, "drive", &row.id.to_string(), format!("drive {name} was removed"));
+        self.settle_groups().await
+    }
+}
+
+/// Codes of buckets.
+impl Node {
+    /// How each bucket is coded.
+    pub async fn policies(&self) -> Result<Vec<BucketPolicy>> {
+        let inner = &self.0;
+        let default = inner.look(|view| catalog::setting(view, POLICY_SETTING))?.unwrap_or_default();
+        let default = String::from_utf8_lossy(&default).into_owned();
+        let mut all = vec![BucketPolicy { bucket: "(default)".into(), code: default.clone(), from: "default" }];
+        let mut after = String::new();
+        loop {
+            let page = inner.client.all_buckets(&after, PAGE).await?;
+            for bucket in &page {
+                let own = inner.client.config(bucket, POLICY_SETTING).await?;
+                let own = own.and_then(|name| String::from_utf8(name).ok());
+                let from = if own.is_some() { "bucket" } else { "default" };
+                all.push(BucketPolicy { bucket: bucket.name.clone(), code: own.unwrap_or_else(|| default.clone()), from });
+            }
+            match page.last() {
+                Some(last) if page.len() == PAGE => after.clone_from(&last.name),
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Sets how new data of a bucket is coded; what is stored stays as it is.
+    pub async fn set_policy(&self, bucket: &str, code: &str) -> Result<BucketPolicy> {
+        let inner = &self.0;
+        let found = inner.client.bucket(bucket).await?.ok_or_else(|| no_bucket(bucket))?;
+        let active = inner.drive_rows()?.iter().filter(|row| row.state == DriveState::Active).count();
+        let Some(coding) = groups::parse(code, active)? else {
+            inner.client.set_config(&found, POLICY_SETTING, None).await?;
+            let default = inner.look(|view| groups::default_coding(view, active))?;
+            return Ok(BucketPolicy { bucket: bucket.into(), code: default.to_string(), from: "default" });
+        };
+        let policy = inner
+            .change(move |view| {
+                let mut batch = Default::default();
+                let row = groups::ensure_policy(view, coding, &mut batch)?;
+                Ok((batch, row))
+            })
+            .await?;
+        // Its groups come first: a bucket must never name a policy that has none.
+        inner.settle_groups().await?;
+        inner.client.set_config(&found, POLICY_SETTING, Some(policy.name.clone().into_bytes())).await?;
+        inner.tell(Severity::Info, "bucket", bucket, format!("new data of {bucket} is coded {coding}"));
+        Ok(BucketPolicy { bucket: bucket.into(), code: coding.to_string(), from: "bucket" })
+    }
+}
+
+fn no_bucket(name: &str) -> Error {
+    Error::Missing(format!("no bucket {name} is there"))
+}
+
+/// Checks.
+impl Node {
+    /// Reads every piece of what is stored under `BUCKET` or `BUCKET/KEY`, all versions, and compares
+    /// it with what was written; what isn't right is repaired.
+    pub async fn verify(&self, what: &str) -> Result<Verified> {
+        let (name, key) = what.split_once('/').map_or((what, None), |(bucket, key)| (bucket, Some(key)));
+        let bucket = self.0.client.bucket(name).await?.ok_or_else(|| no_bucket(name))?;
+        let mut verified = Verified::default();
+        if let Some(key) = key.filter(|key| !key.is_empty()) {
+            let version = self.version(&bucket, key).await?;
+            self.verify_version(&bucket, key, version.id, &mut verified).await?;
+            return Ok(verified);
+        }
+        let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
+        loop {
+            let page = self.0.client.list_versions(&bucket, &query).await?;
+            for listed in page.entries.iter().filter_map(|entry| match entry {
+                namespace::read::Entry::Item(listed) => Some(listed),
+                namespace::read::Entry::Prefix(_) => None,
+            }) {
+                if !listed.version.marker {
+                    self.verify_version(&bucket, &listed.key, listed.version.id, &mut verified).await?;
+                }
+            }
+            let Some(next) = page.next else { return Ok(verified) };
+            (query.after, query.after_version, query.after_upload) = (Some(next.after), next.version, next.upload);
+        }
+    }
+
+    async fn version(&self, bucket: &client::Bucket, key: &str) -> Result<Version> {
+        match self.0.client.head(bucket, key, None, true).await? {
+            Found::Object(version) => Ok(version),
+            Found::Marker(_) => Err(Error::Missing(format!("{key} is deleted in {}", bucket.name))),
+        }
+    }
+
+    async fn verify_version(
+        &self,
+        bucket: &client::Bucket,
+        key: &str,
+        version: VersionId,
+        verified: &mut Verified,
+    ) -> Result<()> {
+        let inner = &self.0;
+        let found = match inner.client.head(bucket, key, Some(version), true).await {
+            Ok(found) => found.into_version(),
+            // Deleted since it was listed.
+            Err(error) if base::Kinded::kind(&error) == Kind::Missing => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        verified.objects += 1;
+        verified.bytes += found.size;
+        for segment in refs(&found.body) {
+            verified.segments += 1;
+            verified.pieces += u64::from(segment.k) + u64::from(segment.m);
+        }
+        for finding in inner.client.verify(bucket, &found).await? {
+            let drive = finding.drive.map_or("no drive".to_owned(), |drive| inner.name_of(drive));
+            let wrong = match finding.fault {
+                Fault::Missing => "is missing",
+                Fault::Damaged => "is damaged",
+                Fault::Failed => "can't be read",
+            };
+            if verified.findings.len() < FINDINGS_MAX {
+                verified.findings.push(format!("{}/{key}: piece {} on {drive} {wrong}", bucket.name, finding.piece));
+            }
+            inner.found(finding).await?;
+        }
+        Ok(())
+    }
+
+    /// Where an object's bytes are; `what` is `BUCKET/KEY`.
+    pub async fn manifest(&self, what: &str) -> Result<Manifest> {
+        let (name, key) = what.split_once('/').ok_or_else(|| Error::Invalid(format!("{what} is no BUCKET/KEY")))?;
+        let bucket = self.0.client.bucket(name).await?.ok_or_else(|| no_bucket(name))?;
+        let version = self.version(&bucket, key).await?;
+        let mut segments = Vec::new();
+        for one in refs(&version.body) {
+            let row = self.0.group(one.policy, one.group)?;
+            let coding = Coding { k: one.k, m: one.m };
+            segments.push(SegmentShown {
+                segment: one.id.to_string(),
+                code: coding.to_string(),
+                len: one.len,
+                policy: one.policy.0,
+                group: one.group.0,
+                drives: row.map(|row| row.members.iter().map(DriveId::to_string).collect()).unwrap_or_default(),
+            });
+        }
+        Ok(Manifest {
+            bucket: bucket.name.clone(),
+            volume: bucket.volume.0,
+            key: key.into(),
+            version: version.id.0.to_string(),
+            size: version.size,
+            etag: version.etag.clone(),
+            body: match version.body {
+                Body::Inline(_) | Body::Unloaded => "inline",
+                Body::Packed(..) => "packed",
+                Body::Segments(_) => "segments",
+                Body::Spans(_) => "spans",
+            },
+            segments,
+        })
+    }
+}
+
+/// The segments that a body names, in order.
+fn refs(body: &Body) -> Vec<namespace::SegmentRef> {
+    match body {
+        Body::Inline(_) | Body::Unloaded => Vec::new(),
+        Body::Packed(segment, _) => vec![segment.clone()],
+        Body::Segments(segments) => segments.clone(),
+        Body::Spans(spans) => spans.iter().flat_map(|span| refs(&span.body)).collect(),
+    }
+}

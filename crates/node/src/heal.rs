@@ -1,0 +1,341 @@
+//! Pieces that are missing are rebuilt without being asked.
+//!
+//! What is missing is known from four sources: notes in the metadata (degraded writes, and what was
+//! found before a restart), groups whose pieces are moving to other drives, what readers and
+//! scrubbing find damaged, and walks over the drives. The steward says in which order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{DriveId, GroupId, Instant, PieceId, PolicyId, SegmentId, VolumeId};
+use client::{Bucket, Fault, Finding};
+use codec::Versioned;
+use namespace::Command;
+use namespace::catalog::Severity;
+use steward::{Need, Steward, Target};
+
+use crate::error::Result;
+use crate::fleet::lock;
+use crate::node::{Inner, PAGE};
+use crate::pass::{self, Ask};
+
+/// Segments that are repaired at once.
+const IN_FLIGHT_MAX: usize = 4;
+/// Notes are looked through this often, if nothing says that there are new ones.
+const LOOK_EVERY: Duration = Duration::from_secs(20);
+/// A group is settled no sooner than this after it began to move: writes that began before may
+/// still go to the old drives.
+const SETTLE_AFTER: Duration = Duration::from_secs(10);
+/// How long the healer rests when there is nothing to do.
+const REST: Duration = Duration::from_secs(1);
+
+/// What the healer knows.
+pub(crate) struct Heal {
+    pub steward: Steward,
+    looked: Option<Instant>,
+    /// When a group was first seen moving, by its row's version.
+    moving_since: BTreeMap<(PolicyId, GroupId, u32), Instant>,
+    /// Pieces rebuilt since the last time that nothing was left: for the event at the end.
+    told: u64,
+    /// Bytes rebuilt lately, for the time that is left.
+    pub rate: Rate,
+}
+
+/// Bytes per second over the last minute or so.
+#[derive(Default)]
+pub(crate) struct Rate {
+    began: Option<(Instant, u64)>,
+    last: Option<(Instant, u64)>,
+}
+
+impl Rate {
+    fn note(&mut self, now: Instant, done: u64) {
+        if self.began.is_none_or(|(at, _)| now.since(at) > Duration::from_secs(60)) {
+            self.began = self.last.or(Some((now, done)));
+        }
+        self.last = Some((now, done));
+    }
+
+    /// Seconds that so many bytes take; `None` if nobody knows yet.
+    pub fn eta(&self, bytes: u64) -> Option<u64> {
+        let ((began, from), (last, to)) = (self.began?, self.last?);
+        let (millis, done) = (last.since(began).as_millis() as u64, to.saturating_sub(from));
+        (done > 0 && millis > 0).then(|| (u128::from(bytes) * u128::from(millis) / u128::from(done) / 1000) as u64)
+    }
+}
+
+impl Heal {
+    pub fn new() -> Self {
+        Self {
+            steward: Steward::new(IN_FLIGHT_MAX),
+            looked: None,
+            moving_since: BTreeMap::new(),
+            told: 0,
+            rate: Rate::default(),
+        }
+    }
+}
+
+/// Looks for what is missing, and repairs it.
+pub(crate) async fn heal(inner: Arc<Inner>) {
+    while !inner.is_closing() {
+        if let Err(error) = inner.look_for_needs().await {
+            tracing::warn!(%error, "failed to look for missing pieces: trying again");
+        }
+        let mut begun = false;
+        loop {
+            let now = inner.env.clock.now();
+            let Some(need) = lock(&inner.heal).steward.next(now) else { break };
+            begun = true;
+            let healer = inner.clone();
+            inner.run("repair", async move { healer.repair(need).await });
+        }
+        if !begun {
+            inner.env.timeout(REST, inner.wake.notified()).await;
+        }
+    }
+}
+
+/// Takes what readers find.
+pub(crate) async fn take_findings(inner: Arc<Inner>) {
+    let Some(mut findings) = inner.client.findings() else { return };
+    while !inner.is_closing() {
+        let Some(found) = inner.env.timeout(REST, findings.recv()).await else { continue };
+        let Some(finding) = found else { return };
+        if let Err(error) = inner.found(finding).await {
+            tracing::warn!(%error, "failed to note a damaged piece: scrubbing finds it again");
+        }
+    }
+}
+
+impl Inner {
+    /// Tells the steward.
+    pub fn need(&self, need: Need) {
+        lock(&self.heal).steward.need(need);
+    }
+
+    /// Something changed for the better: what failed is tried again.
+    pub fn retry_repairs(&self) {
+        let mut heal = lock(&self.heal);
+        heal.steward.retry();
+        heal.looked = None;
+        drop(heal);
+        self.wake.notify_one();
+    }
+
+    async fn look_for_needs(self: &Arc<Self>) -> Result<()> {
+        let now = self.env.clock.now();
+        let is_moving = self.look(crate::groups::load)?.iter().any(|(_, rows)| rows.iter().any(|row| row.moving().next().is_some()));
+        let due = {
+            let mut heal = lock(&self.heal);
+            let idle = heal.steward.progress().pieces == 0;
+            // While groups move their walks are what there is to do; they are made one after the
+            // other, as soon as what the last one found is done.
+            let due = heal.looked.is_none_or(|at| now.since(at) >= if is_moving && idle { REST } else { LOOK_EVERY });
+            if due {
+                heal.looked = Some(now);
+            }
+            due
+        };
+        if !due {
+            return Ok(());
+        }
+        for volume in self.volumes()? {
+            self.look_at_notes(volume).await?;
+        }
+        if is_moving {
+            self.look_at_moving().await?;
+        }
+        self.tell_end();
+        Ok(())
+    }
+
+    /// Feeds the notes of a volume; drops those of segments that are gone.
+    async fn look_at_notes(&self, volume: VolumeId) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.scan(move |view| namespace::read::missing(view, volume, after, PAGE)).await?;
+            after = page.last().map(|found| found.segment);
+            let full = page.len() == PAGE;
+            for found in page {
+                let note = found.note;
+                let target = Target { volume, policy: note.policy, group: note.group, segment: found.segment };
+                match found.row {
+                    Some(row) => self.need(pass::need(target, &row, note.missing)),
+                    None if self.client.is_fresh(found.segment) => {}
+                    None => self.note(target, |_| BTreeSet::new()).await?,
+                }
+            }
+            if !full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Changes the note about a segment's missing pieces.
+    pub async fn note(
+        &self,
+        target: Target,
+        change: impl FnOnce(BTreeSet<u8>) -> BTreeSet<u8> + Send,
+    ) -> Result<()> {
+        let now = self.env.clock.wall();
+        let Target { volume, policy, group, segment } = target;
+        let rule = |view: &dyn base::kv::View| -> Result<_> {
+            let before = u128::from_be_bytes(segment.0).checked_sub(1).map(|id| SegmentId(id.to_be_bytes()));
+            let known = namespace::read::missing(view, volume, before, 1)?.pop();
+            let known = known.filter(|known| known.segment == segment);
+            let old: BTreeSet<u8> = known.iter().flat_map(|known| known.note.missing.iter().copied()).collect();
+            let new = change(old.clone());
+            // A note of a segment that was freed meanwhile would stay for ever.
+            let gone = namespace::read::segment(view, volume, policy, group, segment)?.is_none();
+            let new = if gone { BTreeSet::new() } else { new };
+            if new == old {
+                return Ok(Default::default());
+            }
+            let missing = new.into_iter().collect();
+            let command = Command::NoteMissing { segment, policy, group, missing };
+            Ok((namespace::apply(view, volume, &command, now)?.0, ()))
+        };
+        self.volumes.execute(rule).await?;
+        Ok(())
+    }
+
+    /// Walks the groups that are moving; those whose pieces have all arrived are settled.
+    async fn look_at_moving(self: &Arc<Self>) -> Result<()> {
+        let began = self.env.clock.now();
+        for walked in self.walk(Ask::Moving).await? {
+            let key = (walked.policy, walked.row.group, walked.row.version);
+            let since = *lock(&self.heal).moving_since.entry(key).or_insert(began);
+            if walked.lacking == 0 && began.since(since) >= SETTLE_AFTER && !self.is_closing() {
+                self.settle_group(walked.policy, &walked.row).await?;
+                lock(&self.heal).moving_since.remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says so once everything that was missing is rebuilt.
+    fn tell_end(&self) {
+        let text = {
+            let mut heal = lock(&self.heal);
+            let progress = heal.steward.progress();
+            if progress.pieces > 0 || progress.done_pieces == heal.told {
+                return;
+            }
+            let pieces = progress.done_pieces - heal.told;
+            heal.told = progress.done_pieces;
+            format!("{pieces} pieces were rebuilt; nothing is left to repair")
+        };
+        self.tell(Severity::Info, "repair", "", text);
+    }
+
+    /// Something that a reader or a scrub found.
+    pub async fn found(&self, finding: Finding) -> Result<()> {
+        if finding.fault == Fault::Failed {
+            // The drive's own trouble: it is looked at anyway.
+            return Ok(());
+        }
+        let Finding { volume, policy, group, piece, .. } = finding;
+        let target = Target { volume, policy, group, segment: piece.segment };
+        let row = self
+            .scan(move |view| namespace::read::segment(view, volume, policy, group, piece.segment))
+            .await?;
+        let Some(row) = row else { return Ok(()) };
+        if let (Some(drive), Fault::Damaged) = (finding.drive, finding.fault) {
+            let text = format!("piece {piece} on drive {} is damaged: it is rebuilt from the others", self.name_of(drive));
+            self.tell(Severity::Warning, "drive", &drive.to_string(), text);
+        }
+        // Noted first: a restart must not forget it.
+        self.note(target, |mut missing| {
+            missing.insert(piece.index);
+            missing
+        })
+        .await?;
+        self.need(pass::need(target, &row, [piece.index]));
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn repair(self: &Arc<Self>, need: Need) {
+        let target = need.target;
+        let done = self.rebuild(&need).await;
+        let now = self.env.clock.now();
+        {
+            let mut heal = lock(&self.heal);
+            match done {
+                Ok(Some((pieces, bytes))) => {
+                    if !pieces.is_empty() {
+                        heal.steward.done(target, &pieces, bytes);
+                    }
+                    if pieces.len() < need.missing.len() {
+                        // No drive to go to, or damage on the way: not before something changed.
+                        heal.steward.failed(target, now);
+                    }
+                    let done = heal.steward.progress().done_bytes;
+                    heal.rate.note(now, done);
+                }
+                Ok(None) => heal.steward.forget(target),
+                Err(error) => {
+                    tracing::info!(segment = %target.segment, %error, "a repair failed: it is tried again later");
+                    heal.steward.failed(target, now);
+                }
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Rebuilds what has a drive to go to; `None` if the segment is gone.
+    async fn rebuild(&self, need: &Need) -> Result<Option<(Vec<u8>, u64)>> {
+        let Target { volume, policy, group, segment } = need.target;
+        let found = self.scan(move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
+        let Some(row) = self.group(policy, group)?.filter(|_| found.is_some()) else { return Ok(None) };
+        let has_home = |index: &&u8| {
+            row.members.get(usize::from(**index)).and_then(|drive| self.fleet.get(*drive)).is_some_and(|drive| drive.is_up())
+        };
+        let missing: Vec<u8> = need.missing.iter().filter(has_home).copied().collect();
+        if missing.is_empty() {
+            return Ok(Some((Vec::new(), 0)));
+        }
+        let rebuilt = self.client.rebuild(volume, segment, (policy, &row), &missing).await?;
+        let done: BTreeSet<u8> = rebuilt.pieces.iter().copied().collect();
+        self.note(need.target, |mut noted| {
+            noted.extend(&rebuilt.damaged);
+            noted.retain(|index| !done.contains(index));
+            noted
+        })
+        .await?;
+        if let (false, Some(found)) = (rebuilt.damaged.is_empty(), &found) {
+            self.need(pass::need(need.target, found, rebuilt.damaged));
+        }
+        Ok(Some((rebuilt.pieces, rebuilt.bytes)))
+    }
+
+    /// Where a piece belongs, if any drive can say: for pieces that a scrub found damaged.
+    pub async fn finding_of(&self, piece: PieceId, drive: DriveId) -> Option<Finding> {
+        for other in self.fleet.up() {
+            for index in 0..base::limits::CODE_PIECES_MAX as u8 {
+                let id = PieceId { segment: piece.segment, index };
+                if !other.store.contains(id).await.unwrap_or(false) {
+                    continue;
+                }
+                let Ok(bytes) = other.store.header(id).await else { continue };
+                let Ok(header) = client::header::PieceHeader::decode(&bytes) else { continue };
+                return Some(Finding {
+                    volume: header.volume,
+                    policy: header.policy,
+                    group: header.group,
+                    piece,
+                    drive: Some(drive),
+                    fault: Fault::Damaged,
+                });
+            }
+        }
+        None
+    }
+
+    /// A bucket's handle for work on its volume.
+    pub fn bucket_of(&self, volume: VolumeId) -> Bucket {
+        Bucket::of_volume(volume)
+    }
+}

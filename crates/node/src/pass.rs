@@ -1,0 +1,127 @@
+//! A walk over all segments in use that asks each drive whether it has the pieces it should have.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{DriveId, PieceId, PolicyId, SegmentId, VolumeId};
+use namespace::catalog::PolicyRow;
+use namespace::rows::SegmentRow;
+use placement::GroupRow;
+use steward::{Need, Target};
+
+use crate::error::Result;
+use crate::fleet::Mounted;
+use crate::groups;
+use crate::node::{Inner, PAGE};
+
+/// Which pieces a walk asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Those that a group's row says are still moving.
+    Moving,
+    /// Those that this drive should have.
+    Drive(DriveId),
+    /// All.
+    All,
+}
+
+impl Ask {
+    fn wants(self, row: &GroupRow, index: usize) -> bool {
+        match self {
+            Ask::Moving => row.members[index] != row.from[index],
+            Ask::Drive(drive) => row.members[index] == drive,
+            Ask::All => true,
+        }
+    }
+
+    fn indices(self, row: &GroupRow) -> Vec<u8> {
+        (0..row.members.len()).filter(|index| self.wants(row, *index)).map(|index| index as u8).collect()
+    }
+}
+
+/// What a walk saw of one group.
+#[derive(Clone, Debug)]
+pub(crate) struct Walked {
+    pub policy: PolicyId,
+    pub row: GroupRow,
+    /// Pieces that aren't where they should be, or whose drive isn't there to ask.
+    pub lacking: u64,
+}
+
+/// The need of a segment for these pieces.
+pub(crate) fn need(target: Target, row: &SegmentRow, missing: impl IntoIterator<Item = u8>) -> Need {
+    let (k, len) = (u64::from(row.k.max(1)), row.len);
+    Need { target, missing: missing.into_iter().collect(), parity: row.m, piece_bytes: len.div_ceil(k) }
+}
+
+impl Inner {
+    /// Walks over all groups that have pieces to ask for; tells the steward what is missing.
+    pub async fn walk(self: &Arc<Self>, ask: Ask) -> Result<Vec<Walked>> {
+        let volumes = self.volumes()?;
+        let policies: Vec<(PolicyRow, Vec<GroupRow>)> = self.look(groups::load)?;
+        let mut walked = Vec::new();
+        for (policy, rows) in policies {
+            for row in rows {
+                let indices = ask.indices(&row);
+                if indices.is_empty() {
+                    continue;
+                }
+                let mut lacking = 0;
+                for volume in &volumes {
+                    lacking += self.walk_group(*volume, policy.id, &row, &indices).await?;
+                    if self.is_closing() {
+                        return Ok(walked);
+                    }
+                }
+                walked.push(Walked { policy: policy.id, row, lacking });
+            }
+        }
+        Ok(walked)
+    }
+
+    async fn walk_group(
+        self: &Arc<Self>,
+        volume: VolumeId,
+        policy: PolicyId,
+        row: &GroupRow,
+        indices: &[u8],
+    ) -> Result<u64> {
+        let group = row.group;
+        let homes: BTreeMap<u8, Option<Arc<Mounted>>> = indices
+            .iter()
+            .map(|index| (*index, self.fleet.get(row.members[usize::from(*index)]).filter(|drive| drive.is_up())))
+            .collect();
+        let (mut after, mut lacking) = (None, 0);
+        loop {
+            let read = move |view: &dyn base::kv::View| {
+                namespace::read::segments_of_group(view, volume, policy, group, after, PAGE)
+            };
+            let page = self.scan(read).await?;
+            after = page.last().map(|(segment, _)| *segment);
+            for (segment, found) in &page {
+                let missing = self.ask(*segment, &homes).await;
+                lacking += missing.len() as u64;
+                let target = Target { volume, policy, group, segment: *segment };
+                self.need(need(target, found, missing));
+            }
+            if page.len() < PAGE || self.is_closing() {
+                return Ok(lacking);
+            }
+        }
+    }
+
+    /// The pieces of a segment that aren't at home.
+    async fn ask(&self, segment: SegmentId, homes: &BTreeMap<u8, Option<Arc<Mounted>>>) -> Vec<u8> {
+        let mut missing = Vec::new();
+        for (index, home) in homes {
+            let there = match home {
+                Some(drive) => drive.store.contains(PieceId { segment, index: *index }).await.unwrap_or(false),
+                None => false,
+            };
+            if !there {
+                missing.push(*index);
+            }
+        }
+        missing
+    }
+}

@@ -1,0 +1,367 @@
+//! How the store is: one sentence, the reasons, the figures.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use base::{DriveId, GroupId, PolicyId, VolumeId};
+use namespace::catalog::{self, DriveRow, DriveState, PolicyRow};
+use placement::GroupRow;
+use policy::Coding;
+use serde::Serialize;
+
+use crate::access::shown;
+use crate::error::Result;
+use crate::fleet::lock;
+use crate::groups;
+use crate::node::{Inner, Node};
+use crate::open::MIRRORS;
+
+/// Volumes up to which groups are looked at one by one for data in them.
+const VOLUMES_EXACT_MAX: usize = 64;
+/// Notes about missing pieces that are looked at.
+const NOTES_MAX: usize = 10_000;
+
+/// How good it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All is as it should be.
+    Green,
+    /// Everything can be read; something is less safe than it should be.
+    Yellow,
+    /// Something can't be read or written, or the next loss loses data.
+    Red,
+}
+
+/// What is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Buckets.
+    pub buckets: u64,
+    /// Objects: current versions.
+    pub objects: u64,
+    /// Bytes of all versions and parts.
+    pub bytes: u64,
+}
+
+/// What is being repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Repair {
+    /// Pieces left.
+    pub pieces: u64,
+    /// Their bytes, about.
+    pub bytes: u64,
+    /// Seconds left; `None` if nobody knows yet.
+    pub eta_secs: Option<u64>,
+    /// Pieces rebuilt since the start.
+    pub done_pieces: u64,
+    /// Attempts that failed since the start.
+    pub failures: u64,
+}
+
+/// One drive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Drive {
+    /// Its id.
+    pub id: String,
+    /// Its folder.
+    pub path: String,
+    /// `up`, `full`, `draining`, `read-only`, `down`, `lost`.
+    pub state: &'static str,
+    /// Bytes of pieces and trash.
+    pub used: u64,
+    /// Bytes free on its file system.
+    pub free: u64,
+    /// Pieces that can be read.
+    pub pieces: u64,
+    /// Reads that it refused.
+    pub errors: u64,
+    /// What else there is to say.
+    pub note: String,
+}
+
+/// How the store is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// How good it is.
+    pub health: Health,
+    /// In one sentence.
+    pub sentence: String,
+    /// Why it isn't green.
+    pub reasons: Vec<String>,
+    /// How many more drives may be lost, whichever they are, and all data can still be read; negative
+    /// if some can't be read now.
+    pub spare_losses: i64,
+    /// What is stored.
+    pub totals: Totals,
+    /// What is being repaired.
+    pub repair: Repair,
+    /// The code of new data.
+    pub policy: String,
+    /// Drives that hold a copy of all metadata.
+    pub metadata_copies: usize,
+    /// The store.
+    pub cluster: String,
+    /// The drives.
+    pub drives: Vec<Drive>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Event {
+    /// Counted from 1.
+    pub number: u64,
+    /// When.
+    pub at: String,
+    /// `info`, `warning`, `error`.
+    pub severity: &'static str,
+    /// What it is about: `drive`, `repair`, …
+    pub area: String,
+    /// Which one of those.
+    pub subject: String,
+    /// What happened.
+    pub text: String,
+}
+
+impl Node {
+    /// Quick: whether drives are missing, nothing else is asked.
+    pub fn health(&self) -> Health {
+        let all = self.0.fleet.all();
+        let up = all.iter().filter(|drive| drive.is_up()).count();
+        if up == 0 {
+            Health::Red
+        } else if up < all.len() {
+            Health::Yellow
+        } else {
+            Health::Green
+        }
+    }
+
+    /// How the store is.
+    pub async fn status(&self) -> Result<Status> {
+        let inner = &self.0;
+        let rows = inner.drive_rows()?;
+        let safety = inner.safety(&BTreeSet::new()).await?;
+        let (repair, policy) = (inner.repair_left(), inner.look(default_policy)?);
+        let metadata_copies = inner.shards.iter().map(|shard| shard.members().drives.len()).min().unwrap_or(0);
+        // Metadata that is gone takes all data with it.
+        let safety = safety.min(metadata_copies as i64 - 1);
+        let mut status = Status {
+            health: Health::Green,
+            sentence: String::new(),
+            reasons: Vec::new(),
+            spare_losses: safety,
+            totals: inner.totals().await?,
+            repair,
+            policy,
+            metadata_copies,
+            cluster: inner.cluster.to_string(),
+            drives: inner.drives_shown(&rows),
+        };
+        judge(&mut status, &rows);
+        Ok(status)
+    }
+
+    /// What happened, oldest first: the last `limit` events.
+    pub async fn events(&self, limit: usize) -> Result<Vec<Event>> {
+        self.0.flush_events().await;
+        let mut events = self.0.look(|view| catalog::latest_events(view, limit))?;
+        events.reverse();
+        let shown = |event: catalog::Event| Event {
+            number: event.number,
+            at: shown(event.at),
+            severity: match event.severity {
+                catalog::Severity::Info => "info",
+                catalog::Severity::Warning => "warning",
+                catalog::Severity::Error => "error",
+            },
+            area: event.area,
+            subject: event.subject,
+            text: event.text,
+        };
+        Ok(events.into_iter().map(shown).collect())
+    }
+}
+
+fn default_policy(view: &dyn base::kv::View) -> std::result::Result<String, namespace::Error> {
+    let name = catalog::setting(view, client::POLICY_SETTING)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&name).into_owned())
+}
+
+fn count(number: i64, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+/// Says in words what the figures mean.
+fn judge(status: &mut Status, rows: &[DriveRow]) {
+    let down: Vec<&Drive> = status.drives.iter().filter(|drive| matches!(drive.state, "down" | "lost" | "read-only")).collect();
+    let mut reasons: Vec<String> = down.iter().map(|drive| format!("drive {} is {}: {}", drive.path, drive.state, drive.note)).collect();
+    reasons.extend(
+        status.drives.iter().filter(|drive| drive.state == "full").map(|drive| format!("drive {} is full", drive.path)),
+    );
+    let drives = rows.iter().filter(|row| row.state == DriveState::Active).count();
+    if status.metadata_copies < MIRRORS.min(drives) {
+        reasons.push(format!("the metadata has {} only", count(status.metadata_copies as i64, "copy").replace("copys", "copies")));
+    }
+    if status.repair.pieces > 0 {
+        reasons.push(format!("{} are missing and are being rebuilt", count(status.repair.pieces as i64, "piece")));
+    }
+    let most = Coding::parse(&status.policy).ok().flatten().map_or(0, |coding| i64::from(coding.m));
+    let most = most.min(MIRRORS as i64 - 1);
+    status.health = match status.spare_losses {
+        spare if spare < 0 => Health::Red,
+        0 if most > 0 => Health::Red,
+        spare if spare < most || !reasons.is_empty() => Health::Yellow,
+        _ => Health::Green,
+    };
+    status.sentence = match status.spare_losses {
+        spare if spare < 0 => "some data can't be read now: bring back drives".to_owned(),
+        0 if most == 0 => "all data is readable; there is one copy only: the loss of a drive loses data".to_owned(),
+        0 => "all data is readable, but the next loss of a drive may lose some".to_owned(),
+        spare => format!("all data is safe: it survives the loss of any {}", count(spare, "drive")),
+    };
+    if status.spare_losses < most && status.spare_losses >= 0 && reasons.is_empty() {
+        reasons.push(format!("older data survives fewer losses than new data ({})", status.policy));
+    }
+    status.reasons = reasons;
+}
+
+impl Inner {
+    fn repair_left(&self) -> Repair {
+        let heal = lock(&self.heal);
+        let progress = heal.steward.progress();
+        Repair {
+            pieces: progress.pieces,
+            bytes: progress.bytes,
+            eta_secs: heal.rate.eta(progress.bytes),
+            done_pieces: progress.done_pieces,
+            failures: progress.failures,
+        }
+    }
+
+    async fn totals(&self) -> Result<Totals> {
+        let mut totals = Totals::default();
+        let buckets = self.look(|view| catalog::list_all_buckets(view, "", usize::MAX >> 1))?;
+        totals.buckets = buckets.len() as u64;
+        let stats = self.scan(move |view| {
+            buckets.iter().map(|bucket| namespace::read::stats(view, bucket.volume)).collect::<std::result::Result<Vec<_>, _>>()
+        });
+        for head in stats.await? {
+            totals.objects += head.objects;
+            totals.bytes += head.version_bytes + head.part_bytes;
+        }
+        Ok(totals)
+    }
+
+    /// The drives, by folder; those that were removed are not shown.
+    fn drives_shown(&self, rows: &[DriveRow]) -> Vec<Drive> {
+        let mut shown: Vec<Drive> =
+            rows.iter().filter(|row| row.state != DriveState::Removed).map(|row| self.drive_shown(row)).collect();
+        shown.sort_by(|a, b| (a.path.len(), &a.path).cmp(&(b.path.len(), &b.path)));
+        shown
+    }
+
+    pub fn drive_shown(&self, row: &DriveRow) -> Drive {
+        let mounted = self.fleet.get(row.id);
+        let health = mounted.as_ref().map(|drive| drive.store.health());
+        let down = mounted.as_ref().and_then(|drive| lock(&drive.down).clone());
+        let state = match (row.state, &mounted, &health) {
+            (DriveState::Gone, ..) => "lost",
+            (_, None, _) => "down",
+            (_, Some(_), Some(health)) if matches!(health.state, piecestore::State::ReadOnly(_)) => "read-only",
+            (_, Some(drive), _) if !drive.is_up() => "down",
+            (DriveState::Draining, ..) => "draining",
+            (_, Some(_), Some(health)) if health.free <= self.settings.pieces.reserve_bytes => "full",
+            _ => "up",
+        };
+        let health = health.as_ref();
+        Drive {
+            id: row.id.to_string(),
+            path: row.path.clone(),
+            state,
+            used: health.map_or(0, |health| health.live_bytes + health.trash_bytes),
+            free: health.map_or(0, |health| health.free),
+            pieces: health.map_or(0, |health| health.pieces),
+            errors: health.map_or(0, |health| health.read_errors + health.lost_logs),
+            note: match (&down, &mounted) {
+                (Some(down), _) => down.why.clone(),
+                (None, None) => "its folder isn't there".into(),
+                _ => String::new(),
+            },
+        }
+    }
+
+    /// How many more drives may be lost, whichever they are, with all data still readable, if `less`
+    /// were gone as well.
+    pub async fn safety(&self, less: &BTreeSet<DriveId>) -> Result<i64> {
+        let up: BTreeSet<DriveId> =
+            self.fleet.up().iter().map(|drive| drive.id).filter(|drive| !less.contains(drive)).collect();
+        let policies = Arc::new(self.look(groups::load)?);
+        let default = self.look(default_policy)?;
+        let volumes = self.volumes()?;
+        let bad: BTreeMap<(PolicyId, GroupId), BTreeSet<u8>> = policies
+            .iter()
+            .flat_map(|(policy, rows)| rows.iter().map(|row| ((policy.id, row.group), bad(row, &up))))
+            .collect();
+        let parity: BTreeMap<PolicyId, i64> =
+            policies.iter().map(|(policy, _)| (policy.id, i64::from(policy.coding.m))).collect();
+        // Without data the default's parity is what counts.
+        let mut spare = policies.iter().find(|(policy, _)| policy.name == default).map_or(0, |(policy, _)| i64::from(policy.coding.m));
+        for (policy, rows) in policies.iter() {
+            spare = spare.min(self.worst_group(policy, rows, &bad, &volumes, spare).await?);
+        }
+        for volume in volumes {
+            let notes = self.scan(move |view| namespace::read::missing(view, volume, None, NOTES_MAX)).await?;
+            for found in notes.into_iter().filter(|found| found.row.is_some()) {
+                let place = (found.note.policy, found.note.group);
+                let mut lost = bad.get(&place).cloned().unwrap_or_default();
+                lost.extend(found.note.missing);
+                spare = spare.min(parity.get(&place.0).copied().unwrap_or(0) - lost.len() as i64);
+            }
+        }
+        Ok(spare)
+    }
+
+    /// Spare pieces of the policy's worst group that holds data, if it is worse than `floor`.
+    async fn worst_group(
+        &self,
+        policy: &PolicyRow,
+        rows: &[GroupRow],
+        bad: &BTreeMap<(PolicyId, GroupId), BTreeSet<u8>>,
+        volumes: &[VolumeId],
+        floor: i64,
+    ) -> Result<i64> {
+        let spare = |row: &GroupRow| i64::from(policy.coding.m) - bad.get(&(policy.id, row.group)).map_or(0, |bad| bad.len() as i64);
+        let mut order: Vec<&GroupRow> = rows.iter().filter(|row| spare(row) < floor).collect();
+        order.sort_by_key(|row| spare(row));
+        for row in order {
+            if volumes.len() > VOLUMES_EXACT_MAX || self.holds_data(volumes, policy.id, row.group).await? {
+                return Ok(spare(row));
+            }
+        }
+        Ok(floor)
+    }
+
+    /// Whether any volume has a segment in the group.
+    pub async fn holds_data(&self, volumes: &[VolumeId], policy: PolicyId, group: GroupId) -> Result<bool> {
+        let volumes = volumes.to_vec();
+        self.scan(move |view| {
+            for volume in volumes {
+                if !namespace::read::segments_of_group(view, volume, policy, group, None, 1)?.is_empty() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .await
+    }
+}
+
+/// Pieces of the group that can't be read now: neither where they belong nor where they come from.
+fn bad(row: &GroupRow, up: &BTreeSet<DriveId>) -> BTreeSet<u8> {
+    let lost = |index: &usize| {
+        // A piece that is moving is where it comes from, until all of the group have arrived.
+        !up.contains(&row.from[*index])
+    };
+    (0..row.members.len()).filter(lost).map(|index| index as u8).collect()
+}

@@ -1,0 +1,273 @@
+//! Drives that vanish, fail, return or fill up; copies of the metadata that follow them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{DriveId, Instant};
+use client::DriveState as Seen;
+use metastore::Embedded;
+use namespace::catalog::{self, DriveRow, DriveState, Severity};
+use piecestore::State;
+
+use crate::error::Result;
+use crate::fleet::{Down, Mounted, lock};
+use crate::identity::{self, Folder, Lock};
+use crate::node::Inner;
+use crate::open::{MIRRORS, mirror};
+
+/// A drive that hasn't answered a look for this long counts as down.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+/// A drive that failed is tried again after this long, doubled with each failure up to an hour.
+const AGAIN_MIN: Duration = Duration::from_secs(10);
+const AGAIN_MAX: Duration = Duration::from_secs(3600);
+/// Folders of drives that aren't there are looked at this often.
+const RETURN_EVERY: Duration = Duration::from_secs(1);
+/// Copies of the metadata are looked after this often.
+const MIRROR_EVERY: Duration = Duration::from_secs(2);
+
+/// What the loop remembers.
+struct Watch {
+    inner: Arc<Inner>,
+    returned: Instant,
+    mirrored: Instant,
+    /// When a drive that failed may be tried again, and how long to wait after that.
+    again: BTreeMap<DriveId, (Instant, Duration)>,
+    /// Since when a drive that isn't at hand is missed.
+    missed: BTreeMap<DriveId, Instant>,
+}
+
+/// Looks after the drives until the node is closed.
+pub(crate) async fn watch(inner: Arc<Inner>) {
+    let now = inner.env.clock.now();
+    let mut watch =
+        Watch { inner: inner.clone(), returned: now, mirrored: now, again: BTreeMap::new(), missed: BTreeMap::new() };
+    while inner.pause(inner.settings.look_every).await {
+        let _one = inner.changing.lock().await;
+        if let Err(error) = watch.round().await {
+            tracing::warn!(%error, "failed to look after the drives: trying again");
+        }
+    }
+}
+
+impl Watch {
+    async fn round(&mut self) -> Result<()> {
+        let inner = self.inner.clone();
+        let looks = inner.fleet.all().into_iter().map(|drive| look(&inner, drive));
+        futures_util::future::join_all(looks).await;
+        let now = inner.env.clock.now();
+        if now.since(self.returned) >= RETURN_EVERY {
+            self.returned = now;
+            self.look_for_returns().await?;
+            self.give_up().await?;
+            inner.settle_groups().await?;
+        }
+        if now.since(self.mirrored) >= MIRROR_EVERY {
+            self.mirrored = now;
+            inner.recruit_mirrors().await;
+        }
+        Ok(())
+    }
+
+    /// Drives that should be there and aren't: perhaps they are back.
+    async fn look_for_returns(&mut self) -> Result<()> {
+        let inner = self.inner.clone();
+        let now = inner.env.clock.now();
+        for row in inner.drive_rows()? {
+            if row.state == DriveState::Removed || inner.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
+                self.again.remove(&row.id);
+                self.missed.remove(&row.id);
+                continue;
+            }
+            self.missed.entry(row.id).or_insert(now);
+            if self.again.get(&row.id).is_some_and(|(at, _)| now < *at) {
+                continue;
+            }
+            match inner.try_return(&row).await {
+                Ok(_) => {}
+                Err(error) => {
+                    let wait = self.again.get(&row.id).map_or(AGAIN_MIN, |(_, wait)| (*wait * 2).min(AGAIN_MAX));
+                    self.again.insert(row.id, (now + wait, wait));
+                    tracing::info!(drive = %row.id, path = row.path, %error, "a drive that failed can't be opened yet");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drives that have been away for too long: their pieces are rebuilt elsewhere.
+    async fn give_up(&mut self) -> Result<()> {
+        let inner = self.inner.clone();
+        let now = inner.env.clock.now();
+        for row in inner.drive_rows()?.into_iter().filter(|row| row.state == DriveState::Active) {
+            let since = self.missed.get(&row.id).copied();
+            if since.is_some_and(|since| now.since(since) >= inner.settings.repair_after) {
+                inner.declare_gone(&row).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a drive at hand: whether it answers, is still the one that was opened, takes writes.
+async fn look(inner: &Arc<Inner>, drive: Arc<Mounted>) {
+    let (held, env) = (drive.lock.clone(), &inner.env);
+    let asked = async {
+        let there = env.blocking(move || held.is_there()).await.unwrap_or(true);
+        if !there {
+            drive.store.fence("its folder was removed or replaced");
+            return Some("its folder was removed or replaced".to_owned());
+        }
+        match drive.store.check_path().await {
+            Ok(()) => None,
+            Err(error) => Some(error.to_string()),
+        }
+    };
+    let wrong = env.timeout(LOOK_MAX, asked).await.unwrap_or_else(|| Some("it doesn't answer".into()));
+    let wrong = wrong.or_else(|| match drive.store.health().state {
+        State::Ok => None,
+        State::ReadOnly(why) | State::Failed(why) => Some(why),
+    });
+    match wrong {
+        Some(why) => inner.drive_down(&drive, why),
+        None => inner.drive_answers(&drive),
+    }
+}
+
+impl Inner {
+    fn drive_down(&self, drive: &Mounted, why: String) {
+        let state = drive.store.health().state;
+        // What only takes no writes may still be read.
+        let seen = if matches!(state, State::ReadOnly(_)) { Seen::Suspect } else { Seen::Gone };
+        self.drives.set_state(drive.id, seen);
+        let mut down = lock(&drive.down);
+        if down.is_some() {
+            return;
+        }
+        *down = Some(Down { since: self.env.clock.now(), why: why.clone() });
+        drop(down);
+        let text = format!("drive {} is down: {why}", self.name_of(drive.id));
+        self.tell(Severity::Warning, "drive", &drive.id.to_string(), text);
+    }
+
+    fn drive_answers(&self, drive: &Mounted) {
+        if drive.store.health().state != State::Ok {
+            return;
+        }
+        let Some(down) = lock(&drive.down).take() else { return };
+        self.drives.set_state(drive.id, Seen::Up);
+        let away = self.env.clock.now().since(down.since).as_secs();
+        let text = format!("drive {} answers again after {away} s ({})", self.name_of(drive.id), down.why);
+        self.tell(Severity::Info, "drive", &drive.id.to_string(), text);
+        self.retry_repairs();
+    }
+
+    /// Opens a drive that is down or not at hand, if its folder holds it.
+    async fn try_return(self: &Arc<Self>, row: &DriveRow) -> Result<bool> {
+        let (disk, path) = (self.env.disk.clone(), PathBuf::from(&row.path));
+        let looked = self.env.blocking({
+            let (disk, path) = (disk.clone(), path.clone());
+            move || identity::look(&*disk, &path)
+        });
+        let Folder::Drive(found) = looked.await.map_err(client::Error::from)?? else { return Ok(false) };
+        if found.drive != row.id || found.cluster != self.cluster || found.key_check != self.key_check {
+            return Ok(false);
+        }
+        let before = self.fleet.get(row.id);
+        if before.as_ref().is_some_and(|drive| drive.store.health().state == State::Ok && drive.lock.is_there()) {
+            // It only doesn't answer: that is seen by looking at it.
+            return Ok(false);
+        }
+        // The old handles hold the lock.
+        drop(before);
+        self.let_go(row.id);
+        let lock = self.env.blocking({
+            let path = path.clone();
+            move || Lock::take(&*disk, &path)
+        });
+        let lock = Arc::new(lock.await.map_err(client::Error::from)??);
+        let drive = Mounted::open(&self.env, &self.settings.pieces, path.clone(), row.id, lock.clone()).await?;
+        self.marks.add(&path, lock, *found);
+        self.drives.set(drive.id, Arc::new(drive.store.clone()));
+        self.fleet.set(drive.clone());
+        self.know_drive(row.id).await?;
+        self.marks.write_all(|_| {}).await;
+        let text = format!("drive {} is back", self.name_of(row.id));
+        self.tell(Severity::Info, "drive", &row.id.to_string(), text);
+        start_census(self, row.id);
+        self.retry_repairs();
+        Ok(true)
+    }
+
+    /// A drive counts as lost: others take its place.
+    pub async fn declare_gone(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
+        let gone = DriveRow { state: DriveState::Gone, ..row.clone() };
+        self.change(move |_| Ok((catalog::put_drive(&gone), ()))).await?;
+        let text = format!("drive {} counts as lost: its pieces are rebuilt on others", self.name_of(row.id));
+        self.tell(Severity::Warning, "drive", &row.id.to_string(), text);
+        self.settle_groups().await
+    }
+
+    /// Keeps the metadata on as many drives as there should be copies.
+    async fn recruit_mirrors(self: &Arc<Self>) {
+        let leaving: BTreeSet<DriveId> = match self.drive_rows() {
+            Ok(rows) => rows.iter().filter(|row| row.state != DriveState::Active).map(|row| row.id).collect(),
+            Err(_) => return,
+        };
+        for shard in &self.shards {
+            if let Err(error) = self.recruit(shard, &leaving).await {
+                tracing::warn!(shard = shard.shard(), %error, "failed to give the metadata another copy: trying again");
+            }
+        }
+    }
+
+    async fn recruit(self: &Arc<Self>, shard: &Arc<Embedded>, leaving: &BTreeSet<DriveId>) -> Result<()> {
+        let have = shard.members().drives;
+        let staying = have.iter().filter(|drive| !leaving.contains(drive)).count();
+        if staying >= MIRRORS {
+            for drive in have.iter().filter(|drive| leaving.contains(drive)) {
+                shard.remove_mirror(*drive).await?;
+            }
+            return Ok(());
+        }
+        let mut free: Vec<Arc<Mounted>> = self.fleet.up();
+        free.retain(|drive| !have.contains(&drive.id) && !leaving.contains(&drive.id));
+        // The one with the most room, by path where they are alike.
+        free.sort_by_key(|drive| (std::cmp::Reverse(drive.store.health().free >> 30), drive.path.clone()));
+        let Some(drive) = free.first() else { return Ok(()) };
+        shard.add_mirror(mirror(drive.id, &drive.path, shard.shard())).await?;
+        let text = format!("drive {} keeps a copy of the metadata from now on", self.name_of(drive.id));
+        self.tell(Severity::Info, "metadata", &drive.id.to_string(), text);
+        Ok(())
+    }
+}
+
+/// Asks a drive that was away whether it still has what it should.
+fn start_census(inner: &Arc<Inner>, drive: DriveId) {
+    let walker = inner.clone();
+    inner.run("census", async move {
+        match walker.walk(crate::pass::Ask::Drive(drive)).await {
+            Ok(walked) => {
+                let lacking: u64 = walked.iter().map(|walked| walked.lacking).sum();
+                if lacking > 0 {
+                    let text = format!("drive {} lacks {lacking} pieces: they are rebuilt", walker.name_of(drive));
+                    walker.tell(Severity::Warning, "drive", &drive.to_string(), text);
+                    walker.wake.notify_one();
+                }
+            }
+            Err(error) => tracing::warn!(%drive, %error, "failed to ask a drive for its pieces: scrubbing will"),
+        }
+    });
+}
+
+/// Until the metadata store has these itself.
+pub(crate) trait MirrorsLater {
+    fn add_mirror(&self, _: metastore::Mirror) -> impl Future<Output = std::result::Result<(), metastore::Error>> + Send {
+        async { Ok(()) }
+    }
+    fn remove_mirror(&self, _: DriveId) -> impl Future<Output = std::result::Result<(), metastore::Error>> + Send {
+        async { Ok(()) }
+    }
+}
+impl MirrorsLater for Embedded {}

@@ -1,0 +1,314 @@
+//! Work that keeps a store small and sound: garbage, packs, trash, logs, scrubbing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{DriveId, Instant, PieceId, SegmentId, VolumeId, Wall};
+use client::header::PieceHeader;
+use codec::Versioned;
+use futures_util::future::join_all;
+use namespace::Command;
+use namespace::catalog::{self, Severity};
+use piecestore::{Condition, Cursor};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::fleet::{Mounted, lock};
+use crate::node::{Inner, Node, PAGE};
+use crate::pass::Ask;
+
+/// Each kind of work is done about this often.
+const EVERY: Duration = Duration::from_secs(20);
+/// Bytes of logs moved in one go, so that writes in between don't wait long.
+const CLEAN_BYTES: u64 = 32 << 20;
+/// Bytes of pieces read in one go.
+const SCRUB_BYTES: u64 = 8 << 20;
+/// Packs of which at most half is in use are emptied.
+const PACK_SIXTEENTHS: u8 = 8;
+/// … if they are no longer being filled.
+const PACK_AGE_MIN: Duration = Duration::from_secs(300);
+/// Packs that are emptied at a time.
+const PACKS_MAX: usize = 16;
+/// Pieces that are looked at for orphans before others get their turn.
+const ORPHANS_STEP: usize = 256;
+/// Scrubbing in the background rests at least this long between steps.
+const SCRUB_REST: Duration = Duration::from_millis(250);
+
+/// How far slow work has come.
+pub(crate) struct Upkeep {
+    done: Instant,
+    /// Where the background scrub of each drive is.
+    scrubs: BTreeMap<DriveId, Scrub>,
+    /// Damaged pieces found since the start.
+    pub damaged: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Scrub {
+    cursor: Option<Cursor>,
+    /// When the next step is due.
+    due: Instant,
+    orphans: Orphans,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Orphans {
+    #[default]
+    Begin,
+    At(Cursor),
+    Done,
+}
+
+impl Upkeep {
+    pub fn new(now: Instant) -> Self {
+        Self { done: now, scrubs: BTreeMap::new(), damaged: 0 }
+    }
+}
+
+/// What a scrub read and found.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Scrubbed {
+    /// Pieces read.
+    pub pieces: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Pieces that weren't as they were written; they are being rebuilt.
+    pub damaged: u64,
+    /// Pieces that weren't there; they are being rebuilt.
+    pub missing: u64,
+}
+
+/// Does what is due until the node is closed.
+pub(crate) async fn keep(inner: Arc<Inner>) {
+    while inner.pause(SCRUB_REST).await {
+        inner.scrub_a_little().await;
+        let now = inner.env.clock.now();
+        if now.since(lock(&inner.upkeep).done) < EVERY {
+            continue;
+        }
+        lock(&inner.upkeep).done = now;
+        if let Err(error) = inner.keep_volumes().await {
+            tracing::warn!(%error, "failed to collect garbage: trying again");
+        }
+        inner.keep_drives().await;
+    }
+}
+
+impl Inner {
+    async fn keep_volumes(self: &Arc<Self>) -> Result<()> {
+        self.client.sweep_uncommitted().await?;
+        let now = self.env.clock.wall();
+        let old = Wall(now.0.saturating_sub(self.settings.garbage_after.as_millis() as u64));
+        let young = Wall(now.0.saturating_sub(PACK_AGE_MIN.as_millis() as u64));
+        for volume in self.volumes()? {
+            if self.is_closing() {
+                return Ok(());
+            }
+            self.collect(volume, old).await?;
+            let packs = self
+                .scan(move |view| namespace::read::packs_by_live_share(view, volume, PACK_SIXTEENTHS, young, PACKS_MAX))
+                .await?;
+            for pack in packs {
+                if let Err(error) = self.client.compact_pack(volume, pack.segment).await {
+                    tracing::info!(pack = %pack.segment, %error, "failed to empty a pack: trying again later");
+                }
+            }
+        }
+        self.forget_dead().await
+    }
+
+    /// Deletes the pieces of segments that were freed before `old`.
+    async fn collect(&self, volume: VolumeId, old: Wall) -> Result<()> {
+        let mut after = None;
+        loop {
+            let page = self.scan(move |view| namespace::read::garbage(view, volume, after, PAGE)).await?;
+            after = page.last().map(|garbage| garbage.segment);
+            let full = page.len() == PAGE;
+            let mut collected: Vec<SegmentId> = Vec::new();
+            for garbage in page.into_iter().filter(|garbage| garbage.row.freed <= old) {
+                // Drives that aren't there are asked for orphans when they return.
+                match self.client.delete_pieces(garbage.segment, garbage.row.policy, garbage.row.group).await {
+                    Ok(_) => collected.push(garbage.segment),
+                    Err(error) => tracing::info!(segment = %garbage.segment, %error, "failed to delete a freed segment"),
+                }
+            }
+            if !collected.is_empty() {
+                let command = Command::CollectedGarbage { segments: collected };
+                self.client.commit(&self.bucket_of(volume), command).await?;
+            }
+            if !full || self.is_closing() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Forgets volumes of deleted buckets once they hold nothing any more.
+    async fn forget_dead(&self) -> Result<()> {
+        for dead in self.look(|view| catalog::dead_volumes(view, None, PAGE))? {
+            let volume = dead.volume;
+            let holds = self.scan(move |view| {
+                let garbage = namespace::read::garbage(view, volume, None, 1)?;
+                Ok(!garbage.is_empty() || !namespace::read::segments(view, volume, None, 1)?.is_empty())
+            });
+            if !holds.await? {
+                self.change(move |view| Ok((catalog::forget_volume(view, volume)?, ()))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn keep_drives(self: &Arc<Self>) {
+        join_all(self.fleet.up().into_iter().map(|drive| self.keep_drive(drive))).await;
+    }
+
+    async fn keep_drive(&self, drive: Arc<Mounted>) {
+        let now = self.env.clock.wall();
+        let kept = async {
+            drive.store.empty_trash(now).await?;
+            drive.store.expire(now).await?;
+            while !self.is_closing() && !drive.store.clean_step(CLEAN_BYTES).await?.is_done {}
+            Ok::<_, piecestore::Error>(())
+        };
+        if let Err(error) = kept.await {
+            tracing::info!(drive = %drive.id, %error, "failed to give room back: trying again later");
+        }
+    }
+
+    /// One step of the background scrub of each drive that is due, and of its search for orphans.
+    async fn scrub_a_little(self: &Arc<Self>) {
+        let now = self.env.clock.now();
+        for drive in self.fleet.up() {
+            let Scrub { cursor, due, orphans } =
+                *lock(&self.upkeep).scrubs.entry(drive.id).or_insert_with(|| Scrub { due: now, ..Scrub::default() });
+            if orphans != Orphans::Done {
+                self.orphans_step(&drive, orphans).await;
+            }
+            if now < due {
+                continue;
+            }
+            let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await;
+            let Ok(step) = step else { continue };
+            let rest = self.scrub_rest(&drive, step.bytes);
+            let damaged = step.findings.iter().filter(|found| found.condition == Condition::Damaged);
+            for found in damaged {
+                self.damaged(found.id, &drive).await;
+            }
+            let mut upkeep = lock(&self.upkeep);
+            if let Some(scrub) = upkeep.scrubs.get_mut(&drive.id) {
+                if step.next.is_none() {
+                    scrub.orphans = Orphans::Begin;
+                }
+                (scrub.cursor, scrub.due) = (step.next, now + rest);
+            }
+        }
+    }
+
+    /// How long to wait after so many bytes for a round to take its time.
+    fn scrub_rest(&self, drive: &Mounted, bytes: u64) -> Duration {
+        let whole = drive.store.health().live_bytes.max(bytes).max(1);
+        let share = bytes.max(whole / 10_000) as f64 / whole as f64;
+        self.settings.scrub_every.mul_f64(share.min(1.0)).max(SCRUB_REST)
+    }
+
+    /// A piece that a scrub found damaged: its place is known from its siblings.
+    async fn damaged(&self, piece: PieceId, drive: &Mounted) {
+        lock(&self.upkeep).damaged += 1;
+        match self.finding_of(piece, drive.id).await {
+            Some(finding) => {
+                if let Err(error) = self.found(finding).await {
+                    tracing::warn!(%piece, %error, "failed to note a damaged piece: scrubbing finds it again");
+                }
+            }
+            None => {
+                let text = format!(
+                    "piece {piece} on drive {} is damaged, and no other piece says whose it is: `abide verify` its bucket",
+                    self.name_of(drive.id)
+                );
+                self.tell(Severity::Error, "drive", &drive.id.to_string(), text);
+            }
+        }
+    }
+
+    /// Looks at some pieces of a drive: those that no row names go to the trash.
+    async fn orphans_step(&self, drive: &Arc<Mounted>, at: Orphans) {
+        let after = match at {
+            Orphans::At(cursor) => Some(cursor),
+            _ => None,
+        };
+        let Ok((pieces, next)) = drive.store.list(after, ORPHANS_STEP).await else { return };
+        let mut orphans = Vec::new();
+        for (piece, _) in pieces {
+            if self.is_orphan(drive, piece).await.unwrap_or(false) {
+                orphans.push(piece);
+            }
+        }
+        if !orphans.is_empty() {
+            tracing::info!(drive = %drive.id, pieces = orphans.len(), "pieces that nothing names go to the trash");
+            if let Err(error) = drive.store.delete(orphans).await {
+                tracing::info!(drive = %drive.id, %error, "failed to delete orphans: the next round will");
+            }
+        }
+        if let Some(scrub) = lock(&self.upkeep).scrubs.get_mut(&drive.id) {
+            scrub.orphans = next.map_or(Orphans::Done, Orphans::At);
+        }
+    }
+
+    /// Whether no row names the piece, or it belongs to another drive by now.
+    async fn is_orphan(&self, drive: &Mounted, piece: PieceId) -> Result<bool> {
+        let header = drive.store.header(piece).await?;
+        let Ok(header) = PieceHeader::decode(&header) else { return Ok(false) };
+        // In this order: what is committed in between is seen in the rows.
+        if self.client.is_fresh(piece.segment) {
+            return Ok(false);
+        }
+        let PieceHeader { volume, policy, group, segment, .. } = header;
+        let named = self
+            .scan(move |view| {
+                let in_use = namespace::read::segment(view, volume, policy, group, segment)?.is_some();
+                Ok(in_use || namespace::read::is_garbage(view, volume, segment)?)
+            })
+            .await?;
+        if !named {
+            return Ok(true);
+        }
+        let Some(row) = self.group(policy, group)? else { return Ok(false) };
+        Ok(!row.holders(usize::from(piece.index)).any(|holder| holder == drive.id))
+    }
+}
+
+impl Node {
+    /// Reads all pieces on all drives now and checks them; asks the drives for what they should have.
+    pub async fn scrub(&self) -> Result<Scrubbed> {
+        let inner = &self.0;
+        let each = inner.fleet.up().into_iter().map(|drive| async move {
+            let (mut sum, mut cursor) = (Scrubbed::default(), None);
+            loop {
+                let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await?;
+                sum.bytes += step.bytes;
+                sum.pieces += step.findings.len() as u64;
+                for found in step.findings.iter().filter(|found| found.condition == Condition::Damaged) {
+                    sum.damaged += 1;
+                    inner.damaged(found.id, &drive).await;
+                }
+                cursor = step.next;
+                if cursor.is_none() || inner.is_closing() {
+                    return Ok::<_, crate::Error>(sum);
+                }
+            }
+        });
+        let mut all = Scrubbed::default();
+        for sum in join_all(each).await {
+            let sum = sum?;
+            all.pieces += sum.pieces;
+            all.bytes += sum.bytes;
+            all.damaged += sum.damaged;
+        }
+        all.missing = inner.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
+        inner.wake.notify_one();
+        let text = format!("scrub: {} pieces read, {} damaged, {} missing", all.pieces, all.damaged, all.missing);
+        let severity = if all.damaged + all.missing == 0 { Severity::Info } else { Severity::Warning };
+        inner.tell(severity, "scrub", "", text);
+        Ok(all)
+    }
+}

@@ -1,0 +1,271 @@
+//! A store on real folders: made, used, hurt, healed, reopened.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base::UserId;
+use bytes::Bytes;
+use client::Bucket;
+use env::Env;
+use namespace::{Command, Condition, NewVersion};
+use node::{Node, Settings, Started};
+
+struct World {
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn drive(&self, number: usize) -> PathBuf {
+        self.dir.path().join(format!("d{number}"))
+    }
+
+    fn settings(&self, drives: impl IntoIterator<Item = usize>) -> Settings {
+        let drives = drives.into_iter().map(|number| self.drive(number)).collect();
+        let mut settings = Settings::new(drives, self.dir.path().join("home"));
+        settings.repair_after = Duration::from_secs(2);
+        settings.look_every = Duration::from_millis(100);
+        settings.pieces.reserve_bytes = 1 << 20;
+        settings
+    }
+
+    async fn open(&self, drives: impl IntoIterator<Item = usize>) -> node::Result<Started> {
+        Node::open(Env::real(), self.settings(drives)).await
+    }
+}
+
+/// Waits for a condition, a minute at the most.
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    for _ in 0..600 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("waited in vain: {what}");
+}
+
+fn bytes_of(number: usize, len: usize) -> Bytes {
+    (0..len).map(|at| (at * 7 + number * 131 + at / 251) as u8).collect::<Vec<_>>().into()
+}
+
+async fn put(node: &Node, bucket: &Bucket, key: &str, bytes: Bytes) {
+    let mut writer = node.client().writer(bucket, Some(bytes.len() as u64));
+    writer.write(bytes).await.unwrap();
+    let content = writer.finish().await.unwrap();
+    let new = NewVersion { size: content.size, etag: "x".into(), attrs: Default::default(), body: content.body };
+    let command = Command::Put { key: key.into(), new, condition: Condition::default() };
+    node.client().commit(bucket, command).await.unwrap();
+}
+
+async fn get(node: &Node, bucket: &Bucket, key: &str) -> Bytes {
+    let version = node.client().head(bucket, key, None, true).await.unwrap().into_version();
+    let mut stream = node.client().read(bucket, &version, 0..version.size).unwrap();
+    let mut all = Vec::new();
+    while let Some(bytes) = stream.next().await {
+        all.extend_from_slice(&bytes.unwrap());
+    }
+    all.into()
+}
+
+const SIZES: [usize; 5] = [0, 100, 5_000, 300_000, 3_000_000];
+
+async fn fill(node: &Node, bucket: &Bucket, from: usize, count: usize) {
+    for number in from..from + count {
+        put(node, bucket, &format!("key/{number}"), bytes_of(number, SIZES[number % SIZES.len()])).await;
+    }
+}
+
+async fn check(node: &Node, bucket: &Bucket, count: usize) {
+    for number in 0..count {
+        let got = get(node, bucket, &format!("key/{number}")).await;
+        assert!(got == bytes_of(number, SIZES[number % SIZES.len()]), "key {number} has other bytes");
+    }
+}
+
+async fn bucket(node: &Node) -> std::sync::Arc<Bucket> {
+    let owner = UserId(node.access().await.unwrap().user);
+    match node.client().bucket("bucket").await.unwrap() {
+        Some(bucket) => bucket,
+        None => node.client().create_bucket("bucket", &owner, "").await.unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_is_there_after_reopening_and_after_a_crash() {
+    let world = World::new();
+    let started = world.open(1..=6).await.unwrap();
+    assert_eq!(started.words.as_ref().unwrap().split(' ').count(), 24);
+    let node = started.node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, 10).await;
+    let status = node.status().await.unwrap();
+    assert_eq!((status.health, status.spare_losses), (node::Health::Green, 2), "{status:?}");
+    assert_eq!((status.totals.objects, status.policy.as_str()), (10, "3+2"));
+    node.close().await;
+    drop(node);
+
+    let started = world.open(1..=6).await.unwrap();
+    assert!(started.words.is_none() && started.notes.is_empty(), "{:?}", started.notes);
+    check(&started.node, &made, 10).await;
+    fill(&started.node, &made, 10, 10).await;
+    // No close: as after kill -9, except that locks are given back.
+    started.node.abandon();
+    drop(started);
+    until("the locks are given back", || async { world.open(1..=6).await.is_ok() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_two_of_six_drives_may_vanish_and_new_ones_are_filled() {
+    let world = World::new();
+    let node = world.open(1..=6).await.unwrap().node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, 15).await;
+    for gone in [1, 5] {
+        std::fs::remove_dir_all(world.drive(gone)).unwrap();
+    }
+    fill(&node, &made, 15, 5).await;
+    check(&node, &made, 20).await;
+    until("two drives are seen as down", || async {
+        let drives = node.status().await.unwrap().drives;
+        drives.iter().filter(|drive| drive.state != "up").count() == 2
+    })
+    .await;
+    fill(&node, &made, 20, 5).await;
+    for new in [7, 8] {
+        node.add_drive(world.drive(new)).await.unwrap();
+    }
+    until("everything is repaired", || async {
+        let status = node.status().await.unwrap();
+        status.repair.pieces == 0 && status.spare_losses >= 2
+    })
+    .await;
+    check(&node, &made, 25).await;
+    let verified = node.verify("bucket").await.unwrap();
+    assert!(verified.findings.is_empty() && verified.objects == 25, "{verified:?}");
+    // The first drives may go as well now.
+    for gone in [2, 3] {
+        std::fs::remove_dir_all(world.drive(gone)).unwrap();
+    }
+    check(&node, &made, 25).await;
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_opens_with_two_drives_missing_and_they_may_return() {
+    let world = World::new();
+    let node = world.open(1..=6).await.unwrap().node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, 10).await;
+    node.close().await;
+    drop(node);
+    let aside = |number: usize| world.dir.path().join(format!("aside{number}"));
+    for away in [1, 2] {
+        std::fs::rename(world.drive(away), aside(away)).unwrap();
+    }
+    let started = world.open(3..=6).await.unwrap();
+    assert_eq!(started.notes.len(), 2, "{:?}", started.notes);
+    let node = started.node;
+    check(&node, &made, 10).await;
+    fill(&node, &made, 10, 5).await;
+    for away in [1, 2] {
+        std::fs::rename(aside(away), world.drive(away)).unwrap();
+    }
+    until("they are back and everything is whole", || async {
+        let status = node.status().await.unwrap();
+        status.drives.iter().all(|drive| drive.state == "up") && status.spare_losses == 2 && status.repair.pieces == 0
+    })
+    .await;
+    check(&node, &made, 15).await;
+    assert!(node.verify("bucket").await.unwrap().findings.is_empty());
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folders_of_others_are_refused_and_not_touched() {
+    let world = World::new();
+    let node = world.open(1..=3).await.unwrap().node;
+    let error = world.open(1..=3).await.err().unwrap().to_string();
+    assert!(error.contains("locked"), "{error}");
+    node.close().await;
+    drop(node);
+    let other = World::new();
+    other.open(1..=1).await.unwrap().node.close().await;
+    let mut settings = world.settings(1..=3);
+    settings.drives.push(other.drive(1));
+    let error = Node::open(Env::real(), settings).await.err().unwrap().to_string();
+    assert!(error.contains("another store"), "{error}");
+    std::fs::create_dir(world.drive(9)).unwrap();
+    std::fs::write(world.drive(9).join("thesis.tex"), "text").unwrap();
+    let error = world.open([1, 2, 3, 9]).await.err().unwrap().to_string();
+    assert!(error.contains("thesis.tex"), "{error}");
+    assert_eq!(names(&world.drive(9)), ["thesis.tex"]);
+    let error = world.open([1, 2, 2]).await.err().unwrap().to_string();
+    assert!(error.contains("twice"), "{error}");
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drive_that_is_needed_is_not_removed_and_a_drained_one_is() {
+    let world = World::new();
+    let node = world.open(1..=6).await.unwrap().node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, 10).await;
+    let path = world.drive(3).display().to_string();
+    let error = node.remove_drive(&path, true).await.unwrap_err().to_string();
+    assert!(error.contains("lower safety") && error.contains("drain"), "{error}");
+    let plan = node.drain_drive(&path, false).await.unwrap();
+    assert!(!plan.applied && node.status().await.unwrap().drives.iter().all(|drive| drive.state == "up"));
+    node.drain_drive(&path, true).await.unwrap();
+    until("the drained drive can be removed", || async { node.remove_drive(&path, true).await.is_ok() }).await;
+    let status = node.status().await.unwrap();
+    assert_eq!((status.drives.len(), status.spare_losses), (5, 2), "{status:?}");
+    check(&node, &made, 10).await;
+    assert!(node.verify("bucket").await.unwrap().findings.is_empty());
+    node.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flipped_bits_are_found_by_a_scrub_and_repaired() {
+    let world = World::new();
+    let node = world.open(1..=6).await.unwrap().node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, 10).await;
+    let mut flipped = 0;
+    for entry in walk(&world.drive(2).join("pieces")) {
+        let mut bytes = std::fs::read(&entry).unwrap();
+        if bytes.len() > 100_000 {
+            let at = bytes.len() / 2;
+            bytes[at] ^= 0x10;
+            // In place: the store has the file open.
+            use std::os::unix::fs::FileExt;
+            std::fs::OpenOptions::new().write(true).open(&entry).unwrap().write_all_at(&bytes[at..=at], at as u64).unwrap();
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0);
+    check(&node, &made, 10).await;
+    let scrubbed = node.scrub().await.unwrap();
+    until("damage is repaired", || async {
+        node.status().await.unwrap().repair.pieces == 0 && node.verify("bucket").await.unwrap().findings.is_empty()
+    })
+    .await;
+    let again = node.scrub().await.unwrap();
+    assert_eq!((again.damaged, again.missing), (0, 0), "after {scrubbed:?}");
+    node.close().await;
+}
+
+fn walk(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(walk(&path)) } else { files.push(path) }
+    }
+    files
+}
