@@ -150,12 +150,6 @@ impl Node {
         self.0.shards[VOLUMES as usize].clone()
     }
 
-    /// Ends the node's own work and nothing more: what a crash leaves, for tests.
-    pub fn abandon(&self) {
-        self.0.closing.send_replace(true);
-        lock(&self.0.loops).take();
-    }
-
     /// Ends everything in order, so that the next start has nothing to replay. Not calling it loses
     /// nothing.
     pub async fn close(&self) {

@@ -158,7 +158,8 @@ impl Node {
             cluster: inner.cluster.to_string(),
             drives: inner.drives_shown(&rows),
         };
-        judge(&mut status, &rows);
+        let needed = inner.needed()?;
+        judge(&mut status, &rows, &needed);
         Ok(status)
     }
 
@@ -193,9 +194,17 @@ fn count(number: i64, what: &str) -> String {
 }
 
 /// Says in words what the figures mean.
-fn judge(status: &mut Status, rows: &[DriveRow]) {
-    let down: Vec<&Drive> = status.drives.iter().filter(|drive| matches!(drive.state, "down" | "lost" | "read-only")).collect();
-    let mut reasons: Vec<String> = down.iter().map(|drive| format!("drive {} is {}: {}", drive.path, drive.state, drive.note)).collect();
+fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
+    // A lost drive whose pieces are all rebuilt elsewhere is no reason any more.
+    let is_down = |drive: &&Drive| {
+        matches!(drive.state, "down" | "read-only") || (drive.state == "lost" && needed.contains(&drive.id))
+    };
+    let mut reasons: Vec<String> = status
+        .drives
+        .iter()
+        .filter(is_down)
+        .map(|drive| format!("drive {} is {}: {}", drive.path, drive.state, drive.note))
+        .collect();
     reasons.extend(
         status.drives.iter().filter(|drive| drive.state == "full").map(|drive| format!("drive {} is full", drive.path)),
     );
@@ -227,6 +236,13 @@ fn judge(status: &mut Status, rows: &[DriveRow]) {
 }
 
 impl Inner {
+    /// The drives that some group still names.
+    fn needed(&self) -> Result<BTreeSet<String>> {
+        let policies = self.look(groups::load)?;
+        let rows = policies.iter().flat_map(|(_, rows)| rows);
+        Ok(rows.flat_map(|row| row.members.iter().chain(&row.from)).map(DriveId::to_string).collect())
+    }
+
     fn repair_left(&self) -> Repair {
         let heal = lock(&self.heal);
         let progress = heal.steward.progress();
@@ -284,6 +300,7 @@ impl Inner {
             pieces: health.map_or(0, |health| health.pieces),
             errors: health.map_or(0, |health| health.read_errors + health.lost_logs),
             note: match (&down, &mounted) {
+                _ if row.state == DriveState::Gone && down.is_none() => "it counts as lost".into(),
                 (Some(down), _) => down.why.clone(),
                 (None, None) => "its folder isn't there".into(),
                 _ => String::new(),

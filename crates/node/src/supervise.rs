@@ -179,14 +179,17 @@ impl Inner {
             // It only doesn't answer: that is seen by looking at it.
             return Ok(false);
         }
-        // The old handles hold the lock.
-        drop(before);
         self.let_go(row.id);
-        let lock = self.env.blocking({
-            let path = path.clone();
-            move || Lock::take(&*disk, &path)
-        });
-        let lock = Arc::new(lock.await.map_err(client::Error::from)??);
+        // The same folder as before is still locked by us.
+        let held = before.map(|drive| drive.lock.clone()).filter(|lock| lock.is_there());
+        let lock = match held {
+            Some(lock) => lock,
+            None => {
+                let path = path.clone();
+                let taken = self.env.blocking(move || Lock::take(&*disk, &path));
+                Arc::new(taken.await.map_err(client::Error::from)??)
+            }
+        };
         let drive = Mounted::open(&self.env, &self.settings.pieces, path.clone(), row.id, lock.clone()).await?;
         self.marks.add(&path, lock, *found);
         self.drives.set(drive.id, Arc::new(drive.store.clone()));
