@@ -17,7 +17,6 @@ use crate::fleet::{Mounted, folder};
 use crate::identity::{self, FILE, Folder, Lock};
 use crate::node::{Inner, Node, PAGE};
 use crate::open::{MIRRORS, join};
-use crate::supervise::MirrorsLater as _;
 use crate::groups;
 
 /// Findings of a verify that are listed; more are counted.

@@ -263,14 +263,3 @@ fn start_census(inner: &Arc<Inner>, drive: DriveId) {
         }
     });
 }
-
-/// Until the metadata store has these itself.
-pub(crate) trait MirrorsLater {
-    fn add_mirror(&self, _: metastore::Mirror) -> impl Future<Output = std::result::Result<(), metastore::Error>> + Send {
-        async { Ok(()) }
-    }
-    fn remove_mirror(&self, _: DriveId) -> impl Future<Output = std::result::Result<(), metastore::Error>> + Send {
-        async { Ok(()) }
-    }
-}
-impl MirrorsLater for Embedded {}

@@ -37,6 +37,7 @@ mod checkpoint;
 mod commit;
 mod map;
 mod members;
+mod mirrors;
 mod open;
 mod read;
 mod replay;

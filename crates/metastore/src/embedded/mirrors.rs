@@ -1,0 +1,163 @@
+//! Mirrors that join and leave while the shard is in use.
+//!
+//! A mirror joins in this order: it gets every sealed log file and a map while commits go on; then,
+//! with commits waiting, what was written meanwhile; then it is named in the member set.
+
+use std::sync::Arc;
+
+use base::DriveId;
+
+use crate::Error;
+use crate::embedded::map::Map;
+use crate::embedded::side::Side;
+use crate::embedded::{Embedded, Layers, Mirror, Shared};
+use crate::record::FILE_HEAD;
+
+impl Embedded {
+    /// Makes a directory a mirror; whatever an earlier life of it left there is replaced. Returns
+    /// once it holds everything and the member set names it.
+    ///
+    /// # Errors
+    /// If the directory can't be written or is in use; the member set is as it was then.
+    pub async fn add_mirror(&self, mirror: Mirror) -> Result<(), Error> {
+        let shared = &self.shared;
+        let _upkeep = shared.upkeep.lock().await;
+        if shared.members.borrow().drives.contains(&mirror.drive) {
+            return Ok(());
+        }
+        let side = shared.attach_empty(mirror).await?;
+        shared.copy_logs(&side, u64::MAX).await?;
+        shared.copy_map(&side).await?;
+        let mut writer = shared.writer.lock().await;
+        if let Some(error) = &writer.broken {
+            return Err(error.clone());
+        }
+        shared.copy_logs(&side, writer.end).await?;
+        let mut sides = shared.sides().to_vec();
+        sides.push(Arc::clone(&side));
+        let failed = shared.set_members(sides).await;
+        if let Err(error) = shared.drop_sides(failed).await {
+            writer.broken.get_or_insert(Error::Broken { why: error.to_string() });
+            return Err(error);
+        }
+        if !shared.members.borrow().drives.contains(&side.drive) {
+            let what = format!("make {} a mirror of the metadata", side.dir.display());
+            return Err(Error::Io { what, kind: base::Kind::Unreachable, text: "its drive failed".into() });
+        }
+        let view = Arc::new(side.map()?.view()?);
+        shared.see(|seen| {
+            let mut layers = Layers::clone(&seen.layers);
+            layers.maps.push(view);
+            seen.layers = Arc::new(layers);
+        });
+        Ok(())
+    }
+
+    /// Goes on without a mirror.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is the last one; it stays then.
+    pub async fn remove_mirror(&self, drive: DriveId) -> Result<(), Error> {
+        let shared = &self.shared;
+        let _upkeep = shared.upkeep.lock().await;
+        let mut writer = shared.writer.lock().await;
+        let left: Vec<_> = shared.sides().iter().filter(|side| side.drive != drive).cloned().collect();
+        if left.len() == shared.sides().len() {
+            return Ok(());
+        }
+        if left.is_empty() {
+            return Err(Error::Io {
+                what: format!("remove the mirror on drive {drive}"),
+                kind: base::Kind::Conflict,
+                text: "it is the last one: add another one first".into(),
+            });
+        }
+        let mut views = Vec::new();
+        for side in &left {
+            views.push(Arc::new(side.map()?.view()?));
+        }
+        let failed = shared.set_members(left).await;
+        if let Err(error) = shared.drop_sides(failed).await {
+            writer.broken.get_or_insert(Error::Broken { why: error.to_string() });
+            return Err(error);
+        }
+        shared.see(|seen| {
+            let mut layers = Layers::clone(&seen.layers);
+            layers.maps = views;
+            seen.layers = Arc::new(layers);
+        });
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Takes the directory and empties it.
+    async fn attach_empty(&self, mirror: Mirror) -> Result<Arc<Side>, Error> {
+        let (disk, key, shard) = (Arc::clone(&self.env.disk), self.key.clone(), self.shard);
+        let work = move || {
+            let side = Side::attach(&disk, mirror.drive, &mirror.dir, shard, &key)?;
+            let what = |error: std::io::Error| Error::io(format!("empty {}", mirror.dir.display()), &error);
+            for entry in disk.read_dir(&mirror.dir).map_err(what)? {
+                if entry.name != "lock" && !entry.is_dir {
+                    disk.remove_file(&mirror.dir.join(&entry.name)).map_err(what)?;
+                }
+            }
+            disk.sync_dir(&mirror.dir).map_err(what)?;
+            Ok(side)
+        };
+        self.env.blocking(work).await?
+    }
+
+    /// Copies the log files that the mirror lacks. The last one is copied up to `end`, or not at all
+    /// if that is `u64::MAX`: it is being written.
+    async fn copy_logs(&self, side: &Arc<Side>, end: u64) -> Result<(), Error> {
+        let mut logs: Vec<(u64, u64)> = {
+            let known = self.logs.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            known.iter().map(|(number, info)| (*number, info.end)).collect()
+        };
+        match logs.last_mut() {
+            Some(_) if end == u64::MAX => _ = logs.pop(),
+            Some((_, last)) => *last = end.max(FILE_HEAD),
+            None => {}
+        }
+        let (sides, to) = (self.sides(), Arc::clone(side));
+        let work = move || {
+            for (number, end) in logs {
+                let there = to.disk.exists(&to.path(number));
+                if there && to.log(number)?.file.len().is_ok_and(|len| len >= end) {
+                    continue;
+                }
+                copy_from_any(&sides, &to, number, end)?;
+            }
+            Ok(())
+        };
+        self.env.blocking(work).await?
+    }
+
+    /// Gives the mirror a map of its own.
+    async fn copy_map(&self, side: &Arc<Side>) -> Result<(), Error> {
+        let Some(from) = self.layers().1.maps.first().cloned() else {
+            return Err(Error::bug("no mirror has an ordered map"));
+        };
+        let (to, key, shard) = (Arc::clone(side), self.key.clone(), self.shard);
+        let (cache, salt) = (self.options.cache_bytes, self.env.random());
+        let work = move || {
+            let map = Map::open(&*to.disk, &to.dir, shard, &key, cache, Some(salt))?;
+            map.copy(&from)?;
+            to.set_map(map.install(&*to.disk, &to.dir)?);
+            Ok(())
+        };
+        self.env.blocking(work).await?
+    }
+}
+
+fn copy_from_any(sides: &[Arc<Side>], to: &Side, number: u64, end: u64) -> Result<(), Error> {
+    let mut last = Error::bug("no mirror to copy a log file from");
+    for from in sides {
+        match to.copy_log(from, number, end) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
