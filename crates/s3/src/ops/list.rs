@@ -49,6 +49,7 @@ impl Asked {
             after: (!after.is_empty()).then(|| after.to_owned()),
             after_version: None,
             after_upload: None,
+            attrs: None,
             limit: self.max,
         }
     }
