@@ -108,8 +108,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Parts of an upload by number, those after `after`, at most `limit`; without bodies.
     async fn parts(&self, bucket: &Bucket, key: &str, id: UploadId, after: u16, limit: usize) -> Result<Vec<Part>>;
 
-    /// Takes an object's bytes; `len` if they are known.
-    async fn writer(&self, bucket: &Bucket, len: Option<u64>) -> Result<Box<dyn Writer>>;
+    /// Takes the bytes of an object under this key; `len` if they are known.
+    async fn writer(&self, bucket: &Bucket, key: &str, len: Option<u64>) -> Result<Box<dyn Writer>>;
     /// Gives a version's bytes.
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream>;
 }

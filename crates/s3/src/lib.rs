@@ -29,10 +29,12 @@ pub mod form;
 pub mod headers;
 
 pub mod backend;
+pub mod engine;
 pub mod error;
 pub mod metrics;
 pub mod response;
 pub mod xml;
 
 pub use backend::Backend;
+pub use engine::Engine;
 pub use server::{Aside, Face, Settings, serve};

@@ -228,7 +228,7 @@ async fn pour(
     range: std::ops::Range<u64>,
     mut check: Option<&mut Check>,
 ) -> Result<Content> {
-    let mut writer = call.backend().writer(bucket, Some(range.end - range.start)).await?;
+    let mut writer = call.backend().writer(bucket, call.key(), Some(range.end - range.start)).await?;
     let mut write: Vec<Bytes> = Vec::new();
     if let namespace::Body::Inline(bytes) = &source.version.body {
         let cut = bytes.get(range.start as usize..range.end as usize).ok_or(Code::InternalError)?;

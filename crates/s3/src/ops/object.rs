@@ -265,7 +265,7 @@ async fn fill(
     len: Option<u64>,
     bytes_max: u64,
 ) -> Result<Content> {
-    let mut writer = call.backend().writer(bucket, len).await?;
+    let mut writer = call.backend().writer(bucket, call.key(), len).await?;
     while let Some(bytes) = payload.next().await? {
         writer.write(bytes).await?;
         if payload.taken() > bytes_max {

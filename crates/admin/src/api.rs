@@ -1,0 +1,74 @@
+//! What can be asked, and who answers.
+
+use hyper::StatusCode;
+use node::Node;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::http::{Refusal, Shown};
+
+/// Events that one answer holds at the most.
+const EVENTS_MAX: usize = 10_000;
+
+type Answer = Result<Value, Refusal>;
+
+/// Runs one request.
+pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, query: &str, wish: &Value) -> Answer {
+    match (method, path) {
+        ("GET", "/v1/status") => told(node.status().await?),
+        ("GET", "/v1/events") => told(node.events(limit(query)?).await?),
+        ("GET", "/v1/env") => {
+            let key = node.access().await?;
+            Ok(json!({
+                "AWS_ENDPOINT_URL": shown.endpoint,
+                "AWS_ACCESS_KEY_ID": key.access_key,
+                "AWS_SECRET_ACCESS_KEY": key.secret_key,
+                "AWS_REGION": shown.region,
+            }))
+        }
+        ("GET", "/v1/keys") => told(node.keys().await?),
+        ("GET", "/v1/policies") => told(node.policies().await?),
+        ("POST", "/v1/drives/add") => told(node.add_drive(text(wish, "path")?.into()).await?),
+        ("POST", "/v1/drives/drain") => told(node.drain_drive(text(wish, "drive")?, apply(wish)).await?),
+        ("POST", "/v1/drives/remove") => told(node.remove_drive(text(wish, "drive")?, apply(wish)).await?),
+        ("POST", "/v1/keys/create") => {
+            let wish = serde_json::from_value(wish.clone()).map_err(|error| Refusal::invalid(error.to_string()))?;
+            told(node.create_key(wish).await?)
+        }
+        ("POST", "/v1/keys/revoke") => {
+            node.revoke_key(text(wish, "access_key")?).await?;
+            Ok(json!({ "access_key": wish["access_key"], "state": "revoked" }))
+        }
+        ("POST", "/v1/policies/set") => told(node.set_policy(text(wish, "bucket")?, text(wish, "code")?).await?),
+        ("POST", "/v1/scrub") => told(node.scrub().await?),
+        ("POST", "/v1/verify") => told(node.verify(text(wish, "what")?).await?),
+        ("POST", "/v1/manifest") => told(node.manifest(text(wish, "what")?).await?),
+        _ => Err(Refusal {
+            status: StatusCode::NOT_FOUND,
+            answer: json!({ "error": format!("nothing answers {method} {path}: is this abide of another version?") }),
+        }),
+    }
+}
+
+fn told(value: impl Serialize) -> Answer {
+    serde_json::to_value(value).map_err(|error| Refusal {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        answer: json!({ "error": format!("the answer can't be written: {error}") }),
+    })
+}
+
+fn text<'a>(wish: &'a Value, name: &str) -> Result<&'a str, Refusal> {
+    wish[name].as_str().ok_or_else(|| Refusal::invalid(format!("the request lacks {name}")))
+}
+
+fn apply(wish: &Value) -> bool {
+    wish["apply"].as_bool() == Some(true)
+}
+
+fn limit(query: &str) -> Result<usize, Refusal> {
+    let Some(limit) = query.split('&').find_map(|pair| pair.strip_prefix("limit=")) else { return Ok(50) };
+    match limit.parse() {
+        Ok(limit) if limit <= EVENTS_MAX => Ok(limit),
+        _ => Err(Refusal::invalid(format!("limit must be a number up to {EVENTS_MAX}, not {limit:?}"))),
+    }
+}
