@@ -67,6 +67,9 @@ pub struct Up {
     /// The root key's file [default: in the home, named after the store]
     #[arg(long, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
+    /// Restore the key file from the 24 words, read from standard input
+    #[arg(long)]
+    pub words: bool,
     /// The region that S3 clients are told
     #[arg(long, default_value = "us-east-1")]
     pub region: String,

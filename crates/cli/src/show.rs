@@ -14,9 +14,18 @@ pub enum Paint {
     Bold,
 }
 
-/// `text` in that colour.
+/// `text` in that colour, for standard output.
 pub fn paint(paint: Paint, text: &str) -> String {
-    if !std::io::stdout().is_terminal() || std::env::var_os("NO_COLOR").is_some() {
+    painted(std::io::stdout().is_terminal(), paint, text)
+}
+
+/// `text` in that colour, for standard error.
+pub fn paint_error(paint: Paint, text: &str) -> String {
+    painted(std::io::stderr().is_terminal(), paint, text)
+}
+
+fn painted(is_terminal: bool, paint: Paint, text: &str) -> String {
+    if !is_terminal || std::env::var_os("NO_COLOR").is_some() {
         return text.to_owned();
     }
     let code = match paint {

@@ -31,5 +31,5 @@ pub use command::{Added, BucketPolicy, Manifest, Plan, Verified};
 pub use error::{Error, Result};
 pub use node::Node;
 pub use settings::{Settings, Started};
-pub use status::{Event, Health, Status};
+pub use status::{DriveGauges, Event, Gauges, Health, Status};
 pub use upkeep::Scrubbed;

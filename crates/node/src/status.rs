@@ -123,7 +123,59 @@ pub struct Event {
     pub text: String,
 }
 
+/// Figures of one drive, for monitoring.
+#[derive(Clone, Debug)]
+pub struct DriveGauges {
+    /// Its id.
+    pub id: String,
+    /// Whether it works.
+    pub up: bool,
+    /// Bytes free on its file system.
+    pub free: u64,
+    /// Bytes of pieces and trash.
+    pub used: u64,
+    /// Pieces that can be read.
+    pub pieces: u64,
+    /// Reads that it refused.
+    pub errors: u64,
+}
+
+/// Figures that cost nothing to have, for monitoring.
+#[derive(Clone, Debug)]
+pub struct Gauges {
+    /// The drives at hand.
+    pub drives: Vec<DriveGauges>,
+    /// Pieces left to rebuild.
+    pub repair_pieces: u64,
+    /// Pieces rebuilt since the start.
+    pub repaired_pieces: u64,
+    /// Repairs that failed since the start.
+    pub repair_failures: u64,
+}
+
 impl Node {
+    /// Figures for monitoring: nothing is read for them.
+    pub fn gauges(&self) -> Gauges {
+        let repair = self.0.repair_left();
+        let drives = self.0.fleet.all().into_iter().map(|drive| {
+            let health = drive.store.health();
+            DriveGauges {
+                id: drive.id.to_string(),
+                up: drive.is_up(),
+                free: health.free,
+                used: health.live_bytes + health.trash_bytes,
+                pieces: health.pieces,
+                errors: health.read_errors + health.lost_logs,
+            }
+        });
+        Gauges {
+            drives: drives.collect(),
+            repair_pieces: repair.pieces,
+            repaired_pieces: repair.done_pieces,
+            repair_failures: repair.failures,
+        }
+    }
+
     /// Quick: whether drives are missing, nothing else is asked.
     pub fn health(&self) -> Health {
         let all = self.0.fleet.all();
