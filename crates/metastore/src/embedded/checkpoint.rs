@@ -4,6 +4,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
+use base::Epoch;
+
 use crate::Error;
 use crate::embedded::map::Applied;
 use crate::embedded::side::TRUST_MS;
@@ -11,10 +15,6 @@ use crate::embedded::{Embedded, Layers, Shared, Writer};
 use crate::layer::Layer;
 use crate::record::{RecordKind, append};
 use crate::store::Position;
-
-/// How many times [`crate::Options::layer_bytes`] the rows in memory may take before commits wait
-/// for the checkpoint.
-const LAYER_STALL: usize = 8;
 
 impl Embedded {
     /// Makes a last checkpoint and refuses everything from then on.
@@ -28,7 +28,11 @@ impl Embedded {
             self.shared.mark_closed(&mut writer).await?;
         }
         writer.closed = true;
-        writer.broken.get_or_insert(Error::Fenced { asked: self.shared.epoch, current: self.shared.epoch });
+        let next = Epoch(self.shared.epoch.0 + 1);
+        writer.broken.get_or_insert(Error::Fenced { asked: self.shared.epoch, current: next });
+        for side in self.shared.sides().iter() {
+            side.release();
+        }
         result.map(|_| ())
     }
 }
@@ -45,13 +49,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until the rows in memory are few enough.
+    /// Waits until the rows in memory are few enough: one layer that is being written and one that
+    /// fills.
     pub(super) async fn wait_for_room_in_memory(&self) {
         loop {
             let made = self.made.notified();
             let layers = self.layers().1;
-            let full = layers.active.bytes() >= LAYER_STALL * self.options.layer_bytes;
-            if !full || layers.frozen.is_none() {
+            let full = layers.active.bytes() >= self.options.layer_bytes;
+            // A checkpoint that failed everywhere leaves its layer behind: the commit will say so.
+            if !full || layers.frozen.is_none() || self.writer.lock().await.broken.is_some() {
                 return;
             }
             made.await;
@@ -135,12 +141,11 @@ impl Shared {
 }
 
 /// Makes checkpoints when they are due.
-pub(super) async fn checkpoints(shared: Weak<Shared>) {
-    while let Some(shared) = shared.upgrade() {
-        shared.due.notified().await;
-        if shared.gone.load(Ordering::Relaxed) {
-            return;
-        }
+pub(super) async fn checkpoints(shared: Weak<Shared>, due: Arc<Notify>) {
+    loop {
+        // Waits without the store in hand: it is given up the moment its owner drops it.
+        due.notified().await;
+        let Some(shared) = shared.upgrade().filter(|shared| !shared.gone.load(Ordering::Relaxed)) else { return };
         if let Err(error) = shared.checkpoint().await {
             tracing::error!(shard = shared.shard, %error, "failed to make a checkpoint of the metadata");
             return;
@@ -155,8 +160,8 @@ pub(super) async fn watch(shared: Weak<Shared>) {
         if shared.gone.load(Ordering::Relaxed) {
             return;
         }
-        let sleep = shared.env.clock.sleep(Duration::from_millis(TRUST_MS));
         shared.look().await;
+        let sleep = shared.env.clock.sleep(Duration::from_millis(TRUST_MS));
         drop(shared);
         sleep.await;
     }

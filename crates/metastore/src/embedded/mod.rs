@@ -47,7 +47,7 @@ mod tail;
 
 pub use members::MemberSet;
 
-use map::{Applied, MapView};
+use map::MapView;
 use side::Side;
 
 /// One copy of the shard.
@@ -168,7 +168,7 @@ struct Shared {
     /// Snapshots that are held, by how many cleanings had been made when they were taken.
     held: Mutex<BTreeMap<u64, usize>>,
     /// A checkpoint is due, or the store was dropped.
-    due: Notify,
+    due: Arc<Notify>,
     /// A checkpoint was made.
     made: Notify,
     gone: std::sync::atomic::AtomicBool,

@@ -70,7 +70,7 @@ impl Embedded {
             tell(found.members.clone()).await;
         }
         let shared = Arc::new(shared(env, key, shard, options, found));
-        env.spawn("metastore checkpoints", checkpoint::checkpoints(Arc::downgrade(&shared)));
+        env.spawn("metastore checkpoints", checkpoint::checkpoints(Arc::downgrade(&shared), Arc::clone(&shared.due)));
         env.spawn("metastore mirrors", checkpoint::watch(Arc::downgrade(&shared)));
         Ok(Arc::new(Self { shared }))
     }
@@ -102,7 +102,7 @@ fn shared(env: &Env, key: &MetaKey, shard: u32, options: Options, found: Found) 
         logs: RwLock::new(found.logs),
         hints: Mutex::default(),
         held: Mutex::default(),
-        due: Notify::new(),
+        due: Arc::new(Notify::new()),
         made: Notify::new(),
         gone: AtomicBool::new(false),
         cleanings: AtomicU64::new(0),

@@ -10,6 +10,7 @@ use crate::embedded::apply::body_cells;
 use crate::embedded::map::Applied;
 use crate::embedded::side::{LogFile, Side};
 use crate::layer::Layer;
+use crate::merge;
 use crate::record::{BatchBody, Placed, Raw, RecordKind, acknowledged_beyond, read_moves};
 
 /// What is being put together.
@@ -122,7 +123,10 @@ impl Replay<'_> {
     fn batch(&mut self, body: &BatchBody<'_>, seq: Seq, number: u64, placed: Placed) -> Result<(), Error> {
         let mut cells = Vec::new();
         for (from, end) in &body.range_dels {
-            cells.extend(self.layers.removed(self.head, *from..*end)?);
+            // Maps that were brought up to different points hold different rows: what any has goes.
+            for map in &self.layers.maps {
+                cells.extend(merge::removed(Some(&**map), &self.layers.stack(), self.head, *from..*end)?);
+            }
         }
         cells.extend(body_cells(body, self.value_bytes_min, seq, number, placed));
         self.head = seq;

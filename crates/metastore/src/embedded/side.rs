@@ -40,7 +40,7 @@ pub(crate) struct Side {
     seen: AtomicU64,
     /// A read failed: look closer.
     suspect: AtomicBool,
-    lock: Arc<dyn File>,
+    lock: Mutex<Option<Arc<dyn File>>>,
 }
 
 pub(crate) fn log_name(number: u64) -> String {
@@ -80,8 +80,13 @@ impl Side {
             logs: Mutex::default(),
             seen: AtomicU64::new(0),
             suspect: AtomicBool::new(false),
-            lock,
+            lock: Mutex::new(Some(lock)),
         }))
+    }
+
+    /// Lets the next owner have the directory.
+    pub fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub fn path(&self, number: u64) -> PathBuf {
@@ -184,7 +189,8 @@ impl Side {
                 return Err(gone(path));
             }
         }
-        if !self.lock.is_at(&self.dir.join("lock")) {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if lock.is_some_and(|lock| !lock.is_at(&self.dir.join("lock"))) {
             return Err(gone(self.dir.clone()));
         }
         if self.map.get().is_some_and(|map| !map.is_in_place()) {

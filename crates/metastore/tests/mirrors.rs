@@ -1,0 +1,160 @@
+//! A shard on real directories: mirrors that vanish, return, join.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::kv::Batch;
+use base::{DriveId, Seq};
+use crypt::MetaKey;
+use env::Env;
+use metastore::{Embedded, Error, MemberSet, Mirror, Options, ShardStore};
+
+fn drive(number: u8) -> DriveId {
+    DriveId([number; 16])
+}
+
+fn mirror(root: &Path, number: u8) -> Mirror {
+    Mirror { drive: drive(number), dir: root.join(format!("d{number}/meta/7")) }
+}
+
+fn key() -> MetaKey {
+    MetaKey::new([9; 32])
+}
+
+async fn open(root: &Path, numbers: &[u8], expected: Option<MemberSet>) -> Result<Arc<Embedded>, Error> {
+    let mirrors = numbers.iter().map(|number| mirror(root, *number)).collect();
+    let options = Options { reserve_bytes: 0, ..Options::default() };
+    Embedded::open(&Env::real(), 7, mirrors, &key(), expected, options).await
+}
+
+fn value(number: u64) -> Vec<u8> {
+    let len = if number.is_multiple_of(2) { 40 } else { 5000 };
+    number.to_le_bytes().into_iter().cycle().take(len).collect()
+}
+
+/// Commits rows `from..to`, each a batch, in groups.
+async fn fill(store: &Embedded, from: u64, to: u64) {
+    let (epoch, mut head) = store.position();
+    for group in (from..to).collect::<Vec<_>>().chunks(7) {
+        let mut batches = Vec::new();
+        for number in group {
+            let mut batch = Batch::default();
+            batch.put(number.to_be_bytes(), value(*number)).event(number.to_be_bytes());
+            batches.push(batch);
+        }
+        head = store.commit(epoch, head, batches).await.unwrap();
+    }
+}
+
+/// Every row `0..to` is there, and so is every entry of the journal.
+fn check(store: &Embedded, to: u64) {
+    let snapshot = store.snapshot().unwrap();
+    assert_eq!(snapshot.at(), Seq(to));
+    let rows = snapshot.range(&[0][..]..&[255][..], usize::MAX, false).unwrap();
+    assert_eq!(rows.len() as u64, to);
+    for (number, (key, found)) in rows.into_iter().enumerate() {
+        assert_eq!(key, (number as u64).to_be_bytes());
+        assert_eq!(found, value(number as u64));
+        assert_eq!(snapshot.get(&key).unwrap(), Some(found));
+    }
+    let entries = store.tail(&metastore::Cursor::start(), usize::MAX).unwrap();
+    assert_eq!(entries.iter().map(|entry| entry.seq.0).collect::<Vec<_>>(), (1..=to).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn rows_outlive_closing_and_dropping() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    fill(&store, 0, 50).await;
+    check(&store, 50);
+    store.checkpoint().await.unwrap();
+    check(&store, 50);
+    fill(&store, 50, 80).await;
+    drop(store);
+    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    check(&store, 80);
+    fill(&store, 80, 100).await;
+    store.close().await.unwrap();
+    let (epoch, head) = store.position();
+    let refused = store.commit(epoch, head, vec![Batch::default()]).await;
+    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
+    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    check(&store, 100);
+    for name in ["log-0000000000000001", "log-0000000000000002"] {
+        let copies: Vec<Vec<u8>> = (1..=3).map(|at| std::fs::read(mirror(dir.path(), at).dir.join(name)).unwrap()).collect();
+        assert!(copies[0] == copies[1] && copies[1] == copies[2], "{name} differs between mirrors");
+    }
+}
+
+#[tokio::test]
+async fn a_second_owner_is_locked_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &[1, 2], None).await.unwrap();
+    assert!(matches!(open(dir.path(), &[1, 2], None).await, Err(Error::Locked { .. })));
+    drop(store);
+    open(dir.path(), &[1, 2], None).await.unwrap();
+}
+
+#[tokio::test]
+async fn commits_go_on_when_the_first_mirror_is_deleted_and_a_new_one_joins() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    let mut members = store.watch_members();
+    fill(&store, 0, 30).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, 30, 40).await;
+    std::fs::remove_dir_all(dir.path().join("d1")).unwrap();
+    fill(&store, 40, 60).await;
+    members.wait_for(|set| set.drives == [drive(2), drive(3)]).await.unwrap();
+    check(&store, 60);
+    store.checkpoint().await.unwrap();
+    fill(&store, 60, 70).await;
+    let expected = store.members();
+    store.close().await.unwrap();
+
+    let store = open(dir.path(), &[2, 3], Some(expected)).await.unwrap();
+    check(&store, 70);
+    store.add_mirror(mirror(dir.path(), 4)).await.unwrap();
+    assert_eq!(store.members().drives, [drive(2), drive(3), drive(4)]);
+    fill(&store, 70, 90).await;
+    check(&store, 90);
+    store.close().await.unwrap();
+
+    let expected = store.members();
+    let alone = open(dir.path(), &[4], Some(expected.clone())).await.unwrap();
+    check(&alone, 90);
+    fill(&alone, 90, 95).await;
+    let newer = alone.members();
+    alone.close().await.unwrap();
+    // The others missed that.
+    let stale = open(dir.path(), &[2, 3], Some(newer.clone())).await;
+    assert!(matches!(stale, Err(Error::Stale { .. })), "{:?}", stale.err());
+    // With the one that has it all they are left out, and brought up when asked.
+    let store = open(dir.path(), &[2, 3, 4], Some(newer)).await.unwrap();
+    assert_eq!(store.members().drives, [drive(4)]);
+    check(&store, 95);
+    store.add_mirror(mirror(dir.path(), 2)).await.unwrap();
+    fill(&store, 95, 99).await;
+    store.close().await.unwrap();
+    let newest = store.members();
+    std::fs::remove_dir_all(dir.path().join("d4")).unwrap();
+    let store = open(dir.path(), &[2], Some(newest)).await.unwrap();
+    check(&store, 99);
+}
+
+#[tokio::test]
+async fn another_key_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &[1], None).await.unwrap();
+    fill(&store, 0, 3).await;
+    store.close().await.unwrap();
+    let mirrors = vec![mirror(dir.path(), 1)];
+    let other = Embedded::open(&Env::real(), 7, mirrors, &MetaKey::new([8; 32]), None, Options::default()).await;
+    assert!(matches!(other, Err(Error::Foreign { .. })), "{:?}", other.err());
+    let mirrors = vec![mirror(dir.path(), 1)];
+    let other = Embedded::open(&Env::real(), 8, mirrors, &key(), None, Options::default()).await;
+    assert!(matches!(other, Err(Error::Foreign { .. })), "{:?}", other.err());
+    let store = open(dir.path(), &[1], None).await.unwrap();
+    check(&store, 3);
+}
