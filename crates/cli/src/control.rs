@@ -84,8 +84,8 @@ pub enum Error {
 
 /// Sends one request and gives the JSON answer.
 pub fn ask(home: &Path, method: &str, path: &str, body: &Value) -> Result<Value, Error> {
-    let mut stream = UnixStream::connect(socket(home))
-        .map_err(|_| Error::NotRunning { home: home.display().to_string() })?;
+    let mut stream =
+        UnixStream::connect(socket(home)).map_err(|_| Error::NotRunning { home: home.display().to_string() })?;
     // A scrub or a verify of everything takes hours.
     stream.set_read_timeout(Some(Duration::from_secs(24 * 3600)))?;
     let body = if body.is_null() { String::new() } else { body.to_string() };

@@ -113,7 +113,13 @@ fn log(path: &Path, key_file: &Path) -> Result<Done, String> {
             Content::Moved(moved) => ("moved", format!("{} values from older files", moved.len())),
             Content::Closed => ("closed", String::new()),
         };
-        rows.push(vec![record.offset.to_string(), record.size.to_string(), record.seq.to_string(), kind.into(), what.clone()]);
+        rows.push(vec![
+            record.offset.to_string(),
+            record.size.to_string(),
+            record.seq.to_string(),
+            kind.into(),
+            what.clone(),
+        ]);
         let puts = match &record.content {
             Content::Batch { batch, .. } => {
                 batch.puts.iter().map(|(key, value)| json!({ "key": hex(key), "bytes": value.len() })).collect()
@@ -127,7 +133,10 @@ fn log(path: &Path, key_file: &Path) -> Result<Done, String> {
     let mut shown = format!("shard {}, file {}, after entry {}\n", log.head.shard, log.head.number, log.head.after);
     shown.push_str(&table(&["offset", "bytes", "entry", "kind", "what"], &rows));
     if log.rest > 0 {
-        shown.push_str(&format!("\n{} bytes at the end are no whole record: the last write was cut short, or the file is in use", log.rest));
+        shown.push_str(&format!(
+            "\n{} bytes at the end are no whole record: the last write was cut short, or the file is in use",
+            log.rest
+        ));
     }
     let answer = json!({
         "shard": log.head.shard, "number": log.head.number, "generation": log.head.generation,

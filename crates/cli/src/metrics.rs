@@ -55,14 +55,34 @@ fn metrics(node: &Node, face: Option<&Face>) -> String {
         gauges.drives.iter().map(|drive| (format!("{{drive=\"{}\"}}", drive.id), value(drive))).collect()
     };
     family("abide_drive_up", "gauge", "Whether the drive works.", &each(|drive| f64::from(u8::from(drive.up))));
-    family("abide_drive_free_bytes", "gauge", "Bytes free on the drive's file system.", &each(|drive| drive.free as f64));
+    family(
+        "abide_drive_free_bytes",
+        "gauge",
+        "Bytes free on the drive's file system.",
+        &each(|drive| drive.free as f64),
+    );
     family("abide_drive_used_bytes", "gauge", "Bytes of pieces and trash.", &each(|drive| drive.used as f64));
     family("abide_drive_pieces", "gauge", "Pieces that can be read.", &each(|drive| drive.pieces as f64));
-    family("abide_drive_read_errors_total", "counter", "Reads that the drive refused.", &each(|drive| drive.errors as f64));
+    family(
+        "abide_drive_read_errors_total",
+        "counter",
+        "Reads that the drive refused.",
+        &each(|drive| drive.errors as f64),
+    );
     let one = |value: f64| [(String::new(), value)];
     family("abide_repair_pieces", "gauge", "Pieces left to rebuild.", &one(gauges.repair_pieces as f64));
-    family("abide_repaired_pieces_total", "counter", "Pieces rebuilt since the start.", &one(gauges.repaired_pieces as f64));
-    family("abide_repair_failures_total", "counter", "Repairs that failed since the start.", &one(gauges.repair_failures as f64));
+    family(
+        "abide_repaired_pieces_total",
+        "counter",
+        "Pieces rebuilt since the start.",
+        &one(gauges.repaired_pieces as f64),
+    );
+    family(
+        "abide_repair_failures_total",
+        "counter",
+        "Repairs that failed since the start.",
+        &one(gauges.repair_failures as f64),
+    );
     let Some(face) = face else { return out };
     let all = face.metrics().snapshot();
     let by = |value: fn(&s3::metrics::OperationMetrics) -> u64| -> Vec<(String, f64)> {

@@ -36,12 +36,10 @@ impl Tls {
 }
 
 fn settings(cert: &Path, key: &Path) -> Result<rustls::ServerConfig, String> {
-    let pem = |path: &Path, error: &dyn std::fmt::Display| {
-        format!("read {}: {error}; a PEM file is wanted", path.display())
-    };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
-        .map_err(|error| pem(cert, &error))?;
+    let pem =
+        |path: &Path, error: &dyn std::fmt::Display| format!("read {}: {error}; a PEM file is wanted", path.display());
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|error| pem(cert, &error))?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| pem(key, &error))?;
     let mut settings = rustls::ServerConfig::builder()
         .with_no_client_auth()

@@ -12,9 +12,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::args::Up;
 use crate::control::Control;
+use crate::metrics;
 use crate::show::{Paint, paint};
 use crate::tls::Tls;
-use crate::metrics;
 
 /// How long requests under way may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
@@ -78,9 +78,11 @@ async fn serve(home: &Path, up: Up) -> Result<(), String> {
     let env = Env::real();
     let settings = settings(home, &up)?;
     // Everything that may be refused comes before the store is touched.
-    let plain = env.net.bind(up.listen).await.map_err(|error| {
-        format!("listen on {}: {error}; name another address with --listen", up.listen)
-    })?;
+    let plain = env
+        .net
+        .bind(up.listen)
+        .await
+        .map_err(|error| format!("listen on {}: {error}; name another address with --listen", up.listen))?;
     let address = plain.address().map_err(|error| format!("listen on {}: {error}", up.listen))?;
     let (listener, scheme): (Box<dyn Listener>, _) = match (&up.tls_cert, &up.tls_key) {
         (Some(cert), Some(key)) => (Box::new(Tls::new(&env, plain, cert, key)?), "https"),
@@ -88,7 +90,8 @@ async fn serve(home: &Path, up: Up) -> Result<(), String> {
     };
     let control = Control::bind(home).map_err(|error| format!("control socket: {error}"))?;
     let started = Node::open(env.clone(), settings).await.map_err(|error| error.to_string())?;
-    let host = if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
+    let host =
+        if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let shown = Shown { endpoint: format!("{scheme}://{host}"), region: up.region.clone() };
     greet(&started, &shown.endpoint).await;
     let node = started.node;

@@ -187,14 +187,14 @@ impl Node {
                 if let Some(old) = catalog::access_key(view, &made.id)?
                     && old.user != made.user
                 {
-                    return Err(namespace::Error::InvalidName { what: "access key", why: "another user has one of this id" });
+                    return Err(namespace::Error::InvalidName {
+                        what: "access key",
+                        why: "another user has one of this id",
+                    });
                 }
                 let known = catalog::user(view, &id)?;
-                let mut user = known.clone().unwrap_or_else(|| User {
-                    display: id.0.chars().take(16).collect(),
-                    id,
-                    email: None,
-                });
+                let mut user =
+                    known.clone().unwrap_or_else(|| User { display: id.0.chars().take(16).collect(), id, email: None });
                 user.display = display.unwrap_or(user.display);
                 user.email = email.or(user.email);
                 let mut batch =

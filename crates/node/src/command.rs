@@ -14,10 +14,10 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::fleet::{Mounted, folder};
+use crate::groups;
 use crate::identity::{self, FILE, Folder, Lock};
 use crate::node::{Inner, Node, PAGE};
 use crate::open::{MIRRORS, join};
-use crate::groups;
 
 /// Findings of a verify that are listed; more are counted.
 const FINDINGS_MAX: usize = 1000;
@@ -113,25 +113,41 @@ impl Node {
         let inner = &self.0;
         let _one = inner.changing.lock().await;
         let (disk, at) = (inner.env.disk.clone(), path.clone());
-        let taken: Vec<PathBuf> = inner.fleet.all().iter().filter(|drive| drive.is_up()).map(|drive| drive.path.clone()).collect();
+        let taken: Vec<PathBuf> =
+            inner.fleet.all().iter().filter(|drive| drive.is_up()).map(|drive| drive.path.clone()).collect();
         let cluster = inner.cluster;
         let look = move || {
             for other in &taken {
                 if at.starts_with(other) || other.starts_with(&at) {
-                    return Err(folder(&at, format!("{} is a drive of this store already", other.display()), Kind::Exists));
+                    return Err(folder(
+                        &at,
+                        format!("{} is a drive of this store already", other.display()),
+                        Kind::Exists,
+                    ));
                 }
             }
             match identity::look(&*disk, &at)? {
                 Folder::Empty => {}
                 Folder::Drive(found) if found.cluster == cluster => {
-                    let why = format!("it holds drive {} of this store: put it back where it was, it is opened by itself", found.drive);
+                    let why = format!(
+                        "it holds drive {} of this store: put it back where it was, it is opened by itself",
+                        found.drive
+                    );
                     return Err(folder(&at, why, Kind::Exists));
                 }
                 Folder::Drive(found) => {
-                    return Err(folder(&at, format!("it belongs to another store ({})", found.cluster), Kind::Conflict));
+                    return Err(folder(
+                        &at,
+                        format!("it belongs to another store ({})", found.cluster),
+                        Kind::Conflict,
+                    ));
                 }
                 Folder::Foreign(name) => {
-                    return Err(folder(&at, format!("it holds something else ({name}): name an empty folder"), Kind::Exists));
+                    return Err(folder(
+                        &at,
+                        format!("it holds something else ({name}): name an empty folder"),
+                        Kind::Exists,
+                    ));
                 }
                 Folder::Damaged(why) => return Err(Error::Folders(why)),
             }
@@ -172,7 +188,8 @@ impl Node {
             inner.retry_repairs();
             let text = format!("drive {} is being drained", inner.name_of(row.id));
             inner.tell(Severity::Info, "drive", &row.id.to_string(), text);
-            outcome.push("it is being drained now: `abide status` shows what is left; then `abide drive remove`".into());
+            outcome
+                .push("it is being drained now: `abide status` shows what is left; then `abide drive remove`".into());
         }
         Ok(Plan { drive: row.id.to_string(), applied: apply, outcome })
     }
@@ -223,7 +240,11 @@ impl Inner {
     /// What draining comes to; an error if there is no room or are too few drives.
     async fn drain_outcome(&self, row: &DriveRow) -> Result<Vec<String>> {
         let name = self.name_of(row.id);
-        let active: Vec<DriveRow> = self.drive_rows()?.into_iter().filter(|other| other.state == DriveState::Active && other.id != row.id).collect();
+        let active: Vec<DriveRow> = self
+            .drive_rows()?
+            .into_iter()
+            .filter(|other| other.state == DriveState::Active && other.id != row.id)
+            .collect();
         let volumes = self.volumes()?;
         let mut positions = 0;
         for (policy, rows) in self.look(groups::load)? {
@@ -244,7 +265,13 @@ impl Inner {
         }
         let health = self.fleet.get(row.id).map(|drive| drive.store.health());
         let (pieces, bytes) = health.map_or((0, 0), |health| (health.pieces, health.live_bytes));
-        let room: u64 = self.fleet.up().iter().filter(|drive| active.iter().any(|other| other.id == drive.id)).map(|drive| drive.store.health().free.saturating_sub(self.settings.pieces.reserve_bytes)).sum();
+        let room: u64 = self
+            .fleet
+            .up()
+            .iter()
+            .filter(|drive| active.iter().any(|other| other.id == drive.id))
+            .map(|drive| drive.store.health().free.saturating_sub(self.settings.pieces.reserve_bytes))
+            .sum();
         if room < bytes {
             return Err(Error::Refused(format!(
                 "draining {name} would move {bytes} bytes, and the other drives have {room} free: add a drive first; nothing was changed"
@@ -252,7 +279,10 @@ impl Inner {
         }
         let coding = self.look(|view| groups::default_coding(view, active.len()))?;
         Ok(vec![
-            format!("drive {name}: {pieces} pieces, {bytes} bytes in {positions} groups move to {} other drives", active.len()),
+            format!(
+                "drive {name}: {pieces} pieces, {bytes} bytes in {positions} groups move to {} other drives",
+                active.len()
+            ),
             format!("new data is coded {coding} by then"),
         ])
     }
@@ -266,7 +296,9 @@ impl Inner {
         for (policy, rows) in self.look(groups::load)? {
             for group in rows.iter().filter(|group| group.members.contains(&row.id) || group.from.contains(&row.id)) {
                 // Without data a group of an active drive is no reason: new data would come to it.
-                needed += u64::from(row.state == DriveState::Active || self.holds_data(&volumes, policy.id, group.group).await?);
+                needed += u64::from(
+                    row.state == DriveState::Active || self.holds_data(&volumes, policy.id, group.group).await?,
+                );
             }
         }
         let after = self.safety(&BTreeSet::from([row.id])).await?;
@@ -291,7 +323,9 @@ impl Inner {
                 "removing {name} now would lower safety: it keeps a copy of the metadata that is still being made elsewhere; try again in a moment; nothing was changed"
             )));
         }
-        Ok(vec![format!("drive {name} holds nothing that is needed; data survives the loss of {after} more drives without it")])
+        Ok(vec![format!(
+            "drive {name} holds nothing that is needed; data survives the loss of {after} more drives without it"
+        )])
     }
 
     async fn take_out(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
@@ -338,7 +372,11 @@ impl Node {
                 let own = inner.client.config(bucket, POLICY_SETTING).await?;
                 let own = own.and_then(|name| String::from_utf8(name).ok());
                 let from = if own.is_some() { "bucket" } else { "default" };
-                all.push(BucketPolicy { bucket: bucket.name.clone(), code: own.unwrap_or_else(|| default.clone()), from });
+                all.push(BucketPolicy {
+                    bucket: bucket.name.clone(),
+                    code: own.unwrap_or_else(|| default.clone()),
+                    from,
+                });
             }
             match page.last() {
                 Some(last) if page.len() == PAGE => after.clone_from(&last.name),

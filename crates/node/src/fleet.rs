@@ -83,11 +83,14 @@ impl Fleet {
     }
 }
 
+/// A drive whose identity file is kept up to date.
+type Marked = (PathBuf, Arc<Lock>, Identity);
+
 /// The identity files of the drives at hand: each remembers the newest member sets, so that a stale
 /// copy of the metadata is never taken for the newest.
 pub(crate) struct Marks {
     env: Env,
-    drives: Mutex<BTreeMap<DriveId, (PathBuf, Arc<Lock>, Identity)>>,
+    drives: Mutex<BTreeMap<DriveId, Marked>>,
     sets: Mutex<BTreeMap<u32, MemberSet>>,
     /// Identity files are written by one at a time.
     writing: tokio::sync::Mutex<()>,

@@ -46,7 +46,8 @@ pub(crate) fn load(view: &dyn View) -> std::result::Result<Vec<(PolicyRow, Vec<G
     let mut all = Vec::new();
     for policy in catalog::policies(view, None, usize::from(u16::MAX))? {
         let rows = catalog::groups(view, policy.id, None, GROUPS_MAX)?;
-        let rows = rows.into_iter().map(|(_, bytes)| GroupRow::decode(&bytes)).collect::<std::result::Result<_, _>>()?;
+        let rows =
+            rows.into_iter().map(|(_, bytes)| GroupRow::decode(&bytes)).collect::<std::result::Result<_, _>>()?;
         all.push((policy, rows));
     }
     Ok(all)
@@ -74,10 +75,7 @@ pub(crate) fn ensure_policy(
 }
 
 /// The default code as it should be now.
-pub(crate) fn default_coding(
-    view: &dyn View,
-    active: usize,
-) -> std::result::Result<Coding, namespace::Error> {
+pub(crate) fn default_coding(view: &dyn View, active: usize) -> std::result::Result<Coding, namespace::Error> {
     let fixed = catalog::setting(view, FIXED)?.and_then(|text| String::from_utf8(text).ok());
     let fixed = fixed.and_then(|text| Coding::parse(&text).ok().flatten());
     Ok(fixed.unwrap_or_else(|| Coding::ladder(active)))
@@ -131,7 +129,8 @@ fn changed(
     if (now.is_empty() || is_new) && all.len() >= n {
         let whole = placement::group_count(all.len(), n);
         // Room for drives to come is kept; a new drive gets its share from new groups.
-        let more = whole.saturating_sub(now.len()).max(whole.div_ceil(all.len())).min(GROUPS_MAX - now.len().min(GROUPS_MAX));
+        let more =
+            whole.saturating_sub(now.len()).max(whole.div_ceil(all.len())).min(GROUPS_MAX - now.len().min(GROUPS_MAX));
         let first = now.iter().map(|row| row.group.0 + 1).max().unwrap_or(0);
         let added = placement::build(all, n, first, if now.is_empty() { whole } else { more }, &now);
         now.extend(added);

@@ -126,7 +126,10 @@ impl Inner {
 
     async fn look_for_needs(self: &Arc<Self>) -> Result<()> {
         let now = self.env.clock.now();
-        let is_moving = self.look(crate::groups::load)?.iter().any(|(_, rows)| rows.iter().any(|row| row.moving().next().is_some()));
+        let is_moving = self
+            .look(crate::groups::load)?
+            .iter()
+            .any(|(_, rows)| rows.iter().any(|row| row.moving().next().is_some()));
         let due = {
             let mut heal = lock(&self.heal);
             let idle = heal.steward.progress().pieces == 0;
@@ -174,11 +177,7 @@ impl Inner {
     }
 
     /// Changes the note about a segment's missing pieces.
-    pub async fn note(
-        &self,
-        target: Target,
-        change: impl FnOnce(BTreeSet<u8>) -> BTreeSet<u8> + Send,
-    ) -> Result<()> {
+    pub async fn note(&self, target: Target, change: impl FnOnce(BTreeSet<u8>) -> BTreeSet<u8> + Send) -> Result<()> {
         let now = self.env.clock.wall();
         let Target { volume, policy, group, segment } = target;
         let rule = |view: &dyn base::kv::View| -> Result<_> {
@@ -238,12 +237,11 @@ impl Inner {
         }
         let Finding { volume, policy, group, piece, .. } = finding;
         let target = Target { volume, policy, group, segment: piece.segment };
-        let row = self
-            .scan(move |view| namespace::read::segment(view, volume, policy, group, piece.segment))
-            .await?;
+        let row = self.scan(move |view| namespace::read::segment(view, volume, policy, group, piece.segment)).await?;
         let Some(row) = row else { return Ok(()) };
         if let (Some(drive), Fault::Damaged) = (finding.drive, finding.fault) {
-            let text = format!("piece {piece} on drive {} is damaged: it is rebuilt from the others", self.name_of(drive));
+            let text =
+                format!("piece {piece} on drive {} is damaged: it is rebuilt from the others", self.name_of(drive));
             self.tell(Severity::Warning, "drive", &drive.to_string(), text);
         }
         // Noted first: a restart must not forget it.
@@ -291,7 +289,10 @@ impl Inner {
         let found = self.scan(move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
         let Some(row) = self.group(policy, group)?.filter(|_| found.is_some()) else { return Ok(None) };
         let has_home = |index: &&u8| {
-            row.members.get(usize::from(**index)).and_then(|drive| self.fleet.get(*drive)).is_some_and(|drive| drive.is_up())
+            row.members
+                .get(usize::from(**index))
+                .and_then(|drive| self.fleet.get(*drive))
+                .is_some_and(|drive| drive.is_up())
         };
         let missing: Vec<u8> = need.missing.iter().filter(has_home).copied().collect();
         if missing.is_empty() {

@@ -23,7 +23,10 @@ fn error(path: &Path, why: impl Into<String>) -> Error {
 /// Reads the key. Blocks.
 pub fn read(disk: &dyn Disk, path: &Path) -> Result<RootKey> {
     if !disk.exists(path) {
-        return Err(error(path, "it isn't there: name it with --key-file, or restore it from the 24 words with --words"));
+        return Err(error(
+            path,
+            "it isn't there: name it with --key-file, or restore it from the 24 words with --words",
+        ));
     }
     let io = |what: &'static str| move |failed: std::io::Error| error(path, format!("{what}: {failed}"));
     if !disk.is_private(path).map_err(io("look at it"))? {

@@ -159,9 +159,7 @@ impl Node {
         }
         inner.closing.send_replace(true);
         lock(&inner.loops).take();
-        let all_ended = async {
-            while inner.ended.lock().await.recv().await.is_some() {}
-        };
+        let all_ended = async { while inner.ended.lock().await.recv().await.is_some() {} };
         if inner.env.timeout(END_WAIT, all_ended).await.is_none() {
             tracing::warn!("some background work didn't end in time: it is cut short");
         }

@@ -145,7 +145,9 @@ fn refuse(path: &Path, what: &Folder, cluster: Option<&(PathBuf, ClusterId)>) ->
         Folder::Empty => Ok(()),
         Folder::Foreign(name) => Err(folder(
             path,
-            format!("it holds something else ({name}): name an empty folder, or one that holds this store; nothing was touched"),
+            format!(
+                "it holds something else ({name}): name an empty folder, or one that holds this store; nothing was touched"
+            ),
             Kind::Exists,
         )),
         Folder::Damaged(why) => Err(Error::Folders(why.clone())),

@@ -262,7 +262,10 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
     );
     let drives = rows.iter().filter(|row| row.state == DriveState::Active).count();
     if status.metadata_copies < MIRRORS.min(drives) {
-        reasons.push(format!("the metadata has {} only", count(status.metadata_copies as i64, "copy").replace("copys", "copies")));
+        reasons.push(format!(
+            "the metadata has {} only",
+            count(status.metadata_copies as i64, "copy").replace("copys", "copies")
+        ));
     }
     if status.repair.pieces > 0 {
         reasons.push(format!("{} are missing and are being rebuilt", count(status.repair.pieces as i64, "piece")));
@@ -312,7 +315,10 @@ impl Inner {
         let buckets = self.look(|view| catalog::list_all_buckets(view, "", usize::MAX >> 1))?;
         totals.buckets = buckets.len() as u64;
         let stats = self.scan(move |view| {
-            buckets.iter().map(|bucket| namespace::read::stats(view, bucket.volume)).collect::<std::result::Result<Vec<_>, _>>()
+            buckets
+                .iter()
+                .map(|bucket| namespace::read::stats(view, bucket.volume))
+                .collect::<std::result::Result<Vec<_>, _>>()
         });
         for head in stats.await? {
             totals.objects += head.objects;
@@ -375,7 +381,10 @@ impl Inner {
         let parity: BTreeMap<PolicyId, i64> =
             policies.iter().map(|(policy, _)| (policy.id, i64::from(policy.coding.m))).collect();
         // Without data the default's parity is what counts.
-        let mut spare = policies.iter().find(|(policy, _)| policy.name == default).map_or(0, |(policy, _)| i64::from(policy.coding.m));
+        let mut spare = policies
+            .iter()
+            .find(|(policy, _)| policy.name == default)
+            .map_or(0, |(policy, _)| i64::from(policy.coding.m));
         for (policy, rows) in policies.iter() {
             spare = spare.min(self.worst_group(policy, rows, &bad, &volumes, spare).await?);
         }
@@ -400,7 +409,9 @@ impl Inner {
         volumes: &[VolumeId],
         floor: i64,
     ) -> Result<i64> {
-        let spare = |row: &GroupRow| i64::from(policy.coding.m) - bad.get(&(policy.id, row.group)).map_or(0, |bad| bad.len() as i64);
+        let spare = |row: &GroupRow| {
+            i64::from(policy.coding.m) - bad.get(&(policy.id, row.group)).map_or(0, |bad| bad.len() as i64)
+        };
         let mut order: Vec<&GroupRow> = rows.iter().filter(|row| spare(row) < floor).collect();
         order.sort_by_key(|row| spare(row));
         for row in order {

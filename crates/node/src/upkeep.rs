@@ -130,7 +130,9 @@ impl Inner {
                 // Drives that aren't there are asked for orphans when they return.
                 match self.client.delete_pieces(garbage.segment, garbage.row.policy, garbage.row.group).await {
                     Ok(_) => collected.push(garbage.segment),
-                    Err(error) => tracing::info!(segment = %garbage.segment, %error, "failed to delete a freed segment"),
+                    Err(error) => {
+                        tracing::info!(segment = %garbage.segment, %error, "failed to delete a freed segment")
+                    }
                 }
             }
             if !collected.is_empty() {

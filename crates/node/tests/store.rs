@@ -1,4 +1,5 @@
 //! A store on real folders: made, used, hurt, healed, reopened.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test of the real world, which is waited for")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -41,7 +42,9 @@ impl World {
         for _ in 0..200 {
             match self.open(drives.clone()).await {
                 Ok(started) => return started,
-                Err(error) if base::Kinded::kind(&error) == base::Kind::Conflict => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(error) if base::Kinded::kind(&error) == base::Kind::Conflict => {
+                    tokio::time::sleep(Duration::from_millis(50)).await
+                }
                 Err(error) => panic!("{error}"),
             }
         }
@@ -266,7 +269,12 @@ async fn flipped_bits_are_found_by_a_scrub_and_repaired() {
             bytes[at] ^= 0x10;
             // In place: the store has the file open.
             use std::os::unix::fs::FileExt;
-            std::fs::OpenOptions::new().write(true).open(&entry).unwrap().write_all_at(&bytes[at..=at], at as u64).unwrap();
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open(&entry)
+                .unwrap()
+                .write_all_at(&bytes[at..=at], at as u64)
+                .unwrap();
             flipped += 1;
         }
     }

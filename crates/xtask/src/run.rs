@@ -40,7 +40,13 @@ pub fn cargo_tests() -> Result<(), String> {
 }
 
 /// What is run, and the script that runs it.
-const OUTSIDE: &[(&str, &str)] = &[("erasure code by a stranger's hand", "tests/formats/erasure_golden.py")];
+const OUTSIDE: &[(&str, &str)] = &[
+    ("erasure code by a stranger's hand", "tests/formats/erasure_golden.py"),
+    ("the command line as a person uses it", "tests/cli/test_cli.py"),
+    ("bad input", "tests/clients/bad_input.py"),
+    ("kill -9 under load", "tests/crash/kill_nine.py"),
+    ("real clients while two drives vanish", "tests/clients/run.py"),
+];
 
 /// Tests with the real binary, real clients and the independent reader.
 pub fn outside_tests() -> Result<(), String> {
