@@ -189,6 +189,15 @@ pub(crate) struct Placed {
     pub sealed: u32,
 }
 
+impl Placed {
+    /// A moved value whose bytes begin at `at` of this record.
+    pub fn moved(self, one: Move<Vec<u8>>, at: u32, file: u64) -> Move<ValueRef> {
+        let Placed { record, sealed } = self;
+        let value = ValueRef { seq: one.seq, file, record, sealed, at, len: one.value.len() as u32 };
+        Move { key: one.key, seq: one.seq, value }
+    }
+}
+
 /// Appends a record to `to`, whose first byte will lie at `base` of the file.
 pub(crate) fn append(
     to: &mut Vec<u8>,

@@ -22,22 +22,28 @@ impl Embedded {
     /// # Errors
     /// If no mirror could be written; all that was acknowledged is in the log even so.
     pub async fn close(&self) -> Result<(), Error> {
-        let result = self.shared.checkpoint().await;
-        let mut writer = self.shared.writer.lock().await;
-        if !writer.closed && writer.broken.is_none() && writer.current.is_some() {
-            self.shared.mark_closed(&mut writer).await?;
-        }
-        writer.closed = true;
-        let next = Epoch(self.shared.epoch.0 + 1);
-        writer.broken.get_or_insert(Error::Fenced { asked: self.shared.epoch, current: next });
-        for side in self.shared.sides().iter() {
-            side.release();
-        }
-        result.map(|_| ())
+        self.shared.detached(|shared| async move { shared.close().await }).await
     }
 }
 
 impl Shared {
+    async fn close(&self) -> Result<(), Error> {
+        let made = self.checkpoint().await;
+        let _upkeep = self.upkeep.lock().await;
+        let mut writer = self.writer.lock().await;
+        let marked = if writer.broken.is_none() && writer.current.is_some() {
+            self.mark_closed(&mut writer).await
+        } else {
+            Ok(())
+        };
+        let next = Epoch(self.epoch.0 + 1);
+        writer.broken = Some(Error::Fenced { asked: self.epoch, current: next });
+        for side in self.sides().iter() {
+            side.release();
+        }
+        made.and(marked)
+    }
+
     /// A record that says: all before it is acknowledged. Without it the last group, if damaged,
     /// would look like a torn write.
     async fn mark_closed(&self, writer: &mut Writer) -> Result<(), Error> {
@@ -45,7 +51,7 @@ impl Shared {
         let mut bytes = Vec::new();
         append(&mut bytes, writer.end, &sealer, (RecordKind::Closed, writer.head, writer.end), |_| {});
         self.append(writer, bytes).await?;
-        self.note_end(writer.file, writer.end);
+        self.note_end(writer.file, writer.end, 0);
         Ok(())
     }
 
@@ -62,6 +68,11 @@ impl Shared {
             }
             made.await;
         }
+    }
+
+    async fn is_checkpoint_due(&self) -> bool {
+        let full = self.layers().1.active.bytes() >= self.options.layer_bytes;
+        full || self.writer.lock().await.since >= self.options.checkpoint_bytes
     }
 
     /// Writes all rows that changed since the last checkpoint into every mirror's map.
@@ -146,9 +157,14 @@ pub(super) async fn checkpoints(shared: Weak<Shared>, due: Arc<Notify>) {
         // Waits without the store in hand: it is given up the moment its owner drops it.
         due.notified().await;
         let Some(shared) = shared.upgrade().filter(|shared| !shared.gone.load(Ordering::Relaxed)) else { return };
-        if let Err(error) = shared.checkpoint().await {
+        if shared.is_checkpoint_due().await
+            && let Err(error) = shared.checkpoint().await
+        {
             tracing::error!(shard = shared.shard, %error, "failed to make a checkpoint of the metadata");
             return;
+        }
+        if let Err(error) = shared.clean().await {
+            tracing::warn!(shard = shared.shard, %error, "failed to give back room of the metadata's log");
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::Error;
 use crate::embedded::apply::batch_cells;
 use crate::embedded::side::Side;
-use crate::embedded::{LogInfo, MemberSet, Shared, Writer, members};
+use crate::embedded::{Layers, LogInfo, MemberSet, Shared, Writer, members};
 use crate::layer::CellRow;
 use crate::record::{FILE_HEAD, FileHead, RecordKind, append, write_batch};
 
@@ -23,6 +23,23 @@ const INLINE_SEAL_BYTES: usize = 128 * 1024;
 struct Pending {
     range_dels: Vec<std::ops::Range<Vec<u8>>>,
     cells: Vec<CellRow>,
+    /// Bytes of its large values.
+    large: u64,
+}
+
+/// Lets the batches after `before` take effect, unseen yet. Gives the last one's place.
+fn apply(layers: &Layers, before: Seq, pending: Vec<Pending>) -> Result<Seq, Error> {
+    let mut head = before;
+    for batch in pending {
+        let mut cells = Vec::new();
+        for range in &batch.range_dels {
+            cells.extend(layers.removed(head, &range.start..&range.end)?);
+        }
+        cells.extend(batch.cells);
+        head = Seq(head.0 + 1);
+        layers.active.apply(head, cells);
+    }
+    Ok(head)
 }
 
 impl Shared {
@@ -141,7 +158,7 @@ impl Shared {
         writer.file = number;
         writer.end = FILE_HEAD;
         writer.current = Some((number, sealer));
-        self.note_log(number, LogInfo { after, generation: 0, end: FILE_HEAD });
+        self.note_log(number, LogInfo { after, generation: 0, end: FILE_HEAD, values: Some(0) });
         Ok(())
     }
 
@@ -163,20 +180,16 @@ impl Shared {
     pub(super) async fn commit_group(&self, writer: &mut Writer, batches: Vec<Batch>) -> Result<Seq, Error> {
         self.roll(writer).await?;
         let (bytes, pending) = self.encode_group(writer, batches).await?;
+        let reads = pending.iter().any(|batch| !batch.range_dels.is_empty());
         self.append(writer, bytes).await?;
         let (_, layers) = self.layers();
-        for batch in pending {
-            let before = writer.head;
-            let mut cells = Vec::new();
-            for range in &batch.range_dels {
-                cells.extend(layers.removed(before, &range.start..&range.end)?);
-            }
-            cells.extend(batch.cells);
-            writer.head = Seq(before.0 + 1);
-            layers.active.apply(writer.head, cells);
-        }
-        self.note_end(writer.file, writer.end);
-        let head = writer.head;
+        let values = pending.iter().map(|batch| batch.large).sum();
+        let (before, first) = (writer.head, Arc::clone(&layers));
+        let apply = move || apply(&first, before, pending);
+        // Removing a range reads the map: that may wait for the drive.
+        let head = if reads { self.env.blocking(apply).await?? } else { apply()? };
+        writer.head = head;
+        self.note_end(writer.file, writer.end, values);
         self.see(|seen| seen.head = head);
         if writer.since >= self.options.checkpoint_bytes || layers.active.bytes() >= self.options.layer_bytes {
             self.due.notify_one();
@@ -200,7 +213,9 @@ impl Shared {
                     places = write_batch(to, &batch, |_| true);
                 });
                 let range_dels = std::mem::take(&mut batch.range_dels);
-                pending.push(Pending { range_dels, cells: batch_cells(batch, &places, min, seq, file, placed) });
+                let large = batch.puts.iter().map(|(_, value)| value.len()).filter(|len| *len >= min);
+                let large = large.sum::<usize>() as u64;
+                pending.push(Pending { range_dels, large, cells: batch_cells(batch, &places, min, seq, file, placed) });
             }
             (bytes, pending)
         };
@@ -211,9 +226,11 @@ impl Shared {
         self.logs.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(number, info);
     }
 
-    pub(super) fn note_end(&self, number: u64, end: u64) {
+    /// The file was appended to, large values among it.
+    pub(super) fn note_end(&self, number: u64, end: u64, values: u64) {
         if let Some(info) = self.logs.write().unwrap_or_else(std::sync::PoisonError::into_inner).get_mut(&number) {
             info.end = end;
+            info.values = info.values.map(|before| before + values);
         }
     }
 

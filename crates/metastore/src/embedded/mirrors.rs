@@ -10,6 +10,7 @@ use base::DriveId;
 use crate::Error;
 use crate::embedded::map::Map;
 use crate::embedded::side::Side;
+use crate::embedded::tail::Walk;
 use crate::embedded::{Embedded, Layers, Mirror, Shared};
 use crate::record::FILE_HEAD;
 
@@ -20,7 +21,21 @@ impl Embedded {
     /// # Errors
     /// If the directory can't be written or is in use; the member set is as it was then.
     pub async fn add_mirror(&self, mirror: Mirror) -> Result<(), Error> {
-        let shared = &self.shared;
+        self.shared.detached(|shared| async move { shared.add_mirror(mirror).await }).await
+    }
+
+    /// Goes on without a mirror.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is the last one; it stays then.
+    pub async fn remove_mirror(&self, drive: DriveId) -> Result<(), Error> {
+        self.shared.detached(move |shared| async move { shared.remove_mirror(drive).await }).await
+    }
+}
+
+impl Shared {
+    async fn add_mirror(self: &Arc<Self>, mirror: Mirror) -> Result<(), Error> {
+        let shared = self;
         let _upkeep = shared.upkeep.lock().await;
         if shared.members.borrow().drives.contains(&mirror.drive) {
             return Ok(());
@@ -53,12 +68,8 @@ impl Embedded {
         Ok(())
     }
 
-    /// Goes on without a mirror.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if it is the last one; it stays then.
-    pub async fn remove_mirror(&self, drive: DriveId) -> Result<(), Error> {
-        let shared = &self.shared;
+    async fn remove_mirror(self: &Arc<Self>, drive: DriveId) -> Result<(), Error> {
+        let shared = self;
         let _upkeep = shared.upkeep.lock().await;
         let mut writer = shared.writer.lock().await;
         let left: Vec<_> = shared.sides().iter().filter(|side| side.drive != drive).cloned().collect();
@@ -88,9 +99,7 @@ impl Embedded {
         });
         Ok(())
     }
-}
 
-impl Shared {
     /// Takes the directory and empties it.
     async fn attach_empty(&self, mirror: Mirror) -> Result<Arc<Side>, Error> {
         let (disk, key, shard) = (Arc::clone(&self.env.disk), self.key.clone(), self.shard);
@@ -110,7 +119,7 @@ impl Shared {
 
     /// Copies the log files that the mirror lacks. The last one is copied up to `end`, or not at all
     /// if that is `u64::MAX`: it is being written.
-    async fn copy_logs(&self, side: &Arc<Side>, end: u64) -> Result<(), Error> {
+    async fn copy_logs(self: &Arc<Self>, side: &Arc<Side>, end: u64) -> Result<(), Error> {
         let mut logs: Vec<(u64, u64)> = {
             let known = self.logs.read().unwrap_or_else(std::sync::PoisonError::into_inner);
             known.iter().map(|(number, info)| (*number, info.end)).collect()
@@ -120,18 +129,32 @@ impl Shared {
             Some((_, last)) => *last = end.max(FILE_HEAD),
             None => {}
         }
-        let (sides, to) = (self.sides(), Arc::clone(side));
+        let (shared, to) = (Arc::clone(self), Arc::clone(side));
         let work = move || {
             for (number, end) in logs {
                 let there = to.disk.exists(&to.path(number));
                 if there && to.log(number)?.file.len().is_ok_and(|len| len >= end) {
                     continue;
                 }
-                copy_from_any(&sides, &to, number, end)?;
+                shared.copy_checked(&to, number)?;
             }
             Ok(())
         };
         self.env.blocking(work).await?
+    }
+
+    /// Copies a log file record by record, each from a mirror that has it whole: what rotted on one
+    /// must not spread.
+    fn copy_checked(&self, to: &Side, number: u64) -> Result<(), Error> {
+        let head = self.any_log(number)?.head.encode(&self.key);
+        to.replace(number, |new| {
+            new.write(&head, 0)?;
+            let mut walk = Walk::to_copy(number, FILE_HEAD);
+            while let Some(record) = walk.next(self)? {
+                new.write(&record.stored, record.offset)?;
+            }
+            Ok(())
+        })
     }
 
     /// Gives the mirror a map of its own.
@@ -149,15 +172,4 @@ impl Shared {
         };
         self.env.blocking(work).await?
     }
-}
-
-fn copy_from_any(sides: &[Arc<Side>], to: &Side, number: u64, end: u64) -> Result<(), Error> {
-    let mut last = Error::bug("no mirror to copy a log file from");
-    for from in sides {
-        match to.copy_log(from, number, end) {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }

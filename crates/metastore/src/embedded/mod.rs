@@ -30,10 +30,12 @@ use tokio::sync::{Notify, watch};
 use crate::Error;
 use crate::layer::Layer;
 use crate::memory::check_commit;
+use crate::record::FileHead;
 use crate::store::{Cursor, CursorPart, Entry, Position, ShardStore, Snapshot};
 
 mod apply;
 mod checkpoint;
+mod clean;
 mod commit;
 mod map;
 mod members;
@@ -45,6 +47,7 @@ mod sector;
 mod side;
 mod tail;
 
+pub use clean::Cleaned;
 pub use members::MemberSet;
 
 use map::MapView;
@@ -131,6 +134,23 @@ struct LogInfo {
     after: Seq,
     generation: u32,
     end: u64,
+    /// Bytes of large values in it, if they were counted.
+    values: Option<u64>,
+}
+
+impl LogInfo {
+    /// A file as it was found.
+    fn found(head: &FileHead, end: u64) -> Self {
+        let values = (head.generation > 0).then_some(0);
+        Self { after: head.after, generation: head.generation, end, values }
+    }
+}
+
+/// What only one task at a time does.
+#[derive(Default)]
+struct Upkeep {
+    /// The log file that is being given back.
+    victim: Option<clean::Victim>,
 }
 
 /// Who may append.
@@ -146,7 +166,6 @@ struct Writer {
     /// When room was last looked for, and how much there was then.
     room: Option<(base::Instant, u64)>,
     broken: Option<Error>,
-    closed: bool,
 }
 
 struct Shared {
@@ -158,7 +177,7 @@ struct Shared {
     options: Options,
     writer: tokio::sync::Mutex<Writer>,
     /// Checkpoints, cleaning and new mirrors come one at a time.
-    upkeep: tokio::sync::Mutex<()>,
+    upkeep: tokio::sync::Mutex<Upkeep>,
     seen: RwLock<Seen>,
     sides: RwLock<Arc<Vec<Arc<Side>>>>,
     members: watch::Sender<MemberSet>,
@@ -174,6 +193,10 @@ struct Shared {
     gone: std::sync::atomic::AtomicBool,
     /// How often values were moved away from old files.
     cleanings: std::sync::atomic::AtomicU64,
+    /// The cleaning that waits for older snapshots to go; 0 for none.
+    waits: std::sync::atomic::AtomicU64,
+    /// Whoever walks through log files keeps them from being replaced meanwhile.
+    files: RwLock<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -188,6 +211,21 @@ impl Shared {
     fn layers(&self) -> (Seq, Arc<Layers>) {
         let seen = self.seen.read().unwrap_or_else(PoisonError::into_inner);
         (seen.head, Arc::clone(&seen.layers))
+    }
+
+    /// Runs what must not end half-way beside the caller, who may go.
+    async fn detached<T, F>(self: &Arc<Self>, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
+    {
+        let (send, receive) = tokio::sync::oneshot::channel();
+        let work = work(Arc::clone(self));
+        self.env.spawn("metastore upkeep", async move {
+            // Who asked may have gone.
+            let _ = send.send(work.await);
+        });
+        receive.await.unwrap_or_else(|_| Err(env::Cut.into()))
     }
 
     fn see(&self, change: impl FnOnce(&mut Seen)) {
@@ -265,6 +303,6 @@ impl ShardStore for Embedded {
     }
 
     async fn checkpoint(&self) -> Result<Position, Error> {
-        self.shared.checkpoint().await
+        self.shared.detached(|shared| async move { shared.checkpoint().await }).await
     }
 }

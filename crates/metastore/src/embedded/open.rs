@@ -85,7 +85,6 @@ fn shared(env: &Env, key: &MetaKey, shard: u32, options: Options, found: Found) 
         since: 0,
         room: None,
         broken: None,
-        closed: false,
     };
     Shared {
         env: env.clone(),
@@ -106,6 +105,8 @@ fn shared(env: &Env, key: &MetaKey, shard: u32, options: Options, found: Found) 
         made: Notify::new(),
         gone: AtomicBool::new(false),
         cleanings: AtomicU64::new(0),
+        waits: AtomicU64::new(0),
+        files: RwLock::new(()),
     }
 }
 
@@ -140,7 +141,7 @@ fn find(asked: Asked) -> Result<Found, Error> {
             let from = if number == oldest.0 && !compacted { oldest.1 } else { FILE_HEAD };
             replay.file(number, from, log.end)?
         };
-        infos.insert(number, LogInfo { after: log.head.after, generation: log.head.generation, end });
+        infos.insert(number, LogInfo::found(&log.head, end));
         last = (number, end);
     }
     let (layers, head) = (replay.layers.clone(), replay.head);

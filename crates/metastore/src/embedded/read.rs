@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base::Seq;
 use base::kv::{Row, View, ViewError};
@@ -48,10 +49,6 @@ impl ShardSnapshot {
     pub(super) fn cell(&self, key: &[u8]) -> Result<Option<Cell>, Error> {
         self.layers.get(self.at, key)
     }
-
-    pub(super) fn cells(&self, range: Range<&[u8]>, limit: usize) -> Result<Vec<(Vec<u8>, Cell)>, Error> {
-        self.layers.range(self.at, range, limit, false)
-    }
 }
 
 impl View for ShardSnapshot {
@@ -81,7 +78,7 @@ impl Snapshot for ShardSnapshot {
 
 impl Shared {
     fn hold(&self) -> u64 {
-        let cleanings = self.cleanings.load(std::sync::atomic::Ordering::SeqCst);
+        let cleanings = self.cleanings.load(Ordering::SeqCst);
         *lock(&self.held).entry(cleanings).or_default() += 1;
         cleanings
     }
@@ -94,6 +91,15 @@ impl Shared {
                 held.remove(&cleanings);
             }
         }
+        let waits = self.waits.load(Ordering::SeqCst);
+        if waits > cleanings && held.range(..waits).next().is_none() {
+            self.due.notify_one();
+        }
+    }
+
+    /// Whether a snapshot lives from before that cleaning.
+    pub(super) fn is_held_before(&self, cleaning: u64) -> bool {
+        lock(&self.held).range(..cleaning).next().is_some()
     }
 
     /// A large value, from the first mirror that has it whole; the others are put right.
@@ -103,6 +109,18 @@ impl Shared {
         let from = place.at as usize;
         let value = plain.get(from..from + place.len as usize);
         value.map(<[u8]>::to_vec).ok_or_else(|| Error::bug("a row points beyond its record"))
+    }
+
+    /// The log file as any mirror has it.
+    pub(super) fn any_log(&self, number: u64) -> Result<Arc<LogFile>, Error> {
+        let mut last = Error::bug("a shard without a single mirror");
+        for side in self.sides().iter() {
+            match side.log(number) {
+                Ok(log) => return Ok(log),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
     }
 
     /// A whole record of the log, as it is stored and in clear.
@@ -119,7 +137,6 @@ impl Shared {
                 }
                 Err(error) => {
                     tracing::warn!(shard = self.shard, drive = %side.drive, %error, "failed to read the metadata's mirror");
-                    side.suspect();
                     last = error;
                 }
             }
@@ -127,7 +144,7 @@ impl Shared {
         Err(last)
     }
 
-    /// Writes a record that another mirror has whole. If that fails the mirror stays suspect.
+    /// Writes a record that another mirror has whole.
     fn put_right(&self, side: &Side, file: u64, good: &LogFile, offset: u64, bytes: &[u8]) {
         let write = || -> Result<(), Error> {
             let log = side.log(file)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use base::{DriveId, Instant};
@@ -38,9 +38,24 @@ pub(crate) struct Side {
     logs: Mutex<BTreeMap<u64, Arc<LogFile>>>,
     /// When the files were last seen at their paths.
     seen: AtomicU64,
-    /// A read failed: look closer.
-    suspect: AtomicBool,
     lock: Mutex<Option<Arc<dyn File>>>,
+}
+
+/// A log file that has not got its name yet.
+pub(crate) struct NewLog {
+    file: Arc<dyn File>,
+    path: PathBuf,
+}
+
+impl NewLog {
+    pub fn write(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let done = self.file.write_at(bytes, offset);
+        done.map_err(|error| Error::io(format!("write {}", self.path.display()), &error))
+    }
+
+    pub fn sync(&self) -> Result<(), Error> {
+        self.file.sync_data().map_err(|error| Error::io(format!("write {}", self.path.display()), &error))
+    }
 }
 
 pub(crate) fn log_name(number: u64) -> String {
@@ -79,7 +94,6 @@ impl Side {
             map: OnceLock::new(),
             logs: Mutex::default(),
             seen: AtomicU64::new(0),
-            suspect: AtomicBool::new(false),
             lock: Mutex::new(Some(lock)),
         }))
     }
@@ -200,15 +214,6 @@ impl Side {
         Ok(())
     }
 
-    /// Notes that a read failed here.
-    pub fn suspect(&self) {
-        self.suspect.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a read failed here since this was asked last.
-    pub fn take_suspicion(&self) -> bool {
-        self.suspect.swap(false, Ordering::Relaxed)
-    }
 
     /// The record at `offset`, if it is whole: as it is stored, and in clear.
     pub fn read_record(&self, number: u64, offset: u64, size: usize) -> Result<(Arc<LogFile>, Vec<u8>, Vec<u8>), Error> {
@@ -244,20 +249,43 @@ impl Side {
     }
 
     /// Writes a whole file under a new name, durably, and puts it in the place of what is there.
-    pub fn replace(&self, number: u64, mut fill: impl FnMut(&dyn File) -> Result<(), Error>) -> Result<(), Error> {
-        let new = self.dir.join(format!("{}.new", log_name(number)));
-        let what = |error: &io::Error| Error::io(format!("write {}", new.display()), error);
-        let file = self.disk.open(&new, Open::Create).map_err(|error| what(&error))?;
-        file.set_len(0).map_err(|error| what(&error))?;
-        fill(&*file)?;
-        let install = || {
-            file.sync_data()?;
-            self.disk.rename(&new, &self.path(number))?;
-            self.disk.sync_dir(&self.dir)
+    pub fn replace(&self, number: u64, fill: impl FnOnce(&NewLog) -> Result<(), Error>) -> Result<(), Error> {
+        let new = self.begin_new(number)?;
+        fill(&new)?;
+        new.sync()?;
+        self.install_new(number)
+    }
+
+    /// A file that will take the place of a log file.
+    pub fn begin_new(&self, number: u64) -> Result<NewLog, Error> {
+        let path = self.path_new(number);
+        let open = || {
+            let file = self.disk.open(&path, Open::Create)?;
+            file.set_len(0)?;
+            Ok(file)
         };
-        install().map_err(|error| what(&error))?;
+        let file = open().map_err(|error: io::Error| Error::io(format!("write {}", path.display()), &error))?;
+        Ok(NewLog { file, path })
+    }
+
+    /// Puts a synced [`NewLog`] in its place, durably.
+    pub fn install_new(&self, number: u64) -> Result<(), Error> {
+        let new = self.path_new(number);
+        let done = self.disk.rename(&new, &self.path(number)).and_then(|()| self.disk.sync_dir(&self.dir));
         self.forget(number);
-        Ok(())
+        done.map_err(|error| Error::io(format!("rename {}", new.display()), &error))
+    }
+
+    /// Removes a log file, durably.
+    pub fn remove(&self, number: u64) -> Result<(), Error> {
+        let path = self.path(number);
+        self.forget(number);
+        let done = self.disk.remove_file(&path).and_then(|()| self.disk.sync_dir(&self.dir));
+        done.map_err(|error| Error::io(format!("remove {}", path.display()), &error))
+    }
+
+    fn path_new(&self, number: u64) -> PathBuf {
+        self.dir.join(format!("{}.new", log_name(number)))
     }
 
     /// Copies a whole log file from another mirror, at most `len` bytes of it.
@@ -266,13 +294,12 @@ impl Side {
         const STEP: u64 = 1024 * 1024;
         let log = from.log(number)?;
         let read = |error: &io::Error| Error::io(format!("read {}", from.path(number).display()), error);
-        self.replace(number, |file| {
+        self.replace(number, |new| {
             let mut at = 0;
             while at < len {
                 let mut bytes = vec![0; STEP.min(len - at) as usize];
                 log.file.read_at(&mut bytes, at).map_err(|error| read(&error))?;
-                file.write_at(&bytes, at)
-                    .map_err(|error| Error::io(format!("write {}", self.path(number).display()), &error))?;
+                new.write(&bytes, at)?;
                 at += bytes.len() as u64;
             }
             Ok(())

@@ -18,6 +18,7 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const STEP: usize = 256 * 1024;
 
 pub(super) fn tail(shared: &Arc<Shared>, from: &Cursor, limit: usize) -> Result<Vec<Entry>, Error> {
+    let _files = shared.files.read().unwrap_or_else(PoisonError::into_inner);
     // Holds back cleaning, and is asked which values are still alive.
     let snapshot = read::snapshot(shared);
     let head = base_head(shared);
@@ -70,7 +71,11 @@ fn entry(shared: &Shared, snapshot: &read::ShardSnapshot, record: &Record) -> Re
 pub(super) struct Record {
     pub kind: RecordKind,
     pub seq: Seq,
+    /// Where it begins in its file.
+    pub offset: u64,
     pub plain: Vec<u8>,
+    /// As it is stored, if the walk was asked for that.
+    pub stored: Vec<u8>,
 }
 
 /// A walk through the acknowledged records of the log, file after file.
@@ -80,7 +85,9 @@ pub(super) struct Walk {
     /// The last batch that was passed.
     pub behind: Option<Seq>,
     /// Whether it stays in its file.
-    pub one_file: bool,
+    one_file: bool,
+    /// Whether records come with their stored bytes.
+    stored: bool,
     /// Bytes read ahead, from `ahead_at` of the file.
     ahead: Vec<u8>,
     ahead_at: u64,
@@ -88,7 +95,17 @@ pub(super) struct Walk {
 
 impl Walk {
     pub fn new(file: u64, offset: u64) -> Self {
-        Self { file, offset, behind: None, one_file: false, ahead: Vec::new(), ahead_at: 0 }
+        Self { file, offset, behind: None, one_file: false, stored: false, ahead: Vec::new(), ahead_at: 0 }
+    }
+
+    /// A walk that ends where the file ends.
+    pub fn within(file: u64, offset: u64) -> Self {
+        Self { one_file: true, ..Self::new(file, offset) }
+    }
+
+    /// As [`Walk::within`]; records come with their stored bytes.
+    pub fn to_copy(file: u64, offset: u64) -> Self {
+        Self { stored: true, ..Self::within(file, offset) }
     }
 
     /// The next record, in clear.
@@ -114,14 +131,16 @@ impl Walk {
             let raw = Raw::parse(bytes, offset)?;
             let sides = shared.sides();
             let plain = raw.open(&sides.first()?.log(file).ok()?.sealer).ok()?;
-            Some(Record { kind: raw.kind, seq: raw.seq, plain })
+            let stored = if self.stored { bytes.to_vec() } else { Vec::new() };
+            Some(Record { kind: raw.kind, seq: raw.seq, offset, plain, stored })
         });
         let record = match cached {
             Some(record) => record,
             None => {
                 let (bytes, plain) = shared.record(file, offset, size)?;
                 let raw = Raw::parse(&bytes, offset).ok_or_else(|| Error::bug("a checked record doesn't parse"))?;
-                Record { kind: raw.kind, seq: raw.seq, plain }
+                let raw = (raw.kind, raw.seq);
+                Record { kind: raw.0, seq: raw.1, offset, plain, stored: bytes }
             }
         };
         self.offset += size as u64;
@@ -171,7 +190,6 @@ impl Walk {
             {
                 return Ok(());
             }
-            side.suspect();
         }
         self.ahead.clear();
         Ok(())

@@ -1,0 +1,88 @@
+//! What the tests of the embedded store share.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::DriveId;
+use crypt::MetaKey;
+use env::Env;
+use metastore::{Cursor, Embedded, Entry, Error, MemberSet, Mirror, Options, ShardStore};
+
+/// A shard of this number is what all tests make.
+pub const SHARD: u32 = 7;
+
+pub fn drive(number: u8) -> DriveId {
+    DriveId([number; 16])
+}
+
+pub fn mirror(root: &Path, number: u8) -> Mirror {
+    Mirror { drive: drive(number), dir: root.join(format!("d{number}/meta/{SHARD}")) }
+}
+
+pub fn key() -> MetaKey {
+    MetaKey::new([9; 32])
+}
+
+/// Options under which a little data makes files roll and checkpoints come.
+pub fn small() -> Options {
+    Options {
+        value_bytes_min: 256,
+        file_bytes: 32 * 1024,
+        checkpoint_bytes: 1 << 40,
+        layer_bytes: 1 << 40,
+        cache_bytes: 1024 * 1024,
+        reserve_bytes: 0,
+        ..Options::default()
+    }
+}
+
+pub async fn open_in(
+    env: &Env,
+    root: &Path,
+    numbers: &[u8],
+    expected: Option<MemberSet>,
+    options: Options,
+) -> Result<Arc<Embedded>, Error> {
+    let mirrors = numbers.iter().map(|number| mirror(root, *number)).collect();
+    Embedded::open(env, SHARD, mirrors, &key(), expected, options).await
+}
+
+/// The whole journal.
+pub fn journal(store: &dyn ShardStore) -> Vec<Entry> {
+    let mut cursor = Cursor::start();
+    let mut entries = Vec::new();
+    loop {
+        let next = store.tail(&cursor, 100).unwrap();
+        let Some(last) = next.last() else { return entries };
+        cursor = store.cursor(last.seq);
+        entries.extend(next);
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): chance from a seed.
+#[derive(Clone, Debug)]
+pub struct Chance(pub u64);
+
+impl Chance {
+    pub fn word(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.word() % bound
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend(self.word().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
