@@ -277,7 +277,12 @@ impl Client {
             None => Vec::new(),
         };
         let notes: Vec<_> = fresh.iter().map(|run| run.note()).collect();
-        let missing: Vec<Command> = fresh.iter().zip(&notes).filter_map(|(run, missing)| note(run, missing)).collect();
+        let mut missing = Vec::new();
+        for (run, lost) in fresh.iter().zip(&notes) {
+            let mut all = lost.clone();
+            all.extend(self.moved_away(run).await?);
+            missing.extend(note(run, &all));
+        }
         let (volume, now) = (bucket.volume, self.core().env.clock.wall());
         let rule = move |view: &dyn View| evaluate(view, volume, &command, &missing, now);
         let done = self.core().volumes.execute(rule).await;
@@ -296,6 +301,17 @@ impl Client {
             Err(_) => {}
         }
         done
+    }
+
+    /// Pieces of a fresh segment that lie where its group's row no longer says: the group moved on
+    /// while the segment waited for its commit.
+    async fn moved_away(&self, run: &Run) -> Result<BTreeSet<u8>, Error> {
+        let row = self.core().group(run.target.policy.id, run.target.group.group).await?;
+        if row.version == run.target.group.version {
+            return Ok(BTreeSet::new());
+        }
+        let moved = |index: &usize| !row.holders(*index).any(|drive| drive == run.drive(*index));
+        Ok((0..run.target.n()).filter(moved).map(|index| index as u8).collect())
     }
 
     /// Content that won't be committed: its bytes are given back.

@@ -4,7 +4,7 @@
 //! found before a restart), groups whose pieces are moving to other drives, what readers and
 //! scrubbing find damaged, and walks over the drives. The steward says in which order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// A group is settled no sooner than this after it began to move: writes that began before may
 /// still go to the old drives.
 const SETTLE_AFTER: Duration = Duration::from_secs(10);
+/// A group that was settled is asked once more after this long, for what was committed meanwhile by
+/// those who had seen it before.
+const RECHECK_AFTER: Duration = Duration::from_secs(10);
 /// How long the healer rests when there is nothing to do.
 const REST: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(crate) struct Heal {
     looked: Option<Instant>,
     /// When a group was first seen moving, by its row's version.
     moving_since: BTreeMap<(PolicyId, GroupId, u32), Instant>,
+    /// Groups that were settled, what moved in them, and when to ask once more.
+    settled: VecDeque<(Instant, PolicyId, GroupId, Vec<u8>)>,
     /// Pieces rebuilt since the last time that nothing was left: for the event at the end.
     told: u64,
     /// Bytes rebuilt lately, for the time that is left.
@@ -71,6 +76,7 @@ impl Heal {
             steward: Steward::new(IN_FLIGHT_MAX),
             looked: None,
             moving_since: BTreeMap::new(),
+            settled: VecDeque::new(),
             told: 0,
             rate: Rate::default(),
         }
@@ -150,6 +156,7 @@ impl Inner {
         if is_moving {
             self.look_at_moving().await?;
         }
+        self.recheck().await?;
         self.tell_end();
         Ok(())
     }
@@ -208,10 +215,33 @@ impl Inner {
             let since = *lock(&self.heal).moving_since.entry(key).or_insert(began);
             if walked.lacking == 0 && began.since(since) >= SETTLE_AFTER && !self.is_closing() {
                 self.settle_group(walked.policy, &walked.row).await?;
-                lock(&self.heal).moving_since.remove(&key);
+                let moved = walked.row.moving().map(|index| index as u8).collect();
+                let due = self.env.clock.now() + RECHECK_AFTER;
+                let mut heal = lock(&self.heal);
+                heal.moving_since.remove(&key);
+                heal.settled.push_back((due, walked.policy, walked.row.group, moved));
             }
         }
         Ok(())
+    }
+
+    /// Asks groups that were settled a while ago once more.
+    async fn recheck(self: &Arc<Self>) -> Result<()> {
+        loop {
+            let now = self.env.clock.now();
+            let due = {
+                let mut heal = lock(&self.heal);
+                match heal.settled.front() {
+                    Some((at, ..)) if *at <= now => heal.settled.pop_front(),
+                    _ => None,
+                }
+            };
+            let Some((_, policy, group, moved)) = due else { return Ok(()) };
+            let Some(row) = self.group(policy, group)? else { continue };
+            for volume in self.volumes()? {
+                self.walk_group(volume, policy, &row, &moved).await?;
+            }
+        }
     }
 
     /// Says so once everything that was missing is rebuilt.

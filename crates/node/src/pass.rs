@@ -79,7 +79,7 @@ impl Inner {
         Ok(walked)
     }
 
-    async fn walk_group(
+    pub async fn walk_group(
         self: &Arc<Self>,
         volume: VolumeId,
         policy: PolicyId,
