@@ -1,5 +1,6 @@
 //! One request on its way through an operation: what was asked, by whom, and what they may.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base::{UserId, Wall};
@@ -7,8 +8,8 @@ use hyper::header::HeaderValue;
 use hyper::{HeaderMap, Method, Uri};
 use namespace::{Version, VersionId};
 
-use crate::acl::{Acl, Permission};
-use crate::attrs;
+use crate::access::Act;
+use crate::acl::Permission;
 use crate::backend::{Backend, Bucket};
 use crate::error::{Code, Error, Result};
 use crate::payload::Payload;
@@ -25,6 +26,8 @@ pub mod config {
     pub const CORS: &str = "s3.cors";
     /// Default encryption of new objects: `AES256`.
     pub const ENCRYPTION: &str = "s3.encryption";
+    /// The bucket policy as it was sent.
+    pub const POLICY: &str = "s3.policy";
     /// Object ownership: one of S3's three words.
     pub const OWNERSHIP: &str = "s3.ownership";
     /// The public access block: four letters `t` or `f`.
@@ -51,6 +54,8 @@ pub struct Call {
     pub who: Option<UserId>,
     /// The body.
     pub payload: Payload,
+    /// The other side's address.
+    pub peer: IpAddr,
     /// When it came.
     pub now: Wall,
 }
@@ -90,60 +95,6 @@ impl Call {
         }
     }
 
-    /// The bucket named in the request, if the signer owns it: what settings demand.
-    pub async fn own_bucket(&self) -> Result<Bucket> {
-        let bucket = self.bucket().await?;
-        self.owns(&bucket)?;
-        Ok(bucket)
-    }
-
-    /// `AccessDenied` unless the signer owns the bucket.
-    pub fn owns(&self, bucket: &Bucket) -> Result<()> {
-        if self.who.as_ref() == Some(&bucket.owner) { Ok(()) } else { Err(Code::AccessDenied.into()) }
-    }
-
-    /// The bucket named in the request, if the signer may do this to it.
-    pub async fn bucket_for(&self, wanted: Permission) -> Result<Bucket> {
-        let bucket = self.bucket().await?;
-        if self.may(&bucket, wanted).await? { Ok(bucket) } else { Err(Code::AccessDenied.into()) }
-    }
-
-    /// Whether the signer may do this to the bucket.
-    pub async fn may(&self, bucket: &Bucket, wanted: Permission) -> Result<bool> {
-        if self.who.as_ref() == Some(&bucket.owner) {
-            return Ok(true);
-        }
-        if self.enforced(bucket).await? {
-            return Ok(false);
-        }
-        let stored = self.backend().config(bucket, config::ACL).await?;
-        let acl = Acl::decode(stored.as_deref(), &bucket.owner);
-        let public = !self.public_access(bucket).await?.ignore_acls;
-        Ok(acl.allows(self.who.as_ref(), wanted, public))
-    }
-
-    /// `AccessDenied` unless the signer may do this to the object's version.
-    pub async fn may_object(&self, bucket: &Bucket, version: &Version, wanted: Permission) -> Result<()> {
-        let bucket_owner = self.who.as_ref() == Some(&bucket.owner);
-        let foreign = version.attrs.contains_key(attrs::OWNER);
-        if bucket_owner && !foreign {
-            return Ok(());
-        }
-        if self.enforced(bucket).await? {
-            return if bucket_owner { Ok(()) } else { Err(Code::AccessDenied.into()) };
-        }
-        let owner = attrs::owner(&version.attrs, &bucket.owner);
-        if self.who.as_ref() == Some(&owner) {
-            return Ok(());
-        }
-        let acl = Acl::decode(version.attrs.get(attrs::ACL).map(Vec::as_slice), &owner);
-        let public = !self.public_access(bucket).await?.ignore_acls;
-        match acl.allows(self.who.as_ref(), wanted, public) {
-            true => Ok(()),
-            false => Err(Code::AccessDenied.into()),
-        }
-    }
-
     /// Looks a version up for a reader. A delete marker is 404 with S3's headers if it is the
     /// current version and 405 if it was asked for; who can't list the bucket doesn't learn
     /// whether a key is missing.
@@ -154,7 +105,8 @@ impl Call {
             Err(error) => {
                 let error = Error::from(error);
                 let missing = matches!(error.code, Code::NoSuchKey | Code::NoSuchVersion);
-                if missing && !self.may(bucket, Permission::Read).await? {
+                let listing = Act { action: "s3:ListBucket", key, wanted: Permission::Read };
+                if missing && !self.may(bucket, listing).await? {
                     return Err(Code::AccessDenied.into());
                 }
                 // Clients tell a removed key from a marked one by this.
@@ -162,18 +114,6 @@ impl Call {
                 Err(if told { error.with("x-amz-delete-marker", HeaderValue::from_static("false")) } else { error })
             }
         }
-    }
-
-    /// Whether ACLs are off: object ownership is "bucket owner enforced".
-    pub async fn enforced(&self, bucket: &Bucket) -> Result<bool> {
-        let ownership = self.backend().config(bucket, config::OWNERSHIP).await?;
-        Ok(ownership.as_deref() == Some(b"BucketOwnerEnforced"))
-    }
-
-    /// The bucket's public access block.
-    pub async fn public_access(&self, bucket: &Bucket) -> Result<PublicAccess> {
-        let stored = self.backend().config(bucket, config::PUBLIC_ACCESS).await?;
-        Ok(stored.map_or_else(PublicAccess::default, |stored| PublicAccess::decode(&stored)))
     }
 
     /// The version that the query names.
@@ -235,9 +175,9 @@ pub struct PublicAccess {
     pub block_acls: bool,
     /// Grants to groups don't count.
     pub ignore_acls: bool,
-    /// Refuse public policies; kept for the reader, there are no policies yet.
+    /// Refuse to set a public policy.
     pub block_policy: bool,
-    /// Restrict access by public policies; kept for the reader, there are no policies yet.
+    /// A public policy allows nobody but the bucket's owner anything.
     pub restrict: bool,
 }
 

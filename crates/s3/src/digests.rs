@@ -127,15 +127,16 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Reads the headers. `sha256` is the payload's hash that the signature covers.
-    pub fn of_headers(headers: &HeaderMap, sha256: Option<String>) -> Result<Self> {
+    /// Reads the headers. `sha256` is the payload's hash that the signature covers; checksums are
+    /// not of the body but of the object if the request completes an upload (`of_object`).
+    pub fn of_headers(headers: &HeaderMap, sha256: Option<String>, of_object: bool) -> Result<Self> {
         let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
         let md5 = match text("content-md5") {
             None => None,
             Some(value) => Some(unbase64(value.trim()).filter(|md5| md5.len() == 16).ok_or(Code::InvalidDigest)?),
         };
         let mut checksum = None;
-        for (name, value) in headers {
+        for (name, value) in headers.iter().filter(|_| !of_object) {
             let Some(algorithm) = algorithm(name.as_str()) else { continue };
             if checksum.is_some() {
                 return Err(Error::new(
@@ -234,7 +235,7 @@ fn stated(algorithm: String, value: &str) -> Result<Stored> {
     };
     if unbase64(value.trim()).is_none_or(|value| value.len() != bytes) {
         let header = algorithm.to_ascii_lowercase();
-        return Err(Error::new(Code::InvalidRequest, format!("Value for x-amz-checksum-{header} header is invalid.")));
+        return Err(Error::new(Code::BadDigest, format!("Value for x-amz-checksum-{header} header is invalid.")));
     }
     Ok(Stored { algorithm, composite: false, value: value.trim().to_owned() })
 }

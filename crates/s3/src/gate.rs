@@ -156,7 +156,7 @@ fn framing(operation: Operation, parts: &Parts, payment: Payment, signing: Optio
         Payment::Sha256(hash) => Some(hash.clone()),
         _ => None,
     };
-    let expected = Expected::of_headers(&parts.headers, sha256)?;
+    let expected = Expected::of_headers(&parts.headers, sha256, operation == Operation::CompleteMultipartUpload)?;
     let Payment::Chunks { signed } = payment else {
         let digester = expected.digester(None)?;
         return Ok(Framing { len, decoder: None, expected, digester });

@@ -9,6 +9,7 @@
 //! This crate knows no pieces, no drives and no nodes.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bucket_policy;
 pub mod call;
 pub mod chunked;
 pub mod digests;
@@ -21,6 +22,7 @@ pub mod server;
 pub mod sign;
 pub mod target;
 
+pub mod access;
 pub mod acl;
 pub mod attrs;
 pub mod checks;

@@ -28,6 +28,14 @@ macro_rules! routes {
             pub const ALL: &'static [Operation] =
                 &[$(Operation::$operation,)* Operation::Preflight, Operation::Unknown];
 
+            /// What policies call it, unless [`crate::bucket_policy::action`] knows better.
+            pub(crate) fn action(self) -> &'static str {
+                match self {
+                    $(Operation::$operation => concat!("s3:", stringify!($operation)),)*
+                    Operation::Preflight | Operation::Unknown => "s3:Unknown",
+                }
+            }
+
             /// Amazon's name.
             pub fn name(self) -> &'static str {
                 match self {

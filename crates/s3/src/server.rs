@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -135,9 +136,9 @@ pub async fn serve(listener: Box<dyn Listener>, face: Arc<Face>, stop: impl Futu
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = futures_util::future::select(listener.accept(), stop.as_mut()).await;
-        let stream = match accepted {
+        let (stream, peer) = match accepted {
             futures_util::future::Either::Right(_) => break,
-            futures_util::future::Either::Left((Ok((stream, _)), _)) => stream,
+            futures_util::future::Either::Left((Ok((stream, peer)), _)) => (stream, peer.ip()),
             futures_util::future::Either::Left((Err(error), _)) => {
                 // Out of file descriptors, most likely: those in use will come back.
                 tracing::info!(%error, "failed to accept a connection");
@@ -152,7 +153,7 @@ pub async fn serve(listener: Box<dyn Listener>, face: Arc<Face>, stop: impl Futu
         }
         let (task_face, stopped, alive) = (face.clone(), stopped.clone(), alive.clone());
         face.env.spawn("s3 connection", async move {
-            connection(&task_face, stream, stopped).await;
+            connection(&task_face, stream, peer, stopped).await;
             task_face.metrics.disconnected();
             drop(alive);
         });
@@ -166,9 +167,9 @@ pub async fn serve(listener: Box<dyn Listener>, face: Arc<Face>, stop: impl Futu
     }
 }
 
-async fn connection(face: &Arc<Face>, stream: Box<dyn Stream>, mut stopped: watch::Receiver<bool>) {
+async fn connection(face: &Arc<Face>, stream: Box<dyn Stream>, peer: IpAddr, mut stopped: watch::Receiver<bool>) {
     let service_face = face.clone();
-    let service = hyper::service::service_fn(move |request| handle(service_face.clone(), request));
+    let service = hyper::service::service_fn(move |request| handle(service_face.clone(), peer, request));
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(EnvTimer(face.env.clone()))
@@ -197,7 +198,7 @@ async fn connection(face: &Arc<Face>, stream: Box<dyn Stream>, mut stopped: watc
     }
 }
 
-async fn handle(face: Arc<Face>, request: Request<Incoming>) -> Result<Response, Infallible> {
+async fn handle(face: Arc<Face>, peer: IpAddr, request: Request<Incoming>) -> Result<Response, Infallible> {
     let began = face.env.clock.now();
     if let Some(aside) = &face.aside
         && let Some(response) = aside(request.method(), request.uri().path())
@@ -207,7 +208,7 @@ async fn handle(face: Arc<Face>, request: Request<Incoming>) -> Result<Response,
     let request_id = face.request_id();
     let path = request.uri().path().to_owned();
     let head = request.method() == Method::HEAD;
-    let done = answer(&face, request).await;
+    let done = answer(&face, peer, request).await;
     let mut response = match done.result {
         Ok(response) => response,
         Err(error) => response::refusal(&error, &path, &request_id, &face.host_id, head),
@@ -244,7 +245,7 @@ struct Done {
     result: crate::error::Result<Response>,
 }
 
-async fn answer(face: &Arc<Face>, request: Request<Incoming>) -> Done {
+async fn answer(face: &Arc<Face>, peer: IpAddr, request: Request<Incoming>) -> Done {
     let (parts, body) = request.into_parts();
     let host = parts.headers.get("host").and_then(|host| host.to_str().ok());
     let target = match Target::parse(&parts.uri, host, &face.settings.hosts) {
@@ -259,7 +260,7 @@ async fn answer(face: &Arc<Face>, request: Request<Incoming>) -> Done {
     };
     let now = face.env.clock.wall();
     let hyper::http::request::Parts { method, headers, uri, .. } = parts;
-    let mut call = Call { face: face.clone(), operation, method, headers, uri, target, who, payload, now };
+    let mut call = Call { face: face.clone(), operation, method, headers, uri, target, who, payload, peer, now };
     let result = match refused {
         Some(error) => Err(error),
         None => ops::run(&mut call).await,

@@ -64,6 +64,11 @@ fn malformed(why: &'static str) -> Error {
     Error::new(Code::AuthorizationHeaderMalformed, format!("The authorization header is malformed; {why}"))
 }
 
+/// A URL that never was or never ends being valid is refused as one whose time is over.
+fn out_of_range(why: &'static str) -> Error {
+    Error::new(Code::AccessDenied, why)
+}
+
 fn bad_query(why: &'static str) -> Error {
     Error::new(Code::AuthorizationQueryParametersError, why)
 }
@@ -139,9 +144,9 @@ fn of_query<'a>(get: impl Fn(&str) -> Option<&'a str>) -> Result<Claim> {
     let signature = need("X-Amz-Signature", "X-Amz-Signature is missing.")?;
     let expires = need("X-Amz-Expires", "X-Amz-Expires is missing.")?;
     let expires = match expires.parse::<i64>() {
-        Ok(secs) if secs < 0 => return Err(bad_query("X-Amz-Expires must be non-negative")),
+        Ok(secs) if secs < 0 => return Err(out_of_range("X-Amz-Expires must be non-negative")),
         Ok(secs) if secs as u64 > EXPIRES_SECS_MAX => {
-            return Err(bad_query(
+            return Err(out_of_range(
                 "X-Amz-Expires must be less than a week (in seconds); the given X-Amz-Expires is too large",
             ));
         }

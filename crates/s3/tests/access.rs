@@ -140,7 +140,7 @@ async fn what_was_never_configured_answers_as_at_amazon() {
         let answer = main.get(&format!("/bucket?{sub}")).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{sub}");
     }
-    for sub in ["policy", "lifecycle", "replication", "website", "object-lock", "logging", "notification"] {
+    for sub in ["lifecycle", "replication", "website", "object-lock", "logging", "notification"] {
         assert_eq!(main.put(&format!("/bucket?{sub}"), "<X/>").await.status, 501, "{sub}");
     }
     assert_eq!(main.delete("/bucket?policy").await.status, 204);
@@ -174,4 +174,108 @@ async fn settings_read_back_and_go() {
     assert_eq!(main.put("/bucket?encryption", encryption).await.status, 200);
     let put = main.put("/bucket/k", "").await;
     assert_eq!(put.header("x-amz-server-side-encryption"), Some("AES256"));
+}
+
+/// A bucket of main's with this policy.
+async fn with_policy(main: &mut Client, statements: &str) {
+    main.put("/bucket", "").await;
+    let policy = format!("{{\"Version\": \"2012-10-17\", \"Statement\": [{statements}]}}");
+    let answer = main.put("/bucket?policy", policy).await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_policy_opens_exactly_what_it_names() {
+    let (_, address) = start(Settings::default()).await;
+    let (mut main, mut alt, mut nobody) =
+        (Client::main(address).await, Client::alt(address).await, Client::anonymous(address).await);
+    with_policy(
+        &mut main,
+        "{\"Effect\": \"Allow\", \"Principal\": \"*\", \"Action\": \"s3:GetObject\", \"Resource\": \"arn:aws:s3:::bucket/open/*\"},
+         {\"Effect\": \"Allow\", \"Principal\": {\"AWS\": \"alt-id\"}, \"Action\": [\"s3:PutObject\", \"s3:DeleteObject\"],
+          \"Resource\": \"arn:aws:s3:::bucket/in/*\"},
+         {\"Effect\": \"Allow\", \"Principal\": {\"AWS\": \"alt-id\"}, \"Action\": \"s3:ListBucket\",
+          \"Resource\": \"arn:aws:s3:::bucket\", \"Condition\": {\"StringLike\": {\"s3:prefix\": \"in/*\"}}}",
+    )
+    .await;
+    for key in ["open/1", "closed/1", "in/1", "in/2"] {
+        main.put(&format!("/bucket/{key}"), "x").await;
+    }
+    for (who, method, uri, status) in [
+        ("nobody", "GET", "/bucket/open/1", 200),
+        ("nobody", "HEAD", "/bucket/open/1", 200),
+        ("nobody", "GET", "/bucket/closed/1", 403),
+        ("nobody", "PUT", "/bucket/in/3", 403),
+        ("nobody", "GET", "/bucket", 403),
+        ("alt", "GET", "/bucket/open/1", 200),
+        ("alt", "GET", "/bucket/open/1?acl", 403),
+        ("alt", "GET", "/bucket/in/1", 403),
+        ("alt", "PUT", "/bucket/in/3", 200),
+        ("alt", "PUT", "/bucket/open/3", 403),
+        ("alt", "DELETE", "/bucket/in/1", 204),
+        ("alt", "DELETE", "/bucket/closed/1", 403),
+        ("alt", "GET", "/bucket", 403),
+        ("alt", "GET", "/bucket?list-type=2&prefix=in%2F", 200),
+        // Who may list a prefix may learn what is missing there.
+        ("alt", "GET", "/bucket/open/missing", 403),
+        ("nobody", "GET", "/bucket/in/missing", 403),
+        ("alt", "GET", "/bucket/in/missing", 404),
+        ("alt", "GET", "/bucket?policy", 403),
+        ("alt", "PUT", "/bucket?tagging", 403),
+    ] {
+        let client = if who == "alt" { &mut alt } else { &mut nobody };
+        let answer = client.send(method, uri, &[], b"").await;
+        assert_eq!(answer.status, status, "{who} {method} {uri}");
+    }
+    // Each line of a request to delete many is judged by itself.
+    let lines = "<Delete><Object><Key>in/2</Key></Object><Object><Key>closed/1</Key></Object></Delete>";
+    let answer = alt.send("POST", "/bucket?delete", &[], lines.as_bytes()).await;
+    assert_eq!(
+        (answer.status, answer.all("Key"), answer.all("Code")),
+        (200, vec!["in/2".into(), "closed/1".into()], vec!["AccessDenied".into()])
+    );
+    // Restricting public buckets leaves the owner alone with a bucket that everybody may read.
+    assert_eq!(main.get("/bucket?policyStatus").await.get("IsPublic").as_deref(), Some("true"));
+    let block = "<PublicAccessBlockConfiguration><RestrictPublicBuckets>true</RestrictPublicBuckets><BlockPublicPolicy>true</BlockPublicPolicy></PublicAccessBlockConfiguration>";
+    assert_eq!(main.put("/bucket?publicAccessBlock", block).await.status, 200);
+    assert_eq!(nobody.get("/bucket/open/1").await.status, 403);
+    assert_eq!(main.get("/bucket/open/1").await.status, 200);
+    let again = main.get("/bucket?policy").await.text();
+    assert_eq!(main.put("/bucket?policy", again).await.code(), "AccessDenied");
+    assert_eq!(main.delete("/bucket?policy").await.status, 204);
+    assert_eq!(main.get("/bucket?policy").await.code(), "NoSuchBucketPolicy");
+}
+
+#[tokio::test]
+async fn a_denial_binds_the_owner_but_not_from_the_policy_itself() {
+    let (_, address) = start(Settings::default()).await;
+    let (mut main, mut alt) = (Client::main(address).await, Client::alt(address).await);
+    main.put("/bucket", "").await;
+    main.send("PUT", "/bucket/k", &[("x-amz-acl", "public-read"), ("x-amz-tagging", "team=red")], b"x").await;
+    with_policy(
+        &mut main,
+        "{\"Effect\": \"Deny\", \"Principal\": \"*\", \"Action\": \"s3:PutObject\", \"Resource\": \"arn:aws:s3:::bucket/*\",
+          \"Condition\": {\"Null\": {\"s3:x-amz-server-side-encryption\": \"true\"}}},
+         {\"Effect\": \"Deny\", \"Principal\": \"*\", \"Action\": [\"s3:GetBucketTagging\", \"s3:*Policy\"],
+          \"Resource\": \"arn:aws:s3:::bucket\"},
+         {\"Effect\": \"Deny\", \"Principal\": {\"AWS\": \"alt-id\"}, \"Action\": \"s3:GetObject\",
+          \"Resource\": \"arn:aws:s3:::bucket/*\", \"Condition\": {\"StringEquals\": {\"s3:ExistingObjectTag/team\": \"red\"}}}",
+    )
+    .await;
+    assert_eq!(main.put("/bucket/plain", "x").await.code(), "AccessDenied");
+    let encrypted = [("x-amz-server-side-encryption", "AES256")];
+    assert_eq!(main.send("PUT", "/bucket/sealed", &encrypted, b"x").await.status, 200);
+    assert_eq!(main.get("/bucket?tagging").await.code(), "AccessDenied");
+    // The ACL opens it, the policy closes it by its tag.
+    assert_eq!(alt.get("/bucket/k").await.code(), "AccessDenied");
+    main.delete("/bucket/k?tagging").await;
+    assert_eq!(alt.get("/bucket/k").await.status, 200);
+    // Parts are written as their upload was begun.
+    let begun = main.send("POST", "/bucket/big?uploads", &encrypted, b"").await;
+    let id = begun.get("UploadId").unwrap();
+    assert_eq!(main.put(&format!("/bucket/big?partNumber=1&uploadId={id}"), "x").await.status, 200);
+    assert_eq!(main.send("POST", "/bucket/plain?uploads", &[], b"").await.code(), "AccessDenied");
+    assert_eq!(main.get("/bucket?policy").await.status, 200);
+    assert_eq!(main.delete("/bucket?policy").await.status, 204);
+    assert_eq!(main.put("/bucket/plain", "x").await.status, 200);
 }

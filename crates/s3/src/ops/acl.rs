@@ -36,7 +36,7 @@ pub async fn put_bucket(call: &mut Call) -> Result<Response> {
 pub async fn get_object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
     let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
-    call.may_object(&bucket, &version, Permission::ReadAcp).await?;
+    call.may_object(&bucket, &version, call.act(Permission::ReadAcp)).await?;
     let (owner, stored) = match call.enforced(&bucket).await? {
         true => (bucket.owner.clone(), None),
         false => (attrs::owner(&version.attrs, &bucket.owner), version.attrs.get(attrs::ACL)),
@@ -49,7 +49,7 @@ pub async fn get_object(call: &mut Call) -> Result<Response> {
 pub async fn put_object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
     let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
-    call.may_object(&bucket, &version, Permission::WriteAcp).await?;
+    call.may_object(&bucket, &version, call.act(Permission::WriteAcp)).await?;
     let owner = attrs::owner(&version.attrs, &bucket.owner);
     let encoded = asked(call, &bucket, &owner).await?.encode(&owner);
     if call.enforced(&bucket).await? {

@@ -20,7 +20,7 @@ pub async fn get(call: &mut Call) -> Result<Response> {
     let id = call.version_id()?;
     let wanted = wanted(call)?;
     let version = call.version(&bucket, call.key(), id, false).await?;
-    call.may_object(&bucket, &version, Permission::Read).await?;
+    call.may_object(&bucket, &version, call.act(Permission::Read)).await?;
     conditions::check_read(&call.headers, &version)?;
 
     let mut xml = Xml::new("GetObjectAttributesResponse");

@@ -1,9 +1,11 @@
 //! Settings of a bucket that change how it behaves: versioning, ownership, public access.
 
+use hyper::header::HeaderValue;
 use namespace::{Command, Versioning};
 
 use crate::acl::{Acl, Permission};
 use crate::backend::Bucket;
+use crate::bucket_policy::{self, POLICY_BYTES_MAX};
 use crate::call::{Call, PublicAccess, config};
 use crate::error::{Code, Error, Result};
 use crate::response::{self, Response};
@@ -126,7 +128,35 @@ pub async fn delete_public_access(call: &mut Call) -> Result<Response> {
     Ok(response::no_content())
 }
 
-/// `GET ?policyStatus`: without policies, what the ACL opens is what is public.
+/// `GET ?policy`.
+pub async fn get_policy(call: &mut Call) -> Result<Response> {
+    let bucket = call.owners_bucket().await?;
+    let text = call.backend().config(&bucket, config::POLICY).await?.ok_or(Code::NoSuchBucketPolicy)?;
+    let mut response = response::with_body(hyper::StatusCode::OK, response::Body::Full(text.into()));
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// `PUT ?policy`.
+pub async fn put_policy(call: &mut Call) -> Result<Response> {
+    let bucket = call.owners_bucket().await?;
+    let text = call.payload.whole(POLICY_BYTES_MAX).await?;
+    let policy = bucket_policy::parse(&text, &bucket.name)?;
+    if policy.is_public() && call.public_access(&bucket).await?.block_policy {
+        return Err(Error::new(Code::AccessDenied, "The public access block of the bucket forbids public policies"));
+    }
+    set(call, &bucket, config::POLICY, Some(text.to_vec())).await?;
+    Ok(response::no_content())
+}
+
+/// `DELETE ?policy`.
+pub async fn delete_policy(call: &mut Call) -> Result<Response> {
+    let bucket = call.owners_bucket().await?;
+    set(call, &bucket, config::POLICY, None).await?;
+    Ok(response::no_content())
+}
+
+/// `GET ?policyStatus`: what the policy or the ACL opens to everybody is public.
 pub async fn policy_status(call: &mut Call) -> Result<Response> {
     let bucket = call.own_bucket().await?;
     let stored = call.backend().config(&bucket, config::ACL).await?;
@@ -135,8 +165,9 @@ pub async fn policy_status(call: &mut Call) -> Result<Response> {
     let ignored = call.public_access(&bucket).await?.ignore_acls || call.enforced(&bucket).await?;
     let somebody = base::UserId(String::new());
     let public = !ignored && wanted.into_iter().any(|wanted| acl.allows(Some(&somebody), wanted, true));
+    let opened = call.policy(&bucket).await?.is_some_and(|policy| policy.is_public());
     let mut xml = Xml::new("PolicyStatus");
-    xml.flag("IsPublic", public);
+    xml.flag("IsPublic", public || opened);
     Ok(response::xml(xml.finish("PolicyStatus")))
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use namespace::{Attrs, Command, NewVersion, Part, Version};
 
+use crate::access::Act;
 use crate::acl::Permission;
 use crate::attrs::{self, META, Stored};
 use crate::backend::{Bucket, Content};
@@ -54,7 +55,8 @@ async fn source(call: &Call) -> Result<Source> {
         ),
         _ => Error::from(error.code),
     })?;
-    call.may_object(&bucket, &version, Permission::Read).await?;
+    let action = if id.is_some() { "s3:GetObjectVersion" } else { "s3:GetObject" };
+    call.may_object(&bucket, &version, Act { action, key: &key, wanted: Permission::Read }).await?;
     conditions::check_source(&call.headers, &version)?;
     Ok(Source { bucket, key, version, named: id.is_some() })
 }

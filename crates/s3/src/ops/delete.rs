@@ -7,6 +7,7 @@ use namespace::{Command, Condition, Outcome, VersionId};
 
 use crate::acl::Permission;
 use crate::backend::Bucket;
+use crate::bucket_policy::{Policy, Verdict, action};
 use crate::call::{Call, parse_version, show_version};
 use crate::conditions;
 use crate::error::{Code, Error, Result};
@@ -44,6 +45,24 @@ pub async fn one(call: &mut Call) -> Result<Response> {
     Ok(response)
 }
 
+/// What decides of each line: the policy if there is one, else what ownership and ACL say of all.
+struct Rights {
+    policy: Option<Policy>,
+    granted: bool,
+}
+
+impl Rights {
+    async fn allow(&self, call: &Call, bucket: &Bucket, key: &str, versioned: bool) -> Result<bool> {
+        let Some(policy) = &self.policy else { return Ok(self.granted) };
+        let action = action::of(call.operation, versioned);
+        Ok(match call.judge_by(policy, bucket, action, key, None).await? {
+            Verdict::Deny => false,
+            Verdict::Allow => true,
+            Verdict::Silent => self.granted,
+        })
+    }
+}
+
 /// One line of a request to delete many.
 struct Line {
     key: String,
@@ -53,7 +72,12 @@ struct Line {
 
 /// `POST ?delete`.
 pub async fn many(call: &mut Call) -> Result<Response> {
-    let bucket = call.bucket_for(Permission::Write).await?;
+    let bucket = call.bucket().await?;
+    let rights =
+        Rights { policy: call.policy(&bucket).await?, granted: call.granted(&bucket, Permission::Write).await? };
+    if rights.policy.is_none() && !rights.granted {
+        return Err(Code::AccessDenied.into());
+    }
     if !is_verified(&call.headers) {
         return Err(Error::new(Code::InvalidRequest, "Missing required header for this request: Content-MD5"));
     }
@@ -65,7 +89,7 @@ pub async fn many(call: &mut Call) -> Result<Response> {
     }
     let call = &*call;
     let bucket = &bucket;
-    let mut done = stream::iter(lines).map(|line| delete(call, bucket, line)).buffered(PARALLEL);
+    let mut done = stream::iter(lines).map(|line| delete(call, bucket, &rights, line)).buffered(PARALLEL);
     let mut xml = Xml::with_capacity("DeleteResult", 4096);
     while let Some(answer) = done.next().await {
         match answer {
@@ -108,12 +132,17 @@ struct Answer {
     result: Result<Outcome>,
 }
 
-async fn delete(call: &Call, bucket: &Bucket, line: Line) -> Answer {
+async fn delete(call: &Call, bucket: &Bucket, rights: &Rights, line: Line) -> Answer {
     let Line { key, version, condition } = line;
     let version = match version {
         Ok(version) => version,
         Err(error) => return Answer { key, version: None, result: Err(error) },
     };
+    match rights.allow(call, bucket, &key, version.is_some()).await {
+        Ok(true) => {}
+        Ok(false) => return Answer { key, version, result: Err(Code::AccessDenied.into()) },
+        Err(error) => return Answer { key, version, result: Err(error) },
+    }
     let command = Command::Delete { key: key.clone(), version, condition };
     let result = match call.backend().commit(bucket, command).await {
         Err(crate::backend::Error::Namespace(namespace::Error::NoSuchVersion)) => Ok(Outcome::default()),

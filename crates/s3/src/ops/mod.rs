@@ -71,6 +71,9 @@ pub async fn run(call: &mut Call) -> Result<Response> {
         O::GetPublicAccessBlock => config::get_public_access(call).await,
         O::PutPublicAccessBlock => config::put_public_access(call).await,
         O::DeletePublicAccessBlock => config::delete_public_access(call).await,
+        O::GetBucketPolicy => config::get_policy(call).await,
+        O::PutBucketPolicy => config::put_policy(call).await,
+        O::DeleteBucketPolicy => config::delete_policy(call).await,
         O::GetBucketPolicyStatus => config::policy_status(call).await,
 
         O::GetBucketEncryption => config::get_encryption(call).await,

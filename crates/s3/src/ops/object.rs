@@ -31,7 +31,7 @@ pub async fn get(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
     let id = call.version_id()?;
     let version = call.version(&bucket, call.key(), id, call.method != hyper::Method::HEAD).await?;
-    call.may_object(&bucket, &version, Permission::Read).await?;
+    call.may_object(&bucket, &version, call.act(Permission::Read)).await?;
     conditions::check_read(&call.headers, &version)?;
 
     let view = View::of(call, &version)?;
@@ -220,7 +220,7 @@ async fn own(call: &Call, bucket: &Bucket, canned: Option<&str>, found: &mut Att
         Some(b"BucketOwnerPreferred") if canned == Some("bucket-owner-full-control") => return Ok(()),
         _ => {}
     }
-    let anonymous = UserId("anonymous".into());
+    let anonymous = UserId(crate::access::ANONYMOUS.into());
     let owner = call.who.as_ref().unwrap_or(&anonymous);
     if foreign {
         found.insert(attrs::OWNER.into(), owner.0.clone().into_bytes());

@@ -26,21 +26,17 @@ pub async fn object(call: &mut Call) -> Result<Response> {
     let begun = Form::begin(&content_type, &mut payload).await;
     call.payload = payload;
     let mut form = begun?;
+    put_filename_in(&mut form)?;
     let allowed = gate::form(&call.face, &call.target.bucket, &form).await?;
     call.who = allowed.who;
+    check_key(form.get("key").unwrap_or_default())?;
+    call.target.key = form.get("key").unwrap_or_default().to_owned();
+    let meant = headers(&form)?;
+    let mut found = headers::to_attrs(&meant)?;
+    // From here on the form's fields are the request's headers: to a policy's conditions, too.
+    call.headers.extend(meant);
     let bucket = call.bucket_for(Permission::Write).await?;
-    call.target.key = key(&form)?;
-    check_key(call.key())?;
-
-    let mut found = headers::to_attrs(&headers(&form)?)?;
-    if let Some(tagging) = form.get("tagging") {
-        let tags = super::tagging::of_xml(&crate::xml::parse(tagging.as_bytes())?)?;
-        let tags = attrs::encode_tags(&tags, OBJECT_TAGS_MAX)?;
-        if !tags.is_empty() {
-            found.insert(attrs::TAGS.into(), tags);
-        }
-    }
-    inherit(call, &bucket, form.get("acl").or(form.get("x-amz-acl")), &mut found).await?;
+    inherit(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
     let said = said_checksum(&form)?;
     let mut check = Check::new(said.as_ref().map(|said| said.algorithm.as_str()))?;
     let limits = allowed.length.unwrap_or((0, OBJECT_BYTES_MAX));
@@ -68,24 +64,33 @@ pub async fn object(call: &mut Call) -> Result<Response> {
     Ok(response)
 }
 
-/// The key, with the file's name put in.
-fn key(form: &Form) -> Result<String> {
-    let key = form.get("key").filter(|key| !key.is_empty()).ok_or_else(|| {
+/// Completes the key with the file's name, before the policy judges it.
+fn put_filename_in(form: &mut Form) -> Result<()> {
+    // Browsers of old sent whole paths.
+    let name = form.filename.rsplit(['/', '\\']).next().unwrap_or("");
+    let key = form.fields.iter_mut().find(|(field, value)| field == "key" && !value.is_empty());
+    let (_, key) = key.ok_or_else(|| {
         Error::new(
             Code::InvalidArgument,
             "Bucket POST must contain a field named 'key'. If it is specified, please check the order of the fields.",
         )
     })?;
-    // Browsers of old sent whole paths.
-    let name = form.filename.rsplit(['/', '\\']).next().unwrap_or("");
-    Ok(key.replace("${filename}", name))
+    *key = key.replace("${filename}", name);
+    Ok(())
 }
 
 /// Fields that mean what the header of their name means.
 fn headers(form: &Form) -> Result<HeaderMap> {
     let mut found = HeaderMap::new();
     for (name, value) in &form.fields {
-        let meant = attrs::HEADERS.contains(&name.as_str())
+        let (name, value) = match name.as_str() {
+            "acl" => ("x-amz-acl", value.clone()),
+            "tagging" => ("x-amz-tagging", tags(value)?),
+            name => (name, value.clone()),
+        };
+        let meant = attrs::HEADERS.contains(&name)
+            || matches!(name, "x-amz-acl" | "x-amz-tagging")
+            || name.starts_with("x-amz-grant-")
             || name.starts_with("x-amz-meta-")
             || name.starts_with("x-amz-server-side-encryption")
             || name.starts_with("x-amz-object-lock-");
@@ -93,10 +98,17 @@ fn headers(form: &Form) -> Result<HeaderMap> {
             continue;
         }
         let bad = || Error::new(Code::InvalidArgument, format!("The form's field {name} can't be read"));
-        let name = HeaderName::try_from(name.as_str()).map_err(|_| bad())?;
+        let name = HeaderName::try_from(name).map_err(|_| bad())?;
         found.append(&name, HeaderValue::from_bytes(value.as_bytes()).map_err(|_| bad())?);
     }
     Ok(found)
+}
+
+/// The field's document as the header has tags.
+fn tags(document: &str) -> Result<String> {
+    let tags = super::tagging::of_xml(&crate::xml::parse(document.as_bytes())?)?;
+    let encoded = attrs::encode_tags(&tags, OBJECT_TAGS_MAX)?;
+    String::from_utf8(encoded).map_err(|_| Code::InvalidTag.into())
 }
 
 /// The checksum that the form says the file has.

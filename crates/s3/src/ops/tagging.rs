@@ -33,7 +33,7 @@ pub fn of_xml(root: &Node) -> Result<Vec<(String, String)>> {
 pub async fn get_object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket().await?;
     let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
-    call.may_object(&bucket, &version, Permission::FullControl).await?;
+    call.may_object(&bucket, &version, call.act(Permission::FullControl)).await?;
     let mut response = response::xml(to_xml(attrs::text(&version.attrs, attrs::TAGS).unwrap_or(""))?);
     set_version(Some(version.id), response.headers_mut());
     Ok(response)
@@ -56,7 +56,7 @@ pub async fn delete_object(call: &mut Call) -> Result<Response> {
 async fn allowed(call: &Call) -> Result<(Bucket, VersionId)> {
     let bucket = call.bucket().await?;
     let version = call.version(&bucket, call.key(), call.version_id()?, false).await?;
-    call.may_object(&bucket, &version, Permission::FullControl).await?;
+    call.may_object(&bucket, &version, call.act(Permission::FullControl)).await?;
     Ok((bucket, version.id))
 }
 

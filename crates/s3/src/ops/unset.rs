@@ -18,7 +18,6 @@ enum Unset {
 fn unset(operation: O) -> Option<Unset> {
     use Unset::{Empty, Error as E, Pair};
     Some(match operation {
-        O::GetBucketPolicy => E(Code::NoSuchBucketPolicy),
         O::GetBucketLifecycleConfiguration => E(Code::NoSuchLifecycleConfiguration),
         O::GetBucketReplication => E(Code::ReplicationConfigurationNotFoundError),
         O::GetBucketWebsite => E(Code::NoSuchWebsiteConfiguration),
