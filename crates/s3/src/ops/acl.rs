@@ -26,7 +26,7 @@ pub async fn put_bucket(call: &mut Call) -> Result<Response> {
     let asked = asked(call, &bucket, &bucket.owner).await?;
     let encoded = asked.encode(&bucket.owner);
     if call.enforced(&bucket).await? {
-        return if encoded.is_none() { Ok(response::ok()) } else { Err(Code::AccessControlListNotSupported.into()) };
+        return Err(Code::AccessControlListNotSupported.into());
     }
     super::config::set(call, &bucket, config::ACL, encoded).await?;
     Ok(response::ok())
