@@ -133,7 +133,65 @@ def keys(store):
     ok("users own their buckets; a revoked key is worth nothing")
 
 
+def certificate(folder):
+    """A self-signed certificate for 127.0.0.1: chain and key as PEM files."""
+    import datetime
+    import ipaddress
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "abide test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    cert = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+        .serial_number(1).not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(cert.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def https():
+    import http.client
+    import ssl
+    import tempfile
+    import urllib.request
+
+    with tempfile.TemporaryDirectory() as folder:
+        cert, key = certificate(Path(folder))
+        with Store(drives=2, options=["--tls-cert", cert, "--tls-key", key]) as store:
+            aws = store.aws()
+            assert aws["AWS_ENDPOINT_URL"].startswith("https://"), aws
+            environment = {**store.client_environment(), "AWS_CA_BUNDLE": str(cert)}
+            for command in (["mb", "s3://secure"], ["cp", __file__, "s3://secure/a"], ["cp", "s3://secure/a", f"{folder}/a"]):
+                done = subprocess.run(["aws", "s3", *command], env=environment, capture_output=True, text=True)
+                assert done.returncode == 0, done.stderr
+            assert Path(folder, "a").read_bytes() == Path(__file__).read_bytes()
+            trusting = ssl.create_default_context(cafile=str(cert))
+            with urllib.request.urlopen(f"https://127.0.0.1:{store.port}/health", context=trusting) as answer:
+                assert json.load(answer)["health"] == "green"
+            plain = http.client.HTTPConnection("127.0.0.1", store.port, timeout=10)
+            try:
+                plain.request("GET", "/health")
+                raise AssertionError(f"plain HTTP was answered: {plain.getresponse().status}")
+            except (http.client.HTTPException, OSError):
+                pass
+            wrong = up_fails(store, [Path(folder) / "d1"], "--tls-cert", key, "--tls-key", key, home=Path(folder) / "home")
+            assert "certificate" in wrong or "PEM" in wrong, wrong
+            assert not (Path(folder) / "d1").exists(), "a store was made although its certificate can't be read"
+    ok("HTTPS is served, plain HTTP is not answered, a wrong certificate file is refused first")
+
+
 def main():
+    https()
     with Store(drives=6) as store:
         words, key, secret = first_start(store)
         client = store.boto3()

@@ -111,10 +111,13 @@ class Store:
 
     def run(self, *words, check=True, **more):
         """Runs the command line; gives the finished process."""
-        return subprocess.run(
-            [ABIDE, *map(str, words)], env=self.environment, capture_output=True, text=True, check=check,
-            timeout=600, **more
+        done = subprocess.run(
+            [ABIDE, *map(str, words)], env=self.environment, capture_output=True, text=True, timeout=600, **more
         )
+        if check and done.returncode != 0:
+            print(f"abide {' '.join(map(str, words))}: {done.returncode}\n{done.stdout}\n{done.stderr}", file=sys.stderr)
+            done.check_returncode()
+        return done
 
     def json(self, *words):
         return json.loads(self.run(*words, "--json").stdout)
