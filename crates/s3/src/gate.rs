@@ -47,26 +47,22 @@ pub async fn admit(
     body: Incoming,
 ) -> std::result::Result<(Option<UserId>, Payload), (Error, Payload)> {
     match judge(face, operation, parts, target).await {
-        Ok((who, framing)) => Ok((who, wrap(face, body, framing))),
+        Ok((who, framing)) => match wrap(face, body, framing) {
+            Ok(payload) => Ok((who, payload)),
+            Err(error) => Err((error, Payload::default())),
+        },
         Err(error) => {
-            let plain = Expected::default();
-            let payload = match plain.digester(None) {
-                Ok(digester) => wrap(
-                    face,
-                    body,
-                    Framing { len: content_length(parts).ok().flatten(), decoder: None, expected: plain, digester },
-                ),
-                Err(_) => Payload::default(),
-            };
-            Err((error, payload))
+            let len = content_length(parts).ok().flatten();
+            let plain = Framing { len, decoder: None, expected: Expected::default(), chain: None };
+            Err((error, wrap(face, body, plain).unwrap_or_default()))
         }
     }
 }
 
-fn wrap(face: &Face, body: Incoming, framing: Framing) -> Payload {
+fn wrap(face: &Face, body: Incoming, framing: Framing) -> Result<Payload> {
     // A framed body may have no payload and still a signature or a checksum to verify.
     if framing.decoder.is_none() && framing.expected.is_nothing() && !crate::server::has_body(&body) {
-        return Payload::default();
+        return Ok(Payload::default());
     }
     Payload::wire(face.env.clone(), face.settings.stall, body, framing)
 }
@@ -158,8 +154,7 @@ fn framing(operation: Operation, parts: &Parts, payment: Payment, signing: Optio
     };
     let expected = Expected::of_headers(&parts.headers, sha256, operation == Operation::CompleteMultipartUpload)?;
     let Payment::Chunks { signed } = payment else {
-        let digester = expected.digester(None)?;
-        return Ok(Framing { len, decoder: None, expected, digester });
+        return Ok(Framing { len, decoder: None, expected, chain: None });
     };
     let len = number(parts, "x-amz-decoded-content-length")?;
     if len.is_none() && takes_bytes {
@@ -169,8 +164,7 @@ fn framing(operation: Operation, parts: &Parts, payment: Payment, signing: Optio
         ));
     }
     let chain = signing.filter(|_| signed).map(Chain::new);
-    let digester = expected.digester(chain)?;
-    Ok(Framing { len, decoder: Some(Decoder::new(signed)), expected, digester })
+    Ok(Framing { len, decoder: Some(Decoder::new(signed)), expected, chain })
 }
 
 /// What a form's policy allows.

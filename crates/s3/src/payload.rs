@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 
 use crate::attrs::Stored;
 use crate::checks::Check;
-use crate::chunked::{Decoder, Step};
-use crate::digests::{Digester, Expected, Item, Lane};
+use crate::chunked::{Chain, Decoder, Step};
+use crate::digests::{Expected, Item, Lane};
 use crate::error::{Code, Error, Result};
 
 /// What is known of a body once it was taken whole.
@@ -51,8 +51,8 @@ pub struct Framing {
     pub decoder: Option<Decoder>,
     /// What the request says of its bytes.
     pub expected: Expected,
-    /// Computes what is expected.
-    pub digester: Digester,
+    /// Signatures of chunks.
+    pub chain: Option<Chain>,
 }
 
 struct Wire {
@@ -70,11 +70,11 @@ struct Wire {
 
 impl Payload {
     /// A body from the wire.
-    pub fn wire(env: Env, stall: std::time::Duration, body: Incoming, framing: Framing) -> Payload {
-        let Framing { len, decoder, expected, digester } = framing;
-        let lane = Lane::new(digester);
+    pub fn wire(env: Env, stall: std::time::Duration, body: Incoming, framing: Framing) -> Result<Payload> {
+        let Framing { len, decoder, expected, chain } = framing;
+        let lane = Lane::new(expected.digester(chain)?);
         let wire = Wire { env, stall, body, raw: Bytes::new(), len, taken: 0, decoder, expected, lane, summary: None };
-        Payload { source: Source::Wire(Box::new(wire)), taken: 0, ended: false }
+        Ok(Payload { source: Source::Wire(Box::new(wire)), taken: 0, ended: false })
     }
 
     /// A body in pieces that are there already, for tests.

@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -85,7 +85,9 @@ pub struct Face {
     /// Random, so that request ids of two runs differ.
     seed: u64,
     requests: AtomicU64,
-    host_id: String,
+    host_id: HeaderValue,
+    /// The header `Date`, and the second that it is of.
+    date: Mutex<(u64, HeaderValue)>,
 }
 
 impl Face {
@@ -93,6 +95,7 @@ impl Face {
     pub fn new(env: Env, backend: Arc<dyn Backend>, settings: Settings) -> Self {
         let seed = u64::from_le_bytes(env.random());
         let host_id = base::ids::hex(&env.random::<16>());
+        let host_id = HeaderValue::from_str(&host_id).unwrap_or(HeaderValue::from_static("abide"));
         let gate = Gate::new(&settings);
         Face {
             env,
@@ -104,6 +107,7 @@ impl Face {
             seed,
             requests: AtomicU64::new(0),
             host_id,
+            date: Mutex::new((0, HeaderValue::from_static(""))),
         }
     }
 
@@ -118,13 +122,29 @@ impl Face {
         &self.metrics
     }
 
+    fn host_id(&self) -> &str {
+        self.host_id.to_str().unwrap_or("")
+    }
+
+    /// The header `Date`, written once a second.
+    fn date(&self) -> HeaderValue {
+        let now = self.env.clock.wall();
+        let mut date = self.date.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if date.0 != now.secs()
+            && let Ok(text) = HeaderValue::from_str(&response::http_date(now))
+        {
+            *date = (now.secs(), text);
+        }
+        date.1.clone()
+    }
+
     /// An id that nobody can guess the next of at a glance; no system call per request.
     fn request_id(&self) -> String {
         // SplitMix64 (Steele, Lea, Flood 2014).
         let mut z = self.seed.wrapping_add(self.requests.fetch_add(1, Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        format!("{:016X}", z ^ (z >> 31))
+        base::ids::hex(&(z ^ (z >> 31)).to_be_bytes())
     }
 }
 
@@ -206,12 +226,12 @@ async fn handle(face: Arc<Face>, peer: IpAddr, request: Request<Incoming>) -> Re
         return Ok(response);
     }
     let request_id = face.request_id();
-    let path = request.uri().path().to_owned();
+    let uri = request.uri().clone();
     let head = request.method() == Method::HEAD;
     let done = answer(&face, peer, request).await;
     let mut response = match done.result {
         Ok(response) => response,
-        Err(error) => response::refusal(&error, &path, &request_id, &face.host_id, head),
+        Err(error) => response::refusal(&error, uri.path(), &request_id, face.host_id(), head),
     };
     if let Some(call) = &done.call {
         ops::cors::decorate(call, response.headers_mut()).await;
@@ -281,17 +301,14 @@ async fn settle(face: &Face, mut payload: Payload, asks: bool, response: &mut Re
 }
 
 fn finish(face: &Face, response: &mut Response, request_id: &str) {
-    let date = response::http_date(face.env.clock.wall());
+    let date = face.date();
     let headers = response.headers_mut();
-    for (name, value) in [
-        (HeaderName::from_static("x-amz-request-id"), request_id),
-        (HeaderName::from_static("x-amz-id-2"), &face.host_id),
-        (DATE, &date),
-    ] {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
+    headers.reserve(4);
+    if let Ok(id) = HeaderValue::from_str(request_id) {
+        headers.insert(HeaderName::from_static("x-amz-request-id"), id);
     }
+    headers.insert(HeaderName::from_static("x-amz-id-2"), face.host_id.clone());
+    headers.insert(DATE, date);
     headers.insert(SERVER, HeaderValue::from_static("Abide"));
 }
 
@@ -313,7 +330,7 @@ impl EnvTimer {
     }
 }
 
-struct EnvSleep(std::sync::Mutex<BoxFuture<'static, ()>>);
+struct EnvSleep(Mutex<BoxFuture<'static, ()>>);
 
 impl Future for EnvSleep {
     type Output = ();
@@ -331,7 +348,7 @@ impl hyper::rt::Sleep for EnvSleep {}
 impl hyper::rt::Timer for EnvTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
         // hyper wants the future to be Sync; a mutex that is never shared makes it so.
-        Box::pin(EnvSleep(std::sync::Mutex::new(self.0.clock.sleep(duration))))
+        Box::pin(EnvSleep(Mutex::new(self.0.clock.sleep(duration))))
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {

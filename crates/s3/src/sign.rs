@@ -3,7 +3,7 @@
 //! Source: AWS, "Authenticating Requests (AWS Signature Version 4)", Amazon S3 API Reference.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::{constant_time, digest, hmac};
 use base::Wall;
@@ -17,7 +17,7 @@ use crate::error::{Code, Error, Result};
 const SKEW_MS: u64 = 15 * 60 * 1000;
 /// Presigned URLs live a week at the most.
 const EXPIRES_SECS_MAX: u64 = 7 * 24 * 3600;
-/// Signing keys that are kept: one per access key, day and region.
+/// Signing keys that are kept.
 const KEYS_MAX: usize = 1024;
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// SHA-256 of nothing.
@@ -51,7 +51,7 @@ pub struct Claim {
 #[derive(Clone)]
 pub struct Signing {
     /// Signs chunks and trailers.
-    pub key: hmac::Key,
+    pub key: Arc<hmac::Key>,
     /// `YYYYMMDDTHHMMSSZ`.
     pub stamp: String,
     /// `date/region/s3/aws4_request`.
@@ -103,9 +103,10 @@ fn of_header(parts: &Parts, header: &str) -> Result<Claim> {
             Error::new(Code::InvalidArgument, "Unsupported Authorization Type")
         });
     };
-    let fields: BTreeMap<&str, &str> =
-        rest.split(',').filter_map(|field| field.trim().split_once('=')).map(|(k, v)| (k.trim(), v.trim())).collect();
-    let field = |name: &str| fields.get(name).copied();
+    let field = |name: &str| {
+        let pairs = rest.split(',').filter_map(|field| field.trim().split_once('='));
+        pairs.map(|(key, value)| (key.trim(), value.trim())).find(|(key, _)| *key == name).map(|(_, value)| value)
+    };
     let credential = field("Credential").ok_or_else(|| malformed("the Credential is missing."))?;
     let signed = field("SignedHeaders").ok_or_else(|| malformed("the SignedHeaders are missing."))?;
     let signature = field("Signature").ok_or_else(|| malformed("the Signature is missing."))?;
@@ -215,29 +216,36 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, bytes).as_ref())
 }
 
-/// Signing keys by access key, date and region: four HMACs saved per request.
+/// The signing key that each access key used last: four HMACs saved per request.
 #[derive(Default)]
-pub struct Keys(Mutex<BTreeMap<(String, String, String), (String, hmac::Key)>>);
+pub struct Keys(Mutex<BTreeMap<String, Derived>>);
+
+struct Derived {
+    secret: String,
+    date: String,
+    region: String,
+    key: Arc<hmac::Key>,
+}
 
 impl Keys {
     /// The key that signs on `date` in `region`.
-    pub fn signing(&self, access_key: &str, secret: &str, date: &str, region: &str) -> hmac::Key {
-        let name = (access_key.to_owned(), date.to_owned(), region.to_owned());
+    pub fn signing(&self, access_key: &str, secret: &str, date: &str, region: &str) -> Arc<hmac::Key> {
         let mut keys = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((of, key)) = keys.get(&name)
-            && of == secret
+        if let Some(known) = keys.get(access_key)
+            && (known.secret.as_str(), known.date.as_str(), known.region.as_str()) == (secret, date, region)
         {
-            return key.clone();
+            return known.key.clone();
         }
         let mut key = mac(format!("AWS4{secret}").as_bytes(), date);
         for part in [region, "s3", "aws4_request"] {
             key = mac(key.as_ref(), part);
         }
-        let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_ref());
+        let key = Arc::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_ref()));
         if keys.len() >= KEYS_MAX {
             keys.clear();
         }
-        keys.insert(name, (secret.to_owned(), key.clone()));
+        let derived = Derived { secret: secret.into(), date: date.into(), region: region.into(), key: key.clone() };
+        keys.insert(access_key.to_owned(), derived);
         key
     }
 }
@@ -345,7 +353,10 @@ fn canonical(parts: &Parts, claim: &Claim, path: &str, payload: &str) -> String 
         text.push('\n');
     }
     text.push('\n');
-    text.push_str(&claim.signed.join(";"));
+    for (at, name) in claim.signed.iter().enumerate() {
+        text.push_str(if at == 0 { "" } else { ";" });
+        text.push_str(name);
+    }
     text.push('\n');
     text.push_str(payload);
     text
