@@ -38,10 +38,9 @@ impl Shared {
         };
         let next = Epoch(self.epoch.0 + 1);
         writer.broken = Some(Error::Fenced { asked: self.epoch, current: next });
-        for side in self.sides().iter() {
-            side.release();
-        }
-        made.and(marked)
+        let sides = self.sides();
+        let released = self.env.blocking(move || sides.iter().for_each(|side| side.release())).await;
+        made.and(marked).and(released.map_err(Error::from))
     }
 
     /// A record that says: all before it is acknowledged. Without it the last group, if damaged,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base::{DriveId, Instant};
 use crypt::{LogSealer, MetaKey};
@@ -34,7 +34,7 @@ pub(crate) struct Side {
     pub disk: Arc<dyn Disk>,
     pub shard: u32,
     key: MetaKey,
-    map: OnceLock<Arc<Map>>,
+    map: Mutex<Option<Arc<Map>>>,
     logs: Mutex<BTreeMap<u64, Arc<LogFile>>>,
     /// When the files were last seen at their paths.
     seen: AtomicU64,
@@ -91,15 +91,17 @@ impl Side {
             disk: Arc::clone(disk),
             shard,
             key: key.clone(),
-            map: OnceLock::new(),
+            map: Mutex::default(),
             logs: Mutex::default(),
             seen: AtomicU64::new(0),
             lock: Mutex::new(Some(lock)),
         }))
     }
 
-    /// Lets the next owner have the directory.
+    /// Lets the next owner have the directory. The map is closed before: a late close would write
+    /// over what the next owner wrote.
     pub fn release(&self) {
+        drop(self.map.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
@@ -108,12 +110,12 @@ impl Side {
     }
 
     pub fn set_map(&self, map: Map) {
-        // Set once, when the mirror is opened or added.
-        let _ = self.map.set(Arc::new(map));
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(map));
     }
 
-    pub fn map(&self) -> Result<&Arc<Map>, Error> {
-        self.map.get().ok_or_else(|| Error::bug("a mirror without an ordered map"))
+    pub fn map(&self) -> Result<Arc<Map>, Error> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        map.ok_or_else(|| Error::bug("a mirror without an ordered map"))
     }
 
     fn logs(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<LogFile>>> {
@@ -207,7 +209,7 @@ impl Side {
         if lock.is_some_and(|lock| !lock.is_at(&self.dir.join("lock"))) {
             return Err(gone(self.dir.clone()));
         }
-        if self.map.get().is_some_and(|map| !map.is_in_place()) {
+        if self.map().is_ok_and(|map| !map.is_in_place()) {
             return Err(gone(self.dir.join("map")));
         }
         self.seen.store(now.0, Ordering::Relaxed);

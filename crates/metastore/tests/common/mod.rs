@@ -86,3 +86,50 @@ impl Chance {
         bytes
     }
 }
+
+pub mod disk;
+
+/// Rows as they should be.
+pub type Rows = std::collections::BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What a batch does to rows, by the words of its definition.
+pub fn apply(rows: &mut Rows, batch: &base::kv::Batch) {
+    for range in &batch.range_dels {
+        rows.retain(|key, _| !range.contains(key));
+    }
+    batch.dels.iter().for_each(|key| _ = rows.remove(key));
+    rows.extend(batch.puts.iter().cloned());
+}
+
+/// A batch of a few changes on few keys; its event is its number.
+pub fn random_batch(chance: &mut Chance, number: u64) -> base::kv::Batch {
+    let mut batch = base::kv::Batch::default();
+    let key = |chance: &mut Chance| vec![b'a' + chance.below(24) as u8; 1 + chance.below(3) as usize];
+    for _ in 0..=chance.below(4) {
+        let key_of = key(chance);
+        match chance.below(10) {
+            0 => _ = batch.del(key_of),
+            1 => {
+                let to = vec![key_of[0] + chance.below(3) as u8 + 1];
+                batch.range_dels.push(key_of..to);
+            }
+            2..6 => {
+                let len = 300 + chance.below(1500) as usize;
+                let value = chance.bytes(len);
+                batch.put(key_of, value);
+            }
+            _ => {
+                let len = chance.below(40) as usize;
+                let value = chance.bytes(len);
+                batch.put(key_of, value);
+            }
+        }
+    }
+    batch.event(number.to_be_bytes());
+    batch
+}
+
+/// All rows.
+pub fn rows(store: &dyn ShardStore) -> Rows {
+    store.snapshot().unwrap().range(&[][..]..&[0xff; 9][..], usize::MAX, false).unwrap().into_iter().collect()
+}

@@ -1,0 +1,359 @@
+//! Power that goes at every point, drives that go with it, bits that flip: what was acknowledged
+//! is there, all or nothing, in order; or the store says that it isn't.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base::kv::Batch;
+use common::disk::Drives;
+use common::{Chance, Rows, apply, journal, mirror, open_in, random_batch, rows, small};
+use metastore::{Embedded, Error, MemberSet, Options, ShardStore};
+
+fn root() -> &'static Path {
+    Path::new("/")
+}
+
+fn drive_path(number: u8) -> PathBuf {
+    root().join(format!("d{number}"))
+}
+
+/// A machine, and what its users know.
+struct Story {
+    drives: Drives,
+    chance: Chance,
+    seed: u64,
+    mirrors: Vec<u8>,
+    /// What other drives remember of the members.
+    told: Arc<Mutex<Option<MemberSet>>>,
+    acknowledged: Vec<Batch>,
+    /// Batches whose commit failed.
+    open: Vec<Batch>,
+}
+
+impl Story {
+    fn new(seed: u64, mirrors: &[u8]) -> Self {
+        Self {
+            drives: Drives::default(),
+            chance: Chance(seed),
+            seed,
+            mirrors: mirrors.to_vec(),
+            told: Arc::default(),
+            acknowledged: Vec::new(),
+            open: Vec::new(),
+        }
+    }
+
+    async fn open(&mut self) -> Result<Arc<Embedded>, Error> {
+        let told = Arc::clone(&self.told);
+        let options = Options {
+            file_bytes: 6000,
+            value_bytes_min: 256,
+            on_members: Some(Arc::new(move |set| {
+                *told.lock().unwrap() = Some(set);
+                Box::pin(async {})
+            })),
+            ..small()
+        };
+        let expected = self.told.lock().unwrap().clone();
+        let env = self.drives.env(self.chance.word());
+        open_in(&env, root(), &self.mirrors, expected, options).await
+    }
+
+    async fn commit(&mut self, store: &Embedded) -> Result<(), Error> {
+        self.drives.pass(Duration::from_secs(1));
+        let mut group = Vec::new();
+        for _ in 0..=self.chance.below(3) {
+            let number = (self.acknowledged.len() + group.len()) as u64;
+            group.push(random_batch(&mut self.chance, number));
+        }
+        let (epoch, head) = store.position();
+        self.open.clone_from(&group);
+        store.commit(epoch, head, group).await?;
+        self.acknowledged.append(&mut self.open);
+        Ok(())
+    }
+
+    /// Commits, checkpoints, cleaning, new files, reopening.
+    async fn work(&mut self) -> Result<(), Error> {
+        let mut store = self.open().await?;
+        for step in 0..24 {
+            self.commit(&store).await?;
+            match step {
+                4 | 12 | 17 => _ = store.checkpoint().await?,
+                8 => {
+                    drop(store);
+                    store = self.open().await?;
+                }
+                13 | 18 => while !store.clean_step(3000).await?.is_done {},
+                20 => {
+                    store.close().await?;
+                    store = self.open().await?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What is there is what was acknowledged, and then perhaps a beginning of what was open.
+    fn check(&mut self, store: &Embedded, when: &str) {
+        let when = format!("seed {}, {when}", self.seed);
+        let head = store.position().1.0 as usize;
+        let made = self.acknowledged.len();
+        assert!(head >= made, "{when}: {} of {made} acknowledged batches are gone", made - head);
+        assert!(head <= made + self.open.len(), "{when}: batches out of nowhere");
+        let seen: Vec<Batch> = self.open.drain(..).take(head - made).collect();
+        self.acknowledged.extend(seen);
+        let mut wanted = Rows::new();
+        self.acknowledged.iter().for_each(|batch| apply(&mut wanted, batch));
+        assert!(rows(store) == wanted, "{when}: rows differ");
+        let entries = journal(store);
+        let events: Vec<_> = entries.iter().flat_map(|entry| entry.batch.events.clone()).collect();
+        let numbers: Vec<_> = (0..head as u64).map(|number| number.to_be_bytes().to_vec()).collect();
+        assert!(events == numbers, "{when}: the journal differs");
+        let mut followed = Rows::new();
+        entries.iter().for_each(|entry| apply(&mut followed, &entry.batch));
+        assert!(followed == wanted, "{when}: the journal leads elsewhere");
+    }
+
+    /// After a crash: all is there, work goes on, and is there again after another start.
+    async fn recover(&mut self, when: &str) {
+        let store = self.open().await.unwrap_or_else(|error| panic!("seed {}, {when}: {error}", self.seed));
+        self.check(&store, when);
+        for _ in 0..3 {
+            self.commit(&store).await.unwrap();
+        }
+        drop(store);
+        self.drives.restart(&mut self.chance);
+        let store = self.open().await.unwrap();
+        self.check(&store, &format!("{when}, started again"));
+        store.checkpoint().await.unwrap();
+        self.check(&store, &format!("{when}, started again, checkpointed"));
+    }
+}
+
+/// How many changes the whole work makes.
+async fn length(seed: u64, mirrors: &[u8]) -> u64 {
+    let mut story = Story::new(seed, mirrors);
+    story.work().await.unwrap();
+    story.drives.changes()
+}
+
+/// Ends the power at every `step`th change; then `lose` takes drives away.
+async fn crash_everywhere(seed: u64, mirrors: &[u8], step: u64, lose: impl Fn(&mut Story)) {
+    let changes = length(seed, mirrors).await;
+    assert!(changes > 200, "only {changes} changes");
+    let mut at = 1 + seed % step;
+    while at <= changes {
+        let mut story = Story::new(seed, mirrors);
+        story.drives.end_power_at(at);
+        let done = story.work().await;
+        // The last changes are made while the store is dropped: nobody is there to be told.
+        assert!(done.is_err() || at + 40 > changes, "seed {seed}: the power went at {at} and nobody noticed");
+        story.chance = Chance(seed ^ at << 20);
+        story.drives.restart(&mut story.chance);
+        lose(&mut story);
+        story.recover(&format!("power gone at {at} of {changes}")).await;
+        at += step;
+    }
+}
+
+#[tokio::test]
+async fn acknowledged_batches_survive_power_cuts_at_every_change_of_one_drive() {
+    crash_everywhere(1, &[1], 1, |_| {}).await;
+}
+
+#[tokio::test]
+async fn acknowledged_batches_survive_power_cuts_on_three_drives() {
+    crash_everywhere(2, &[1, 2, 3], 4, |_| {}).await;
+}
+
+#[tokio::test]
+async fn acknowledged_batches_survive_power_cuts_that_take_any_two_drives_along() {
+    crash_everywhere(3, &[1, 2, 3], 5, |story| {
+        let spared = 1 + story.chance.below(3) as u8;
+        for number in [1, 2, 3] {
+            if number != spared && story.chance.below(4) > 0 {
+                story.drives.delete(&drive_path(number));
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn commits_outlive_drives_that_fail_one_after_the_other_and_stale_ones_are_not_trusted() {
+    for seed in 0..60 {
+        let mut story = Story::new(seed, &[1, 2, 3]);
+        let store = story.open().await.unwrap();
+        let mut order = vec![1, 2, 3];
+        for at in 0..3 {
+            order.swap(at, at + story.chance.below(3 - at as u64) as usize);
+        }
+        for lost in &order[..2] {
+            for _ in 0..=story.chance.below(6) {
+                story.commit(&store).await.unwrap();
+            }
+            if story.chance.below(2) == 0 {
+                store.checkpoint().await.unwrap();
+            }
+            if story.chance.below(2) == 0 {
+                story.drives.set_gone(&drive_path(*lost), true);
+            } else {
+                story.drives.delete(&drive_path(*lost));
+            }
+        }
+        for _ in 0..4 {
+            story.commit(&store).await.unwrap();
+        }
+        store.checkpoint().await.unwrap();
+        story.check(&store, "two drives lost");
+        assert_eq!(store.members().drives, [common::drive(order[2])]);
+        drop(store);
+        story.drives.restart(&mut story.chance);
+        for lost in &order[..2] {
+            story.drives.set_gone(&drive_path(*lost), false);
+        }
+        // What is back misses batches: alone it must not pass for the shard.
+        story.mirrors = order[..2].to_vec();
+        let alone = story.open().await;
+        assert!(matches!(alone, Err(Error::Stale { .. })), "seed {seed}: {:?}", alone.err());
+        story.mirrors = vec![1, 2, 3];
+        story.recover("all drives are back").await;
+        let store = story.open().await.unwrap();
+        for number in [1, 2, 3] {
+            store.add_mirror(mirror(root(), number)).await.unwrap();
+        }
+        story.commit(&store).await.unwrap();
+        assert_eq!(store.members().drives.len(), 3);
+        drop(store);
+        story.mirrors = vec![order[0]];
+        story.recover("only a drive that joined again is left").await;
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_joins_while_the_power_goes_holds_all_or_is_not_trusted() {
+    let mut at = 1;
+    loop {
+        let mut story = Story::new(5, &[1, 2]);
+        let store = story.open().await.unwrap();
+        for _ in 0..12 {
+            story.commit(&store).await.unwrap();
+        }
+        let before = story.drives.changes();
+        story.drives.end_power_at(before + at);
+        let joined = store.add_mirror(mirror(root(), 3)).await;
+        if joined.is_ok() {
+            break;
+        }
+        drop(store);
+        story.chance = Chance(at);
+        story.drives.restart(&mut story.chance);
+        story.mirrors = match story.chance.below(3) {
+            0 => vec![1, 2, 3],
+            1 => vec![2, 3],
+            _ => vec![3],
+        };
+        match story.open().await {
+            Ok(store) if !store.members().drives.is_empty() && story.mirrors != [3] => {
+                story.check(&store, &format!("power gone at {at} of a joining"));
+            }
+            // Alone the new one either has it all, or is as good as empty.
+            Ok(store) => assert!([0, story.acknowledged.len() as u64].contains(&store.position().1.0)),
+            Err(Error::Stale { .. }) if story.mirrors == [3] => {}
+            Err(error) => panic!("power gone at {at} of a joining: {error}"),
+        }
+        at += 1;
+    }
+    assert!(at > 20, "the joining made only {at} changes");
+}
+
+/// A closed shard with logs, maps and large values in it.
+async fn closed(seed: u64, mirrors: &[u8]) -> Story {
+    let mut story = Story::new(seed, mirrors);
+    story.work().await.unwrap();
+    let store = story.open().await.unwrap();
+    for _ in 0..4 {
+        story.commit(&store).await.unwrap();
+    }
+    store.close().await.unwrap();
+    story
+}
+
+#[tokio::test]
+async fn bits_that_flip_on_one_mirror_are_repaired_from_the_others() {
+    for seed in 0..80 {
+        let mut story = closed(seed % 4, &[1, 2]).await;
+        story.chance = Chance(seed);
+        let bad = 1 + story.chance.below(2) as u8;
+        let files = story.drives.list(&drive_path(bad), "");
+        let path = files[story.chance.below(files.len() as u64) as usize].clone();
+        let bits = story.drives.bytes(&path).len() * 8;
+        if bits == 0 {
+            continue;
+        }
+        let bit = story.chance.below(bits as u64) as usize;
+        story.drives.flip(&path, bit);
+        let when = format!("bit {bit} of {} flipped", path.display());
+        story.recover(&when).await;
+    }
+}
+
+#[tokio::test]
+async fn bits_that_flip_on_the_only_mirror_are_never_passed_over() {
+    let mut found = 0;
+    for seed in 0..150 {
+        let mut story = closed(seed % 4, &[1]).await;
+        story.chance = Chance(seed);
+        let logs = story.drives.list(&drive_path(1), "log-");
+        let path = logs[story.chance.below(logs.len() as u64) as usize].clone();
+        let bits = story.drives.bytes(&path).len() * 8;
+        let bit = story.chance.below(bits as u64) as usize;
+        story.drives.flip(&path, bit);
+        let Ok(store) = story.open().await else {
+            found += 1;
+            continue;
+        };
+        // It opened: then a reader is told, or the bit was one that nobody needs.
+        let read = store.snapshot().unwrap().range(&[][..]..&[0xff; 9][..], usize::MAX, false);
+        let followed = store.tail(&metastore::Cursor::start(), 10_000);
+        if read.is_err() || followed.is_err() {
+            found += 1;
+        } else {
+            story.check(&store, &format!("bit {bit} of {} flipped", path.display()));
+        }
+    }
+    assert!(found > 100, "only {found} of 150 flipped bits were found");
+}
+
+#[tokio::test]
+async fn a_torn_end_is_cut_off_and_damage_in_the_middle_is_reported() {
+    let mut story = Story::new(9, &[1]);
+    let store = story.open().await.unwrap();
+    for _ in 0..3 {
+        story.commit(&store).await.unwrap();
+    }
+    drop(store);
+    let log = story.drives.list(&drive_path(1), "log-").pop().unwrap();
+    let end = story.drives.bytes(&log).len();
+    // The last record is torn: it may not have been acknowledged.
+    let last = story.acknowledged.pop().unwrap();
+    story.open = vec![last];
+    story.drives.flip(&log, (end - 30) * 8);
+    let store = story.open().await.unwrap();
+    assert_eq!(store.position().1.0 as usize, story.acknowledged.len());
+    story.check(&store, "torn end");
+    for _ in 0..3 {
+        story.commit(&store).await.unwrap();
+    }
+    drop(store);
+    // What lies before an acknowledged record is no torn end.
+    story.drives.flip(&log, (128 + 60) * 8);
+    let damaged = story.open().await;
+    assert!(matches!(damaged, Err(Error::Damaged { .. })), "{:?}", damaged.err());
+}
