@@ -135,6 +135,10 @@ pub trait File: Send + Sync {
     fn allocated(&self) -> io::Result<u64> {
         self.len()
     }
+    /// Whether the file has no name any more, anywhere: it was deleted, not only moved or unmounted.
+    fn is_deleted(&self) -> bool {
+        false
+    }
     /// Whether this very file still lies at `path`: false once it was removed or replaced, even
     /// though the handle goes on working.
     fn is_at(&self, path: &Path) -> bool;

@@ -190,6 +190,11 @@ impl File for SystemFile {
         Ok(self.file.metadata()?.blocks() * 512)
     }
 
+    fn is_deleted(&self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        self.file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+
     fn is_at(&self, path: &Path) -> bool {
         match (self.file.metadata(), std::fs::metadata(path)) {
             (Ok(ours), Ok(theirs)) => ours.dev() == theirs.dev() && ours.ino() == theirs.ino(),

@@ -25,6 +25,8 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) struct Down {
     pub since: Instant,
     pub why: String,
+    /// What it held is gone for good: nobody needs to wait for it.
+    pub is_deleted: bool,
 }
 
 /// A drive of this process.

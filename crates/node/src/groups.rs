@@ -151,6 +151,20 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether some group of the default policy has enough drives for a write.
+    pub fn can_write(&self) -> Result<bool> {
+        let up: BTreeSet<DriveId> = self.fleet.up().iter().map(|drive| drive.id).collect();
+        self.look(|view| {
+            let name = catalog::setting(view, POLICY_SETTING)?.unwrap_or_default();
+            let policies = load(view)?;
+            let default = policies.iter().find(|(policy, _)| policy.name.as_bytes() == name);
+            Ok(default.is_some_and(|(policy, rows)| {
+                let taking = |row: &GroupRow| row.members.iter().filter(|drive| up.contains(drive)).count();
+                rows.iter().any(|row| taking(row) >= usize::from(policy.ack))
+            }))
+        })
+    }
+
     /// Fixes how new data is coded; `None` lets it follow the number of drives again.
     pub async fn fix_policy(&self, coding: Option<Coding>) -> Result<()> {
         self.change(move |view| {

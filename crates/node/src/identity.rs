@@ -162,6 +162,11 @@ impl Lock {
         Ok(Lock { file, path: name })
     }
 
+    /// Whether the folder was deleted, and not only moved or unmounted.
+    pub fn is_deleted(&self) -> bool {
+        self.file.is_deleted()
+    }
+
     /// Whether the folder is still the one that was locked: false once it was removed or replaced.
     pub fn is_there(&self) -> bool {
         self.file.is_at(&self.path)

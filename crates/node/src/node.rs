@@ -52,6 +52,8 @@ pub(crate) struct Inner {
     pub wake: Notify,
     /// Drives come and go one at a time.
     pub changing: tokio::sync::Mutex<()>,
+    /// Whether new data finds enough drives.
+    pub writable: AtomicBool,
     pub closing: watch::Sender<bool>,
     pub closed: AtomicBool,
     /// Every loop holds a sender; when all are gone all loops have ended.

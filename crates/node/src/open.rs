@@ -241,6 +241,7 @@ async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) ->
         events: event::Events::default(),
         wake: Notify::new(),
         changing: tokio::sync::Mutex::default(),
+        writable: AtomicBool::new(true),
         closing: watch::channel(false).0,
         closed: AtomicBool::new(false),
         loops: Some(alive).into(),

@@ -176,11 +176,11 @@ impl Node {
         }
     }
 
-    /// Quick: whether drives are missing, nothing else is asked.
+    /// Quick, from what is known anyway: red if writes aren't possible, yellow if drives are missing.
     pub fn health(&self) -> Health {
         let all = self.0.fleet.all();
         let up = all.iter().filter(|drive| drive.is_up()).count();
-        if up == 0 {
+        if up == 0 || !self.0.writable.load(std::sync::atomic::Ordering::Relaxed) {
             Health::Red
         } else if up < all.len() {
             Health::Yellow

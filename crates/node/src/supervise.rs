@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use base::{DriveId, Instant};
@@ -22,6 +23,8 @@ const LOOK_MAX: Duration = Duration::from_secs(5);
 /// A drive that failed is tried again after this long, doubled with each failure up to an hour.
 const AGAIN_MIN: Duration = Duration::from_secs(10);
 const AGAIN_MAX: Duration = Duration::from_secs(3600);
+/// A drive that worked for so long after it failed is as good as any.
+const STEADY: Duration = Duration::from_secs(600);
 /// Folders of drives that aren't there are looked at this often.
 const RETURN_EVERY: Duration = Duration::from_secs(1);
 /// Copies of the metadata are looked after this often.
@@ -62,6 +65,7 @@ impl Watch {
             self.look_for_returns().await?;
             self.give_up().await?;
             inner.settle_groups().await?;
+            inner.writable.store(inner.can_write()?, Ordering::Relaxed);
         }
         if now.since(self.mirrored) >= MIRROR_EVERY {
             self.mirrored = now;
@@ -76,20 +80,27 @@ impl Watch {
         let now = inner.env.clock.now();
         for row in inner.drive_rows()? {
             if row.state == DriveState::Removed || inner.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
-                self.again.remove(&row.id);
                 self.missed.remove(&row.id);
+                if self.again.get(&row.id).is_some_and(|(at, _)| now.since(*at) > STEADY) {
+                    self.again.remove(&row.id);
+                }
                 continue;
             }
             self.missed.entry(row.id).or_insert(now);
-            if self.again.get(&row.id).is_some_and(|(at, _)| now < *at) {
+            let wait = self.again.get(&row.id).copied();
+            if wait.is_some_and(|(at, _)| now < at) {
                 continue;
             }
             match inner.try_return(&row).await {
-                Ok(_) => {}
-                Err(error) => {
-                    let wait = self.again.get(&row.id).map_or(AGAIN_MIN, |(_, wait)| (*wait * 2).min(AGAIN_MAX));
+                // Its folder isn't there: it costs nothing to look for it often.
+                Ok(false) => {}
+                // One that fails again and again is tried later and later.
+                done => {
+                    let wait = wait.map_or(AGAIN_MIN, |(_, wait)| (wait * 2).min(AGAIN_MAX));
                     self.again.insert(row.id, (now + wait, wait));
-                    tracing::info!(drive = %row.id, path = row.path, %error, "a drive that failed can't be opened yet");
+                    if let Err(error) = done {
+                        tracing::info!(drive = %row.id, path = row.path, %error, "a drive can't be opened yet");
+                    }
                 }
             }
         }
@@ -102,7 +113,12 @@ impl Watch {
         let now = inner.env.clock.now();
         for row in inner.drive_rows()?.into_iter().filter(|row| row.state == DriveState::Active) {
             let since = self.missed.get(&row.id).copied();
-            if since.is_some_and(|since| now.since(since) >= inner.settings.repair_after) {
+            let deleted = inner
+                .fleet
+                .get(row.id)
+                .is_some_and(|drive| lock(&drive.down).as_ref().is_some_and(|down| down.is_deleted));
+            let is_long = since.is_some_and(|since| now.since(since) >= inner.settings.repair_after);
+            if deleted || is_long {
                 inner.declare_gone(&row).await?;
             }
         }
@@ -110,42 +126,56 @@ impl Watch {
     }
 }
 
+/// Why a drive isn't as it should be.
+enum Wrong {
+    /// Nothing on it can be had.
+    Away { why: String, is_deleted: bool },
+    /// It takes no writes; perhaps it can be read.
+    Fenced { why: String },
+}
+
 /// Looks at a drive at hand: whether it answers, is still the one that was opened, takes writes.
 async fn look(inner: &Arc<Inner>, drive: Arc<Mounted>) {
     let (held, env) = (drive.lock.clone(), &inner.env);
     let asked = async {
-        let there = env.blocking(move || held.is_there()).await.unwrap_or(true);
-        if !there {
+        let gone = env.blocking(move || (!held.is_there()).then(|| held.is_deleted())).await.unwrap_or(None);
+        if let Some(is_deleted) = gone {
             drive.store.fence("its folder was removed or replaced");
-            return Some("its folder was removed or replaced".to_owned());
+            let why = if is_deleted { "its folder was deleted" } else { "its folder was removed or replaced" };
+            return Some(Wrong::Away { why: why.into(), is_deleted });
         }
         match drive.store.check_path().await {
             Ok(()) => None,
-            Err(error) => Some(error.to_string()),
+            // What it says of itself is asked below.
+            Err(_) if drive.store.health().state != State::Ok => None,
+            Err(error) => Some(Wrong::Away { why: error.to_string(), is_deleted: false }),
         }
     };
-    let wrong = env.timeout(LOOK_MAX, asked).await.unwrap_or_else(|| Some("it doesn't answer".into()));
+    let silent = || Some(Wrong::Away { why: "it doesn't answer".into(), is_deleted: false });
+    let wrong = env.timeout(LOOK_MAX, asked).await.unwrap_or_else(silent);
     let wrong = wrong.or_else(|| match drive.store.health().state {
         State::Ok => None,
-        State::ReadOnly(why) | State::Failed(why) => Some(why),
+        State::ReadOnly(why) | State::Failed(why) => Some(Wrong::Fenced { why }),
     });
     match wrong {
-        Some(why) => inner.drive_down(&drive, why),
+        Some(wrong) => inner.drive_down(&drive, wrong),
         None => inner.drive_answers(&drive),
     }
 }
 
 impl Inner {
-    fn drive_down(&self, drive: &Mounted, why: String) {
-        let state = drive.store.health().state;
-        // What only takes no writes may still be read.
-        let seen = if matches!(state, State::ReadOnly(_)) { Seen::Suspect } else { Seen::Gone };
+    fn drive_down(&self, drive: &Mounted, wrong: Wrong) {
+        let (seen, why, is_deleted) = match wrong {
+            Wrong::Away { why, is_deleted } => (Seen::Gone, why, is_deleted),
+            Wrong::Fenced { why } => (Seen::Suspect, why, false),
+        };
         self.drives.set_state(drive.id, seen);
         let mut down = lock(&drive.down);
-        if down.is_some() {
+        if let Some(down) = down.as_mut() {
+            down.is_deleted |= is_deleted;
             return;
         }
-        *down = Some(Down { since: self.env.clock.now(), why: why.clone() });
+        *down = Some(Down { since: self.env.clock.now(), why: why.clone(), is_deleted });
         drop(down);
         let text = format!("drive {} is down: {why}", self.name_of(drive.id));
         self.tell(Severity::Warning, "drive", &drive.id.to_string(), text);
@@ -179,7 +209,6 @@ impl Inner {
             // It only doesn't answer: that is seen by looking at it.
             return Ok(false);
         }
-        self.let_go(row.id);
         // The same folder as before is still locked by us.
         let held = before.map(|drive| drive.lock.clone()).filter(|lock| lock.is_there());
         let lock = match held {
@@ -190,6 +219,7 @@ impl Inner {
                 Arc::new(taken.await.map_err(client::Error::from)??)
             }
         };
+        // What was open before stays open for reads if this fails.
         let drive = Mounted::open(&self.env, &self.settings.pieces, path.clone(), row.id, lock.clone()).await?;
         self.marks.add(&path, lock, *found);
         self.drives.set(drive.id, Arc::new(drive.store.clone()));
