@@ -50,8 +50,11 @@ impl Cell {
 type Versions = Vec<(Seq, Cell)>;
 pub(crate) type CellRow = (Vec<u8>, Cell);
 
-/// Bytes that a version takes beside key and value, roughly.
-const VERSION_BYTES: usize = 96;
+/// Bytes that a version takes beside its value, roughly: its place in a vector on the heap.
+const VERSION_BYTES: usize = 72;
+/// Bytes that a row takes beside its key and versions, roughly: its share of a tree's node, and
+/// what the heap adds.
+const ROW_BYTES: usize = 96;
 
 /// All versions of the rows that changed since the layer was begun.
 #[derive(Debug, Default)]
@@ -79,7 +82,7 @@ impl Layer {
             match rows.get_mut(&key) {
                 Some(versions) => versions.push((seq, cell)),
                 None => {
-                    bytes += key.len();
+                    bytes += ROW_BYTES + key.len();
                     rows.insert(key, vec![(seq, cell)]);
                 }
             }

@@ -233,6 +233,21 @@ impl Shared {
     }
 }
 
+/// How much a shard holds, for those who watch it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The journal's end.
+    pub head: Seq,
+    /// The last batch that every map has: what comes after would be replayed.
+    pub checkpoint: Seq,
+    /// Memory of the rows that no map has yet, roughly.
+    pub memory_bytes: usize,
+    /// Bytes of log on each mirror.
+    pub log_bytes: u64,
+    /// Log files.
+    pub log_files: usize,
+}
+
 impl Embedded {
     /// The drives that hold every acknowledged change.
     pub fn members(&self) -> MemberSet {
@@ -242,6 +257,19 @@ impl Embedded {
     /// Changes with every new member set.
     pub fn watch_members(&self) -> watch::Receiver<MemberSet> {
         self.shared.members.subscribe()
+    }
+
+    /// How much there is.
+    pub fn stats(&self) -> Stats {
+        let (head, layers) = self.shared.layers();
+        let logs = self.shared.logs.read().unwrap_or_else(PoisonError::into_inner);
+        Stats {
+            head,
+            checkpoint: layers.maps.iter().map(|map| map.applied.seq).min().unwrap_or_default(),
+            memory_bytes: layers.stack().iter().map(|layer| layer.bytes()).sum(),
+            log_bytes: logs.values().map(|info| info.end).sum(),
+            log_files: logs.len(),
+        }
     }
 
     /// The shard's number.

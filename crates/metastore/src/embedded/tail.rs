@@ -58,9 +58,11 @@ fn entry(shared: &Shared, snapshot: &read::ShardSnapshot, record: &Record) -> Re
     let mut batch = body.to_batch();
     let mut dropped = Vec::new();
     for (index, put) in body.puts.iter().enumerate().filter(|(_, put)| put.value.is_none()) {
-        // The file was compacted: a value that is still alive has moved.
+        // The file was compacted: a value that is still alive has moved. Of puts of one key the row
+        // has the last.
+        let is_last = || body.puts[index + 1..].iter().all(|later| later.key != put.key);
         match snapshot.cell(put.key)? {
-            Some(Cell::Ref(place)) if place.seq == record.seq => batch.puts[index].1 = shared.value(&place)?,
+            Some(Cell::Ref(place)) if place.seq == record.seq && is_last() => batch.puts[index].1 = shared.value(&place)?,
             _ => dropped.push(index as u32),
         }
     }
