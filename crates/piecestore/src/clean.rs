@@ -67,25 +67,28 @@ impl PieceStore {
             if due.is_empty() {
                 return Ok(count);
             }
-            let purged = self.purge(due.clone()).await;
-            if purged.is_err() {
-                let mut trash = lock(&self.core.trash);
-                due.into_iter().rev().for_each(|loc| trash.queue.push_front((until, loc)));
-            }
-            count += purged?;
+            // Given back unless purged, even if this call is dropped.
+            let mut due = Due { core: &self.core, until, locs: due };
+            let (purged, again) = self.purge(due.locs.clone()).await?;
+            due.locs = again;
+            count += purged;
         }
     }
 
-    async fn purge(&self, due: Vec<Loc>) -> Result<u64, Error> {
+    /// How many went, and which to try again: others changed them meanwhile.
+    async fn purge(&self, due: Vec<Loc>) -> Result<(u64, Vec<Loc>), Error> {
         let find = move |core: &Core| -> Result<Vec<Item>, Error> {
             Ok(due.into_iter().filter_map(|loc| core.purge_item(loc)).collect())
         };
         let items = self.on_disk(find).await?;
         if items.is_empty() {
-            return Ok(0);
+            return Ok((0, Vec::new()));
         }
+        let locs: Vec<Loc> = items.iter().filter_map(|item| item.found.map(|found| found.target.loc)).collect();
         let done = self.submit(Work::Items(items)).await?;
-        Ok(done.into_iter().filter(|done| *done == Done::Written).count() as u64)
+        let purged = done.iter().filter(|done| **done == Done::Written).count() as u64;
+        let again = locs.into_iter().zip(done).filter(|(_, done)| *done == Done::Retry).map(|(loc, _)| loc).collect();
+        Ok((purged, again))
     }
 
     /// Drops the logs all of whose pieces have expired; says how many pieces went. A piece stays
@@ -130,7 +133,6 @@ impl PieceStore {
         };
         let (log, entries, next) = (victim.log.clone(), victim.entries.clone(), victim.next);
         let part = self.on_disk(move |core| core.collect(&log, &entries, next, bytes)).await?;
-        victim.next = part.next;
         if part.is_damaged {
             victim.log.held.store(true, Ordering::Release);
             upkeep.victim = None;
@@ -140,6 +142,9 @@ impl PieceStore {
         if !part.items.is_empty() {
             self.submit(Work::Items(part.items)).await?;
         }
+        // Only now: what wasn't written, for want of room or because this call was dropped, comes
+        // again. A record that is left out comes back to life when the log is gone.
+        victim.next = part.next;
         if victim.next == victim.entries.len() {
             let (log, entries) = (victim.log.clone(), victim.entries.clone());
             upkeep.victim = None;
@@ -171,6 +176,20 @@ impl PieceStore {
         self.submit(Work::Forget(log.number, Arc::unwrap_or_clone(entries))).await?;
         self.core.forget_log(log.number);
         Ok(())
+    }
+}
+
+/// Places taken from the trash's queue, to be purged now.
+struct Due<'a> {
+    core: &'a Core,
+    until: u64,
+    locs: Vec<Loc>,
+}
+
+impl Drop for Due<'_> {
+    fn drop(&mut self) {
+        let mut trash = lock(&self.core.trash);
+        self.locs.drain(..).rev().for_each(|loc| trash.queue.push_front((self.until, loc)));
     }
 }
 
@@ -209,7 +228,7 @@ impl Core {
         let logs: Vec<Arc<Log>> = self
             .all_logs()
             .into_iter()
-            .filter(|log| log.is_closed() && log.is_sealed() && !log.held.load(Ordering::Acquire))
+            .filter(|log| log.is_closed() && !log.held.load(Ordering::Acquire))
             .collect();
         let small = self.options.log_bytes / 8;
         let is_small = |log: &&Arc<Log>| log.bytes() < small && !matches!(log.stream, Stream::Expiring(_));
@@ -228,13 +247,13 @@ impl Core {
     }
 
     fn collect(&self, log: &Log, entries: &[Entry], mut next: usize, bytes: u64) -> Result<Part, Error> {
-        let trashed = self.trashed_in(log.number);
+        let mut trashed = None;
         let mut items = Vec::new();
         let mut size = 0;
         while let Some(entry) = entries.get(next)
             && size < bytes.max(1)
         {
-            match self.move_item(log, entry, &trashed) {
+            match self.move_item(log, entry, &mut trashed) {
                 Ok(Some(item)) => items.push(item),
                 Ok(None) => {}
                 Err(Error::Damaged { id, what }) => {
@@ -257,7 +276,12 @@ impl Core {
     }
 
     /// A copy of the piece, if the entry is its current record.
-    fn move_item(&self, log: &Log, entry: &Entry, times: &BTreeMap<Loc, Wall>) -> Result<Option<Item>, Error> {
+    fn move_item(
+        &self,
+        log: &Log,
+        entry: &Entry,
+        times: &mut Option<BTreeMap<Loc, Wall>>,
+    ) -> Result<Option<Item>, Error> {
         let at = loc(log, entry);
         let Some(trashed) = entry.kind.is_piece().then(|| self.is_current(&entry.id, at)).flatten() else {
             return Ok(None);
@@ -268,7 +292,9 @@ impl Core {
             Ok(_) | Err(Error::Missing { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let since = trashed.then(|| times.get(&at).copied().unwrap_or(self.env.clock.wall()));
+        // The trash may be long: it is gone through only if something of it is met.
+        let mut since_of = || times.get_or_insert_with(|| self.trashed_in(log.number)).get(&at).copied();
+        let since = trashed.then(|| since_of().unwrap_or(self.env.clock.wall()));
         let piece = self.copy_of(&loaded)?;
         let strangers = self.index.candidates(self.index.hash(&entry.id)).into_iter();
         let strangers = strangers.map(|candidate| candidate.loc).filter(|other| *other != at).collect();

@@ -6,6 +6,9 @@
 //! 3. After a failed write or sync nothing is known of what was not synced: the store is fenced.
 //!    Only a write refused for want of room leaves it open, once the part written is cut off.
 //! 4. A group is never written before the group ahead of it is synced: scanning relies on it.
+//! 5. No record speaks of a record of its own group: what it supersedes is durable before it is
+//!    written. Else a torn group, or one of two logs that has no room, could keep the later record
+//!    and lose the one between, and the piece would have two current records.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -26,9 +29,12 @@ use crate::lock;
 use crate::record::{Extent, HEAD_BYTES, LOG_HEAD_BYTES, Loc, LogHead, Record, RecordKind, Stream, Target, UNIT_BYTES};
 
 /// Entries of a log at the most: they are in memory until it is sealed.
-const ENTRIES_MAX: usize = 64 * 1024;
-/// Logs open for appending at the most; beyond, the one of the least recent use is sealed.
-const ACTIVE_MAX: usize = 8;
+const ENTRIES_MAX: usize = 16 * 1024;
+/// Logs open for appending at the most; beyond, the one of the least recent use is sealed. Enough
+/// for a month of daily buckets: sealing and making logs in turns costs four syncs a record.
+const ACTIVE_MAX: usize = 32;
+/// Footers count sequence numbers from the log's first one in 32 bits.
+const SEQ_SPAN_MAX: u64 = 1 << 31;
 /// Groups below this size are worth zeros written ahead: syncing a file that needn't grow takes
 /// half as long. Larger groups would only be written twice.
 const SMALL_GROUP_BYTES: u64 = 64 * 1024;
@@ -144,6 +150,7 @@ struct Active {
     ahead: u64,
     count: usize,
     used: u64,
+    first_seq: u64,
 }
 
 /// What only the committer touches.
@@ -158,7 +165,7 @@ pub(crate) struct Commit {
     checked: bool,
 }
 
-/// The current record of a piece within a group that isn't durable yet.
+/// The current record of a piece.
 #[derive(Clone, Copy)]
 struct Current {
     found: Found,
@@ -174,7 +181,8 @@ struct Batch {
 
 #[derive(Default)]
 struct Group {
-    overlay: BTreeMap<PieceId, Option<Current>>,
+    /// Pieces that the group changes: rule 5.
+    touched: BTreeSet<PieceId>,
     batches: BTreeMap<Stream, Batch>,
     staged: Vec<Staged>,
 }
@@ -261,11 +269,8 @@ impl Core {
         Ok(())
     }
 
-    /// The piece's current record at this point of the group; `None` if the caller must look again.
-    fn current(&self, group: &Group, item: &Item) -> Option<Option<Current>> {
-        if let Some(current) = group.overlay.get(&item.id) {
-            return Some(*current);
-        }
+    /// The piece's current record; `None` if the caller must look again.
+    fn current(&self, item: &Item) -> Option<Option<Current>> {
         let mut candidates = self.index.candidates(self.index.hash(&item.id));
         candidates.retain(|candidate| !item.strangers.contains(&candidate.loc));
         match (&item.found, candidates.as_slice()) {
@@ -285,10 +290,15 @@ impl Core {
         number: usize,
         item: Item,
     ) -> Result<Done, Error> {
+        // What a kept purge says stays true whatever comes: it waits for nobody.
+        if group.touched.contains(&item.id) && !matches!(item.what, What::Keep(RecordKind::Purge, _)) {
+            self.flush(commit, group, results);
+            self.check_open()?;
+        }
         if let What::Keep(kind, time) = item.what {
             return self.stage_keep(commit, group, results, number, &item, kind, time);
         }
-        let Some(current) = self.current(group, &item) else { return Ok(Done::Retry) };
+        let Some(current) = self.current(&item) else { return Ok(Done::Retry) };
         let same = |current: &Current| item.found.is_some_and(|found| found.target.loc == current.found.target.loc);
         match item.what {
             What::Put(piece) => {
@@ -339,12 +349,7 @@ impl Core {
         time: Wall,
     ) -> Result<Done, Error> {
         let Some(found) = item.found else { return Ok(Done::Skipped) };
-        let trashed = match group.overlay.get(&item.id) {
-            Some(current) => {
-                current.filter(|current| current.found.target.loc == found.target.loc).map(|current| current.trashed)
-            }
-            None => self.is_current(&item.id, found.target.loc),
-        };
+        let trashed = self.is_current(&item.id, found.target.loc);
         let holds = match kind {
             RecordKind::Delete => trashed == Some(true),
             RecordKind::Undelete => trashed == Some(false),
@@ -392,11 +397,6 @@ impl Core {
         let record = self.mark_record(id, kind, now.found.target, time);
         let frees = if kind == RecordKind::Purge { now.found.extent } else { None };
         self.push(commit, group, results, number, Stream::Fresh, record, Vec::new(), frees, None)?;
-        let after = match kind {
-            RecordKind::Purge => None,
-            _ => Some(Current { trashed: kind == RecordKind::Delete, ..now }),
-        };
-        group.overlay.insert(id, after);
         Ok(Done::Written)
     }
 
@@ -434,16 +434,15 @@ impl Core {
             cell_bytes: piece.cell_bytes,
             target: current.map(|current| current.found.target),
             extent: piece.extent,
-            expiry: piece.expiry,
+            // Zero stands for none.
+            expiry: piece.expiry.map(|expiry| expiry.max(Wall(1))),
             time: trashed_at.unwrap_or_else(|| self.env.clock.wall()),
             meta_crc: meta.value(),
         };
         let frees = current.and_then(|now| now.found.extent).filter(|extent| Some(*extent) != piece.extent);
-        let extent = piece.extent;
         let mut parts = vec![piece.header, piece.table];
         parts.extend(piece.body);
-        let target = self.push(commit, group, results, number, stream, record, parts, frees, piece.reservation)?;
-        group.overlay.insert(id, Some(Current { found: Found { target, extent }, trashed: trashed_at.is_some() }));
+        self.push(commit, group, results, number, stream, record, parts, frees, piece.reservation)?;
         Ok(Done::Written)
     }
 
@@ -460,7 +459,7 @@ impl Core {
         parts: Vec<Bytes>,
         frees: Option<Extent>,
         reservation: Option<Arc<Reservation>>,
-    ) -> Result<Target, Error> {
+    ) -> Result<(), Error> {
         let size = u64::from(record.units()) * UNIT_BYTES;
         self.make_room(commit, group, results, stream, size)?;
         commit.uses += 1;
@@ -484,9 +483,9 @@ impl Core {
         }
         batch.bytes += size;
         batch.ops.insert(number);
-        let target = entry.as_target(active.log.number);
+        group.touched.insert(entry.id);
         group.staged.push(Staged { stream, log: active.log.clone(), entry, frees, reservation });
-        Ok(target)
+        Ok(())
     }
 
     /// Sees to it that the stream has a log with room for `size` more bytes.
@@ -502,7 +501,8 @@ impl Core {
         if let Some(active) = commit.active.get(&stream) {
             let end = active.at + staged;
             let is_full = end > LOG_HEAD_BYTES && end + size > self.options.log_bytes;
-            if !is_full && active.count < ENTRIES_MAX {
+            let is_long = active.count >= ENTRIES_MAX || commit.next_seq - active.first_seq >= SEQ_SPAN_MAX;
+            if !is_full && !is_long {
                 return Ok(());
             }
             self.flush(commit, group, results);
@@ -533,10 +533,15 @@ impl Core {
         };
         // The number is used up even if this fails: a half-made file may lie there.
         commit.next_log += 1;
-        let file = create().inspect_err(|error| self.write_failed(error))?;
+        let file = create().map_err(|error| {
+            self.write_failed(&error);
+            // Nothing is in it; the next open drops it if this fails.
+            let _ = self.files.remove(name);
+            self.full_or(error)
+        })?;
         let log = Arc::new(Log::new(number, life, stream));
         self.add_log(log.clone());
-        let active = Active { log, file, at: LOG_HEAD_BYTES, ahead: LOG_HEAD_BYTES, count: 0, used: commit.uses };
+        let active = Active { log, file, at: LOG_HEAD_BYTES, ahead: LOG_HEAD_BYTES, count: 0, used: commit.uses, first_seq: commit.next_seq };
         commit.active.insert(stream, active);
         Ok(())
     }
@@ -630,11 +635,19 @@ impl Core {
         let error = Error::io("write", &path, error);
         if full && active.file.set_len(active.at).and_then(|()| active.file.sync_data()).is_ok() {
             active.ahead = active.at;
-            let free = lock(&self.space).free;
-            return Error::Full { free, reserve: self.options.reserve_bytes };
+            return self.full_or(error);
         }
         self.fence(crate::State::Failed(error.to_string()));
         error
+    }
+
+    /// [`Error::Full`] if the system said that there is no room.
+    pub(crate) fn full_or(&self, error: Error) -> Error {
+        if !error.is_out_of_space() {
+            return error;
+        }
+        let free = self.refresh_space().map_or(0, |space| space.free);
+        Error::Full { free, reserve: self.options.reserve_bytes }
     }
 
     fn check_room(&self, commit: &mut Commit, piece: &Piece) -> Result<(), Error> {

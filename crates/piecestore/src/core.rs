@@ -317,7 +317,13 @@ impl Core {
             Ok(_) => tracing::warn!(log = %log.name(), "footer is lost: the log is scanned"),
             Err(error) => tracing::warn!(log = %log.name(), %error, "footer can't be read: the log is scanned"),
         }
-        Ok(crate::scan::scan(&*file, log.life, log.end.load(Ordering::Acquire), true).entries)
+        let scan = crate::scan::scan(&*file, log.life, log.end.load(Ordering::Acquire), true);
+        let is_sound = scan.damaged.is_empty() && scan.unread == 0;
+        if !is_sound && !log.held.swap(true, Ordering::AcqRel) {
+            self.lost_logs.fetch_add(1, Ordering::AcqRel);
+            tracing::error!(log = %log.name(), "footer and records are damaged: pieces may be missing");
+        }
+        Ok(scan.entries)
     }
 
     /// Looks how much room there is.

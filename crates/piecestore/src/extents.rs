@@ -20,6 +20,8 @@ struct Room {
     by_size: BTreeSet<(u32, u32, u32)>,
     /// Each file's blocks.
     files: BTreeMap<u32, u32>,
+    /// The highest number that a file ever had, or that a record names.
+    last: u32,
     /// Given back, not yet punched.
     dirty: Vec<Extent>,
     reserved_blocks: u64,
@@ -64,6 +66,7 @@ impl Extents {
         let blocks =
             used.iter().map(|extent| extent.block.saturating_add(extent.blocks)).max().unwrap_or(0).max(blocks);
         room.files.insert(file, blocks);
+        room.last = room.last.max(file);
         let mut at = 0;
         for extent in used {
             if extent.block > at {
@@ -78,7 +81,14 @@ impl Extents {
 
     /// The number of a file that isn't there yet.
     pub fn next_file(&self) -> u32 {
-        lock(&self.room).files.last_key_value().map_or(1, |(last, _)| last + 1)
+        lock(&self.room).last + 1
+    }
+
+    /// Records name the file, but it isn't there: its number isn't given to another one, or the
+    /// old pieces' end would punch holes into the new ones.
+    pub fn note_lost(&self, file: u32) {
+        let mut room = lock(&self.room);
+        room.last = room.last.max(file);
     }
 
     /// The smallest free run that is large enough.
@@ -106,7 +116,11 @@ impl Extents {
 
     /// The run's piece is gone for good.
     pub fn give_back(&self, extent: Extent) {
-        lock(&self.room).dirty.push(extent);
+        let mut room = lock(&self.room);
+        // Nothing is left to give back of a file that is lost.
+        if room.files.contains_key(&extent.file) {
+            room.dirty.push(extent);
+        }
     }
 
     /// Whether runs wait to be punched.
@@ -137,6 +151,14 @@ impl Extents {
         room.free.clear();
         room.by_size.clear();
         room.dirty.extend(free);
+    }
+
+    /// Takes all free runs out of use until the next open: a log that can't be read now may name
+    /// pieces that lie there.
+    pub fn withhold_free(&self) {
+        let mut room = lock(&self.room);
+        room.free.clear();
+        room.by_size.clear();
     }
 
     /// A file of which every block is free, taken out of use; the newest stays.

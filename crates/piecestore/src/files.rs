@@ -1,6 +1,6 @@
 //! Names of a store's files, and a bounded number of open ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -22,10 +22,12 @@ pub(crate) enum Name {
 impl Name {
     pub fn parse(name: &str) -> Option<Self> {
         let number = |hex: &str| (hex.len() == 8).then(|| u32::from_str_radix(hex, 16).ok()).flatten();
-        if let Some(hex) = name.strip_prefix("log-") {
-            return number(hex).filter(|n| *n > 0).map(Self::Log);
-        }
-        name.strip_prefix("extents-").and_then(number).filter(|n| *n > 0).map(Self::Extents)
+        let parsed = match name.strip_prefix("log-") {
+            Some(hex) => number(hex).filter(|n| *n > 0).map(Self::Log),
+            None => name.strip_prefix("extents-").and_then(number).filter(|n| *n > 0).map(Self::Extents),
+        };
+        // Capitals and signs would name another file than the one listed.
+        parsed.filter(|parsed| parsed.to_string() == name)
     }
 }
 
@@ -50,6 +52,8 @@ pub(crate) struct Files {
 #[derive(Default)]
 struct Cache {
     open: BTreeMap<Name, (Arc<dyn File>, u64)>,
+    /// We are removing these: that they aren't at their paths is no loss.
+    removing: BTreeSet<Name>,
     uses: u64,
 }
 
@@ -84,6 +88,10 @@ impl Files {
         };
         let file = file.map_err(|error| Error::io("open", &path, error))?;
         self.put(name, file.clone());
+        if !file.is_at(&path) {
+            // Removed while we opened it: a handle kept here would look like a lost file.
+            self.forget(name);
+        }
         Ok(file)
     }
 
@@ -98,9 +106,14 @@ impl Files {
 
     /// Removes the file; its absence is durable on return.
     pub fn remove(&self, name: Name) -> Result<(), Error> {
-        self.forget(name);
         let path = self.path(name);
-        self.disk.remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+        lock(&self.cache).removing.insert(name);
+        let removed = self.disk.remove_file(&path);
+        let mut cache = lock(&self.cache);
+        cache.open.remove(&name);
+        cache.removing.remove(&name);
+        drop(cache);
+        removed.map_err(|error| Error::io("remove", &path, error))?;
         self.sync_dir()
     }
 
@@ -126,8 +139,10 @@ impl Files {
         lock(&self.cache).open.remove(&name);
     }
 
-    pub fn is_open(&self, name: Name) -> bool {
-        lock(&self.cache).open.contains_key(&name)
+    /// Whether the file should be at its path, as far as open files go.
+    pub fn is_kept(&self, name: Name) -> bool {
+        let cache = lock(&self.cache);
+        cache.open.contains_key(&name) && !cache.removing.contains(&name)
     }
 
     /// Open files with their paths.

@@ -16,7 +16,7 @@ use crate::core::{Core, Log};
 use crate::error::Error;
 use crate::files::Name;
 use crate::footer::{self, Entry, TRAILER_BYTES, Trailer};
-use crate::record::{BLOCK_BYTES, Extent, LOG_HEAD_BYTES, Loc, LogHead, Stream};
+use crate::record::{BLOCK_BYTES, Extent, LOG_HEAD_BYTES, LogHead, Stream, Target};
 use crate::{State, lock};
 
 /// A log before its records were applied.
@@ -26,6 +26,14 @@ struct Found {
     last_seq: u64,
     /// Bytes of the footer's entries, or the entries a scan found.
     sealed: bool,
+}
+
+/// A run that a large piece takes.
+struct Run {
+    extent: Extent,
+    id: base::PieceId,
+    seq: u64,
+    target: Target,
 }
 
 /// What the first block of a log says.
@@ -101,8 +109,18 @@ impl Core {
     fn find_log(&self, number: u32) -> Result<Option<Found>, Error> {
         let name = Name::Log(number);
         let path = self.files.path(name);
-        let file = self.files.get(name)?;
-        let len = file.len().map_err(|error| Error::io("measure", &path, error))?;
+        let opened = self.files.get(name).and_then(|file| {
+            let len = file.len().map_err(|error| Error::io("measure", &path, error))?;
+            Ok((file, len))
+        });
+        let (file, len) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.lost_logs.fetch_add(1, Ordering::AcqRel);
+                tracing::error!(log = %name, %error, "log can't be opened: it is left as it is");
+                return Ok(None);
+            }
+        };
         let (life, stream) = match self.head_of(&*file, number, len, &path)? {
             Head::Known(life, stream) => (life, stream),
             Head::Empty => {
@@ -143,7 +161,9 @@ impl Core {
             self.drop_empty(name);
             return Ok(None);
         }
-        if !is_sound {
+        if is_sound {
+            self.blank(name, file, &scan.torn);
+        } else {
             self.lost_logs.fetch_add(1, Ordering::AcqRel);
         }
         log.end.store(scan.end, Ordering::Release);
@@ -153,6 +173,16 @@ impl Core {
         let last_seq = scan.entries.last().map_or(0, |entry| entry.seq);
         *lock(&log.entries) = scan.entries;
         Ok(Some(Found { log: self.adopt(log), first_seq, last_seq, sealed: false }))
+    }
+
+    /// Torn records whose heads are whole get zeros there: should the footer be lost one day, they
+    /// must not be taken for pieces. The footer's sync makes it durable.
+    fn blank(&self, name: Name, file: &dyn File, torn: &[u64]) {
+        for offset in torn {
+            if let Err(error) = file.write_at(&[0; crate::record::HEAD_BYTES], *offset) {
+                self.write_failed(&Error::io("blank a torn record of", &self.files.path(name), error));
+            }
+        }
     }
 
     fn adopt(&self, log: Log) -> Arc<Log> {
@@ -192,7 +222,7 @@ impl Core {
     }
 
     /// Applies all records in sequence; gives the runs that large pieces take.
-    fn replay(&self, mut found: Vec<Found>) -> Result<Vec<(Loc, Entry)>, Error> {
+    fn replay(&self, mut found: Vec<Found>) -> Result<Vec<Run>, Error> {
         found.sort_by_key(|log| (log.first_seq, log.log.number));
         let mut waiting = found.into_iter().peekable();
         let mut heap: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
@@ -215,8 +245,8 @@ impl Core {
             let Some((log, entries, next)) = open.get_mut(&number) else { break };
             if let Some(entry) = next.take() {
                 self.apply(log, &entry);
-                if entry.extent.is_some() {
-                    large.push((Loc { log: log.number, unit: entry.unit }, entry));
+                if let Some(extent) = entry.extent {
+                    large.push(Run { extent, id: entry.id, seq: entry.seq, target: entry.as_target(log.number) });
                 }
             }
             *next = entries.next();
@@ -225,8 +255,34 @@ impl Core {
                 None => _ = open.remove(&number),
             }
         }
-        large.retain(|(loc, entry)| self.is_current(&entry.id, *loc).is_some());
+        large.retain(|run| self.is_current(&run.id, run.target.loc).is_some());
+        self.drop_overlaid(&mut large);
         Ok(large)
+    }
+
+    /// A run has one owner. If the record that ended a piece is lost to rot, the piece comes back
+    /// to life in a run that has long been given to another: the later record holds, or the end of
+    /// the first would punch the other's bytes.
+    fn drop_overlaid(&self, large: &mut Vec<Run>) {
+        large.sort_unstable_by_key(|run| (run.extent, run.seq));
+        let mut kept: Vec<Run> = Vec::with_capacity(large.len());
+        for run in large.drain(..) {
+            let mut is_stale = false;
+            while let Some(last) = kept.last().filter(|last| last.extent.overlaps(run.extent)) {
+                is_stale = last.seq > run.seq;
+                let stale = if is_stale { &run } else { last };
+                tracing::error!(id = %stale.id, "a piece lies where a later one does: it is dropped");
+                self.unlink(self.index.hash(&stale.id), stale.target);
+                if is_stale {
+                    break;
+                }
+                kept.pop();
+            }
+            if !is_stale {
+                kept.push(run);
+            }
+        }
+        *large = kept;
     }
 
     fn entries_to_replay(&self, found: &Found) -> Result<Vec<Entry>, Error> {
@@ -238,9 +294,9 @@ impl Core {
         Ok(lock(&found.log.entries).clone())
     }
 
-    fn load_extents(&self, names: &[Name], large: Vec<(Loc, Entry)>) -> Result<(), Error> {
+    fn load_extents(&self, names: &[Name], large: Vec<Run>) -> Result<(), Error> {
         let mut used: BTreeMap<u32, Vec<Extent>> = BTreeMap::new();
-        for extent in large.into_iter().filter_map(|(_, entry)| entry.extent) {
+        for extent in large.into_iter().map(|run| run.extent) {
             used.entry(extent.file).or_default().push(extent);
         }
         for name in names {
@@ -249,15 +305,23 @@ impl Core {
             extents.sort_unstable();
             self.extents.add_file(number, self.options.extent_file_blocks(), &extents);
         }
-        if let Some((file, extents)) = used.first_key_value() {
+        for (file, extents) in &used {
+            self.extents.note_lost(*file);
             tracing::error!(file = %Name::Extents(*file), pieces = extents.len(), "extent file is lost");
         }
-        self.extents.distrust_free();
+        if self.lost_logs.load(Ordering::Acquire) > 0 {
+            self.extents.withhold_free();
+        } else {
+            self.extents.distrust_free();
+        }
         Ok(())
     }
 
     /// Logs that a crash left open get their footers; appending starts with new logs.
     fn seal_open_logs(&self) -> Result<(), Error> {
+        if self.check_open().is_err() {
+            return Ok(());
+        }
         for log in self.all_logs().into_iter().filter(|log| !log.is_sealed()) {
             if log.held.load(Ordering::Acquire) {
                 // A footer would forget for good what may only be unreadable just now.
@@ -283,23 +347,49 @@ pub(crate) fn open_dir(env: &env::Env, dir: &Path) -> Result<(Arc<dyn File>, Sta
     if !env.disk.exists(&marker) {
         return create_dir(env, dir, &marker).map(|file| (file, State::Ok));
     }
-    match env.disk.open(&marker, Open::Write) {
-        Ok(file) => Ok((file, State::Ok)),
+    let (file, state) = match env.disk.open(&marker, Open::Write) {
+        Ok(file) => (file, State::Ok),
         Err(error) if base::kind::of_io(&error) == base::Kind::Denied => {
             let file = env.disk.open(&marker, Open::Read).map_err(|error| Error::io("open", &marker, error))?;
-            Ok((file, State::ReadOnly(error.to_string())))
+            (file, State::ReadOnly(error.to_string()))
         }
-        Err(error) => Err(Error::io("open", &marker, error)),
+        Err(error) => return Err(Error::io("open", &marker, error)),
+    };
+    check_marker(&*file, &marker)?;
+    Ok((file, state))
+}
+
+const MARKER_MARK: [u8; 4] = *b"ABps";
+const MARKER_VERSION: u8 = 1;
+const MARKER_BYTES: usize = 32;
+
+/// Refuses a store of a later version. A marker that a crash left unfinished, or that is damaged,
+/// is no reason not to serve what is there.
+fn check_marker(file: &dyn File, path: &Path) -> Result<(), Error> {
+    let mut bytes = [0; MARKER_BYTES];
+    let is_sound = file.read_at(&mut bytes, 0).is_ok()
+        && bytes[..4] == MARKER_MARK
+        && codec::crc64(&bytes[..MARKER_BYTES - 8]).to_le_bytes() == bytes[MARKER_BYTES - 8..];
+    if !is_sound {
+        tracing::warn!(path = %path.display(), "the store's marker is damaged");
+    } else if bytes[4] > MARKER_VERSION {
+        let source = codec::Error::Version { what: "piece store", found: bytes[4], known: MARKER_VERSION };
+        return Err(Error::Format { path: path.to_path_buf(), source });
     }
+    Ok(())
 }
 
 fn create_dir(env: &env::Env, dir: &Path, marker: &Path) -> Result<Arc<dyn File>, Error> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !env.disk.exists(dir)).collect();
     env.disk.create_dir_all(dir).map_err(|error| Error::io("create directory", dir, error))?;
-    if let Some(parent) = dir.parent() {
+    // From the top down: a directory is durable once its parent is.
+    for parent in missing.into_iter().rev().filter_map(Path::parent).chain(dir.parent()) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         env.disk.sync_dir(parent).map_err(|error| Error::io("sync directory", parent, error))?;
     }
     let file = env.disk.open(marker, Open::Create).map_err(|error| Error::io("create", marker, error))?;
-    let mut bytes = b"ABps\x01\0\0\0".to_vec();
+    let mut bytes = MARKER_MARK.to_vec();
+    bytes.extend_from_slice(&[MARKER_VERSION, 0, 0, 0]);
     bytes.extend_from_slice(&env.random::<16>());
     let crc = codec::crc64(&bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());

@@ -13,7 +13,7 @@ use crate::files::Name;
 use crate::record::{BLOCK_BYTES, HEAD_BYTES, Loc, Record, RecordKind, UNIT_BYTES, cells_match};
 
 /// The first read takes so much: head, header and table of most pieces, all of a small one.
-const FIRST_READ_BYTES: u64 = 4096;
+const FIRST_READ_BYTES: u64 = 8192;
 /// How often a piece may be moved away under a reader before that counts as our own fault.
 const LOOKS_MAX: usize = 32;
 
@@ -116,6 +116,7 @@ impl Core {
     /// The piece's current record, live or in the trash.
     pub fn load(&self, id: PieceId) -> Result<Loaded, Error> {
         'look: for _ in 0..LOOKS_MAX {
+            let mut unknown = None;
             for candidate in self.index.candidates(self.index.hash(&id)) {
                 match self.load_at(candidate.loc, candidate.trashed) {
                     Ok(loaded) if loaded.record.id == id && loaded.record.kind.is_piece() => return Ok(loaded),
@@ -125,13 +126,16 @@ impl Core {
                         if self.is_current(&id, candidate.loc).is_none() {
                             continue 'look;
                         }
-                        if self.owner_by_footer(candidate.loc).is_some_and(|(owner, _)| owner == id) {
-                            return Err(trouble.of(id));
+                        match self.owner_by_footer(candidate.loc) {
+                            Some((owner, _)) if owner == id => return Err(trouble.of(id)),
+                            Some(_) => {}
+                            None => unknown = Some(trouble),
                         }
                     }
                 }
             }
-            return Err(Error::Missing { id });
+            // What can't be read may well be this piece: that isn't the same as having none.
+            return Err(unknown.map_or(Error::Missing { id }, |trouble| trouble.of(id)));
         }
         Err(Error::Contended { id })
     }
@@ -146,11 +150,18 @@ impl Core {
     pub fn resolve(&self, id: PieceId) -> Result<Resolved, Error> {
         'look: for _ in 0..LOOKS_MAX {
             let mut resolved = Resolved { found: None, strangers: Vec::new() };
+            let mut unknown = None;
             for candidate in self.index.candidates(self.index.hash(&id)) {
                 let owner = match self.load_at(candidate.loc, candidate.trashed) {
                     Ok(loaded) => Some((loaded.record.id, loaded.found())),
                     Err(Trouble::Moved) => continue 'look,
-                    Err(_) => self.owner_by_footer(candidate.loc),
+                    Err(trouble) => {
+                        let owner = self.owner_by_footer(candidate.loc);
+                        if owner.is_none() {
+                            unknown = Some(trouble);
+                        }
+                        owner
+                    }
                 };
                 match owner {
                     Some((owner, found)) if owner == id && resolved.found.is_none() => {
@@ -159,7 +170,11 @@ impl Core {
                     _ => resolved.strangers.push(candidate.loc),
                 }
             }
-            return Ok(resolved);
+            // Without knowing the record in the way, a change might leave the piece with two.
+            return match unknown {
+                Some(trouble) if resolved.found.is_none() => Err(trouble.of(id)),
+                _ => Ok(resolved),
+            };
         }
         Err(Error::Contended { id })
     }

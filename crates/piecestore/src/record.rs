@@ -62,6 +62,12 @@ impl Extent {
     pub fn bytes(self) -> u64 {
         u64::from(self.blocks) * BLOCK_BYTES
     }
+
+    /// Whether a block belongs to both.
+    pub fn overlaps(self, other: Self) -> bool {
+        let end = |run: Self| u64::from(run.block) + u64::from(run.blocks);
+        self.file == other.file && u64::from(self.block) < end(other) && u64::from(other.block) < end(self)
+    }
 }
 
 /// The record that a record supersedes or speaks of.

@@ -20,8 +20,8 @@ pub struct Scan {
     pub end: u64,
     /// Ranges that held acknowledged records and can't be read any more.
     pub damaged: Vec<(u64, u64)>,
-    /// Records of the last group that were torn.
-    pub torn: u64,
+    /// Offsets of the last group's records that were torn, as far as their heads are whole.
+    pub torn: Vec<u64>,
     /// Parts of the file that the drive wouldn't read.
     pub unread: u64,
 }
@@ -134,12 +134,17 @@ pub fn scan(file: &dyn File, life: u64, len: u64, sealed: bool) -> Scan {
     }
     for (offset, record) in records {
         if !sealed && offset >= last && !window.is_whole(offset, &record) {
-            scan.torn += 1;
+            scan.torn.push(offset);
             continue;
         }
         scan.entries.push(Entry::of(&record, (offset / UNIT_BYTES) as u32));
     }
     scan.unread = window.unread;
+    if !sealed && let Some(entry) = scan.entries.last() {
+        // Torn records at the end are left to be written over.
+        scan.end = (u64::from(entry.unit) + u64::from(entry.units)) * UNIT_BYTES;
+        scan.torn.retain(|offset| *offset < scan.end);
+    }
     scan
 }
 

@@ -103,7 +103,15 @@ impl Core {
     fn scrub_step(&self, mut cursor: Cursor, bytes: u64) -> Result<Scrubbed, Error> {
         let mut done = Scrubbed::default();
         let Some(log) = self.log_from(&mut cursor) else { return Ok(done) };
-        let entries = self.entries_from(&log, cursor.unit, ENTRIES_MAX)?;
+        let entries = match self.entries_from(&log, cursor.unit, ENTRIES_MAX) {
+            Ok(entries) => entries,
+            Err(error) => {
+                // One unreadable log must not keep the others from being looked at.
+                self.read_errors.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+                tracing::error!(log = %log.name(), %error, "scrubbing can't read a log");
+                Vec::new()
+            }
+        };
         if entries.is_empty() {
             done.next = self.log_after(log.number).map(|next| Cursor { log: next.number, unit: 0 });
             return Ok(done);

@@ -283,7 +283,7 @@ impl Core {
     /// Whether we removed the file at this path ourselves.
     fn was_removed(&self, path: &std::path::Path) -> bool {
         let name = path.file_name().and_then(|name| name.to_str()).and_then(crate::files::Name::parse);
-        name.is_some_and(|name| !self.files.is_open(name))
+        name.is_some_and(|name| !self.files.is_kept(name))
     }
 }
 

@@ -178,7 +178,10 @@ impl Core {
             return Ok(reservation);
         }
         let number = self.extents.next_file();
-        self.files.create(Name::Extents(number)).inspect_err(|error| self.write_failed(error))?;
+        self.files.create(Name::Extents(number)).map_err(|error| {
+            self.write_failed(&error);
+            self.full_or(error)
+        })?;
         self.extents.add_file(number, self.options.extent_file_blocks().max(blocks), &[]);
         let again = self.extents.reserve(blocks);
         again.ok_or(Error::Full { free: 0, reserve: self.options.reserve_bytes })
@@ -187,11 +190,7 @@ impl Core {
     pub(crate) fn extent_failed(&self, what: &'static str, extent: Extent, error: std::io::Error) -> Error {
         let error = Error::io(what, &self.files.path(Name::Extents(extent.file)), error);
         self.write_failed(&error);
-        if error.is_out_of_space() {
-            let free = crate::lock(&self.space).free;
-            return Error::Full { free, reserve: self.options.reserve_bytes };
-        }
-        error
+        self.full_or(error)
     }
 
     /// Syncs each file once and answers all who asked.
