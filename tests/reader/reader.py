@@ -1,0 +1,151 @@
+#!/usr/bin/env python3
+"""Reads objects from copies of a store's drives and its root key, with no Abide.
+
+    reader.py --words FILE | --key FILE  FOLDER…  list [BUCKET]
+    reader.py --words FILE | --key FILE  FOLDER…  versions BUCKET
+    reader.py --words FILE | --key FILE  FOLDER…  get BUCKET KEY [--version ID] [-o FILE]
+
+FILE holds the 24 words, or is the key file; `-` is the standard input. FOLDER… are drives of the store: any k
+of those that hold an object's pieces, one with the metadata among them. Nothing is written to them.
+
+It was written from docs/formats alone. Needs Python and the package `cryptography`, for AES.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import namespace  # noqa: E402
+import rootkey  # noqa: E402
+import segments  # noqa: E402
+from fields import Damaged  # noqa: E402
+from journal import Shard, read_drive  # noqa: E402
+from pieces import Pieces  # noqa: E402
+
+SYSTEM, VOLUMES = 0, 1
+COMMANDS = ("list", "versions", "get")
+
+
+class Store:
+    """A store, as far as these folders hold it."""
+
+    def __init__(self, folders, root):
+        self.root, self.drives = root, []
+        for folder in folders:
+            try:
+                self.drives.append(read_drive(Path(folder)))
+            except (Damaged, OSError) as error:
+                print(f"reader: {folder} is left out: {error}", file=sys.stderr)
+        if not self.drives:
+            raise Damaged("none of the folders is a drive")
+        if len({drive.cluster for drive in self.drives}) > 1:
+            raise Damaged("the folders belong to different stores")
+        if any(drive.key_check != rootkey.check(root) for drive in self.drives):
+            raise Damaged("this is the root key of another store")
+        metadata = rootkey.metadata_key(root)
+        self.buckets = namespace.buckets(Shard(self.drives, SYSTEM, metadata).rows)
+        self.rows = Shard(self.drives, VOLUMES, metadata).rows
+
+    def volume(self, bucket):
+        if bucket not in self.buckets:
+            raise Damaged(f"there is no bucket {bucket!r}; there are: {', '.join(self.buckets) or 'none'}")
+        return namespace.Volume(self.rows, self.buckets[bucket])
+
+    def list(self, bucket, all_versions=False):
+        """(key, version), delete markers only with all versions."""
+        volume = self.volume(bucket)
+        for key, place, _, current in volume.keys():
+            for version in volume.versions(place, current) if all_versions else [current]:
+                if all_versions or not version.marker:
+                    yield key, version
+
+    def find(self, bucket, key, wanted=None):
+        volume = self.volume(bucket)
+        found = volume.find(key)
+        if not found:
+            raise Damaged(f"there is no key {key!r} in {bucket}")
+        versions = volume.versions(found[1], found[3])
+        version = next((version for version in versions if wanted in (None, version.id)), None)
+        if not version or version.marker:
+            raise Damaged(f"{key!r} was deleted" if version else f"{key!r} has no version {wanted}")
+        return volume, version
+
+    def read(self, bucket, key, wanted=None):
+        """The object's bytes, part by part."""
+        volume, version = self.find(bucket, key, wanted)
+        body = volume.body(version)
+        folders = [drive.path for drive in self.drives]
+        named = {segment.id for segment in namespace.segments_of(body)}
+        pieces = Pieces(folders).of(named) if named else {}
+        yield from segments.sized(segments.body_bytes(self.root, volume.number, body, pieces), version.size)
+
+
+def write_out(parts, target):
+    """To a file only as a whole: half an object must not look like one."""
+    if target is None:
+        for part in parts:
+            sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
+        return
+    half = Path(f"{target}.part")
+    try:
+        with half.open("wb") as out:
+            out.writelines(parts)
+        half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def line(key, version):
+    what = "deleted" if version.marker else version.size
+    return f"{what}\t{version.id}\t{version.etag}\t{key}"
+
+
+def taken(words, option):
+    """An option's value, taken out of the words."""
+    if option not in words:
+        return None
+    at = words.index(option)
+    if at + 1 == len(words):
+        raise SystemExit(f"reader: {option} wants a value")
+    value = words[at + 1]
+    del words[at : at + 2]
+    return value
+
+
+def root_key(words):
+    kind, name = next(((kind, name) for kind in ("--words", "--key") if (name := taken(words, kind))), (None, None))
+    if not kind:
+        raise SystemExit(__doc__)
+    text = sys.stdin.read() if name == "-" else Path(name).read_text()
+    return rootkey.from_words(text) if kind == "--words" else rootkey.from_file(text)
+
+
+def main(words):
+    command_at = next((at for at, word in enumerate(words) if word in COMMANDS), None)
+    if command_at is None:
+        raise SystemExit(__doc__)
+    before, (command, *rest) = words[:command_at], words[command_at:]
+    root = root_key(before)
+    target, wanted = taken(rest, "-o"), taken(rest, "--version")
+    if len(rest) not in {"list": (0, 1), "versions": (1,), "get": (2,)}[command]:
+        raise SystemExit(__doc__)
+    store = Store(before, root)
+    if command == "get":
+        write_out(store.read(*rest, wanted), target)
+    elif rest:
+        for key, version in store.list(rest[0], command == "versions"):
+            print(line(key, version))
+    else:
+        print("\n".join(store.buckets))
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (Damaged, OSError) as error:
+        raise SystemExit(f"reader: {error}") from None

@@ -1,0 +1,315 @@
+"""A store is filled by a real client and stopped; then each object is read by tests/reader/reader.py, in
+a process that sees copies of four of its six folders and the 24 words, and nothing else.
+
+Which four is drawn by the printed seed. Afterwards bytes of the copies are flipped: never may wrong bytes come out.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from support.store import Store, contents, seed  # noqa: E402
+
+READER = Path(__file__).with_name("reader.py")
+MIB = 1 << 20
+DRIVES, KEPT = 6, 4
+
+SIZES = {
+    "empty": 0, "one": 1, "small": 100, "inline-most": 4096, "packed-least": 4097, "packed": 5 * 1024,
+    "packed-cells": 200_000, "packed-most": MIB, "segment-least": MIB + 1, "stripes": 10 * MIB,
+    "stripes-odd": 10 * MIB + 12_345, "two-segments": 70 * MIB + 1,
+}
+ODD = [
+    "ünï/côdé/ключ/鍵", "a//b", "/", "//", "folder/", "spaces and\ttabs", "100%?#&+=", "new\nline", "..", "../up",
+    "deep/" * 150 + "x", "k" * 1024, "\U0001f680", "list", "a", "a/b", "a/b/c",
+]
+
+
+def ok(what):
+    print(f"ok  {what}", flush=True)
+
+
+class Filled:
+    """What was stored, so that the reader's answers can be compared."""
+
+    def __init__(self, client, number):
+        self.client, self.seed = client, number
+        self.objects, self.versions = {}, {}
+        client.create_bucket(Bucket="shapes")
+        client.create_bucket(Bucket="others")
+        self.shapes()
+        self.uploads()
+        self.copies()
+        self.replaced()
+        self.versioned()
+
+    def put(self, key, size, bucket="shapes", salt=""):
+        data = contents(f"{bucket}/{key}{salt}", size, self.seed)
+        answer = self.client.put_object(
+            Bucket=bucket, Key=key, Body=data, ContentType="text/x-test", Metadata={"long": "x" * 600})
+        self.objects[bucket, key] = data
+        return answer.get("VersionId"), data
+
+    def shapes(self):
+        for name, size in SIZES.items():
+            self.put(name, size)
+        for number, key in enumerate(ODD):
+            self.put(key, 10 + 700 * number)
+
+    def upload(self, key, sizes):
+        upload = self.client.create_multipart_upload(Bucket="shapes", Key=key)["UploadId"]
+        names = {"Bucket": "shapes", "Key": key, "UploadId": upload}
+        parts, data = [], b""
+        for number, size in enumerate(sizes, 1):
+            part = contents(f"{key}/{number}", size, self.seed)
+            done = self.client.upload_part(**names, PartNumber=number, Body=part)
+            parts.append({"PartNumber": number, "ETag": done["ETag"]})
+            data += part
+        self.client.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
+        self.objects["shapes", key] = data
+
+    def uploads(self):
+        self.upload("upload/segments-only", [5 * MIB, 6 * MIB, 5 * MIB + 7])
+        self.upload("upload/packed-end", [5 * MIB, 20_000])
+        self.upload("upload/inline-end", [5 * MIB, 5 * MIB, 99])
+        self.upload("upload/one-small", [300])
+        begun = self.client.create_multipart_upload(Bucket="shapes", Key="upload/under-way")["UploadId"]
+        self.client.upload_part(
+            Bucket="shapes", Key="upload/under-way", UploadId=begun, PartNumber=1, Body=b"x" * 50_000)
+
+    def copies(self):
+        for source in ("small", "packed", "stripes", "upload/packed-end"):
+            for bucket in ("shapes", "others"):
+                key = f"copy-of/{source}"
+                self.client.copy_object(Bucket=bucket, Key=key, CopySource={"Bucket": "shapes", "Key": source})
+                self.objects[bucket, key] = self.objects["shapes", source]
+
+    def replaced(self):
+        """Churn: what was replaced or deleted must not come back."""
+        for number in range(60):
+            self.put(f"churn/{number % 20}", 1000 + number * 3000, salt=f"#{number}")
+        for number in range(0, 20, 2):
+            self.client.delete_object(Bucket="shapes", Key=f"churn/{number}")
+            del self.objects["shapes", f"churn/{number}"]
+
+    def versioned(self):
+        self.client.create_bucket(Bucket="versioned")
+        self.put("v/null-first", 77, "versioned")
+        null = self.objects["versioned", "v/null-first"]
+        self.client.put_bucket_versioning(Bucket="versioned", VersioningConfiguration={"Status": "Enabled"})
+        self.versions["v/null-first"] = [("null", null)]
+        for number, size in enumerate([30, 6000, 2 * MIB, 0]):
+            self.versions["v/null-first"].insert(0, self.put("v/null-first", size, "versioned", f"#{number}"))
+        kept = self.put("v/deleted", 9000, "versioned")
+        self.client.delete_object(Bucket="versioned", Key="v/deleted")
+        del self.objects["versioned", "v/deleted"]
+        self.versions["v/deleted"] = [kept]
+
+    def keys(self, bucket):
+        return sorted((key for name, key in self.objects if name == bucket), key=str.encode)
+
+
+class Reader:
+    """The reader, in an empty folder with the copies and the words beside it."""
+
+    def __init__(self, base, words):
+        self.base, self.folders = base, []
+        self.words = base / "words"
+        self.words.write_text(words)
+
+    def start(self, *words):
+        return subprocess.Popen(
+            [sys.executable, "-I", READER, "--words", self.words, *self.folders, *words],
+            cwd=self.base, env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def run(self, *words, fails=False):
+        process = self.start(*words)
+        out, error = process.communicate(timeout=600)
+        assert (process.returncode != 0) == fails, f"{words}: {process.returncode}\n{error.decode()}"
+        assert b"Traceback" not in error, error.decode()
+        return error.decode() if fails else out
+
+    def get(self, bucket, key, *more):
+        """The object, and half of one never."""
+        self.run("get", bucket, key, *more, "-o", self.base / "out")
+        return (self.base / "out").read_bytes()
+
+
+def everything(reader, filled):
+    for (bucket, key), data in filled.objects.items():
+        assert reader.get(bucket, key) == data, f"{bucket}/{key!r} differs"
+    ok(f"{len(filled.objects)} objects of all shapes are byte-exact")
+    count = 0
+    for key, versions in filled.versions.items():
+        for version, data in versions:
+            assert reader.get("versioned", key, "--version", version) == data, f"{key} {version} differs"
+            count += 1
+    said = reader.run("get", "versioned", "v/deleted", fails=True)
+    assert "deleted" in said, said
+    ok(f"{count} versions are, a deleted key is gone")
+
+
+def listings(reader, filled):
+    assert sorted(reader.run("list").decode().split()) == ["others", "shapes", "versioned"]
+    for bucket in ("shapes", "others", "versioned"):
+        wanted = "".join(f"{len(filled.objects[bucket, key])} {key}\n" for key in filled.keys(bucket))
+        lines = reader.run("list", bucket).decode()
+        # Keys may hold tabs and line ends themselves, so only the three fields before are taken out.
+        shown = "".join(
+            part if "\t" not in part or part.count("\t") < 3 else " ".join((part.split("\t", 3)[0], part.split("\t", 3)[3]))
+            for part in lines.splitlines(keepends=True))
+        assert shown == wanted, f"{bucket}:\n{shown}\n--- is not\n{wanted}"
+    versions = reader.run("versions", "versioned").decode().splitlines()
+    assert len(versions) == sum(map(len, filled.versions.values())) + 1, versions
+    said = reader.run("get", "shapes", "upload/under-way", fails=True)
+    assert "no key" in said, said
+    ok("listings are what was stored")
+
+
+def refusals(reader, store, base):
+    other = base / "other-words"
+    other.write_text("abandon " * 23 + "art")
+    done = subprocess.run(
+        [sys.executable, READER, "--words", other, *reader.folders, "list"], capture_output=True, text=True)
+    assert done.returncode and "another store" in done.stderr, done.stderr
+    typo = base / "typo"
+    typo.write_text(reader.words.read_text().replace(" ", " abandom ", 1).rsplit(" ", 1)[0])
+    done = subprocess.run(
+        [sys.executable, READER, "--words", typo, *reader.folders, "list"], capture_output=True, text=True)
+    assert done.returncode and "word 2" in done.stderr, done.stderr
+    key = next(store.home.glob("*.key"))
+    done = subprocess.run([sys.executable, READER, "--key", key, *reader.folders, "list"], capture_output=True, text=True)
+    assert done.returncode == 0 and "shapes" in done.stdout, done.stderr
+    ok("the key file serves as well; wrong words are refused")
+
+
+def flipped(reader, filled, chance):
+    """Bytes of one folder's pieces are flipped all over: what is good elsewhere still counts."""
+    large = ["packed", "packed-most", "stripes-odd", "upload/packed-end"]
+    folder = chance.choice(reader.folders)
+    count = 0
+    for path in sorted((folder / "pieces").iterdir()):
+        if path.name.startswith(("log-", "extents-")) and path.stat().st_size:
+            with path.open("r+b") as file:
+                for at in range(chance.randrange(5000), path.stat().st_size, 5000):
+                    file.seek(at)
+                    byte = file.read(1)
+                    file.seek(at)
+                    file.write(bytes([byte[0] ^ 1 << chance.randrange(8)]))
+                    count += 1
+    decoded = refused = 0
+    for key in large:
+        process = reader.start("get", "shapes", key)
+        out, _ = process.communicate(timeout=600)
+        if process.returncode == 0:
+            assert out == filled.objects["shapes", key], f"{key}: wrong bytes came out"
+            decoded += 1
+        else:
+            # What was given out before the trouble was right.
+            assert filled.objects["shapes", key].startswith(out), f"{key}: wrong bytes came out"
+            assert len(out) < len(filled.objects["shapes", key])
+            refused += 1
+    ok(f"{count} flipped bits in {folder.name}: {decoded} objects decoded all the same, {refused} refused, none wrong")
+
+
+def forged(reader, filled):
+    """One folder's cells are changed together with their checksums: the tags and other pieces tell."""
+    sys.path.insert(0, str(READER.parent))
+    import fields
+    import pieces
+
+    folder = reader.folders[0]
+    count = 0
+    for place, log, at, piece in list(pieces.Pieces([folder]).records()):
+        loaded = pieces.load(place, log, at, piece)
+        if not loaded or not loaded.body:
+            continue
+        cell = bytearray(pieces.read_at(loaded.path, loaded.offset, min(loaded.cell_bytes, loaded.body)))
+        cell[len(cell) // 2] ^= 1
+        with loaded.path.open("r+b") as file:
+            file.seek(loaded.offset)
+            file.write(cell)
+        head = bytearray(pieces.read_at(log, at, 128))
+        meta = loaded.header + fields.crc64(cell).to_bytes(8, "little") + loaded.table[8:]
+        head[104:112] = fields.crc64(meta).to_bytes(8, "little")
+        head[120:128] = fields.crc64(head[:120]).to_bytes(8, "little")
+        with log.open("r+b") as file:
+            file.seek(at)
+            file.write(head + meta)
+        count += 1
+    assert count, "the folder has no piece"
+    for key in ("packed", "packed-cells", "segment-least", "stripes"):
+        assert reader.get("shapes", key) == filled.objects["shapes", key], f"{key}: wrong bytes came out"
+    ok(f"{count} pieces changed together with their checksums are told from good ones")
+
+
+def torn_metadata(reader, filled):
+    """A byte of the journal is flipped on one mirror; then all but that mirror are taken away."""
+    mirrors = [folder for folder in reader.folders if (folder / "meta/1/members").exists()]
+    log = max((mirrors[0] / "meta/1").glob("log-*"), key=lambda path: path.stat().st_size)
+    data = bytearray(log.read_bytes())
+    data[len(data) // 3] ^= 4
+    log.write_bytes(data)
+    if len(mirrors) > 1:
+        assert reader.get("shapes", "small") == filled.objects["shapes", "small"]
+    for folder in mirrors[1:]:
+        shutil.rmtree(folder / "meta")
+    said = reader.run("get", "shapes", "small", fails=True)
+    assert "damaged" in said, said
+    shutil.rmtree(mirrors[0] / "meta")
+    said = reader.run("list", fails=True)
+    assert "metadata" in said, said
+    ok(f"a flipped byte of the journal is read from another mirror ({len(mirrors)} of 3 were at hand) or refused")
+
+
+def copies_of(store, kept, base, name):
+    target = base / name
+    for drive in kept:
+        shutil.copytree(drive, target / drive.name)
+    return [target / drive.name for drive in kept]
+
+
+def main():
+    number = seed()
+    chance = random.Random(number)
+    with tempfile.TemporaryDirectory() as folder, Store(drives=DRIVES) as store:
+        base = Path(folder)
+        words = next(line for line in store.log.read_text().splitlines() if len(line.split()) == 24)
+        filled = Filled(store.boto3(), number)
+        # A power cut: no log has its last footer, none of the journal's files is closed.
+        store.kill()
+        kept = sorted(chance.sample(store.drives, KEPT))
+        print(f"of {DRIVES} folders these are kept: {', '.join(drive.name for drive in kept)}", flush=True)
+        reader = Reader(base, words)
+        reader.folders = copies_of(store, kept, base, "cut")
+        assert reader.get("shapes", "stripes") == filled.objects["shapes", "stripes"]
+        listings(reader, filled)
+        ok("a store that lost power is read as it lies")
+        store.start()
+        store.stop()
+        reader.folders = copies_of(store, kept, base, "kept")
+        for drive in store.drives:
+            shutil.rmtree(drive)
+        began = time.monotonic()
+        everything(reader, filled)
+        listings(reader, filled)
+        print(f"    ({time.monotonic() - began:.0f} s)", flush=True)
+        refusals(reader, store, base)
+        good = reader.folders
+        for attempt, harm in (("flipped", lambda: flipped(reader, filled, chance)),
+                              ("forged", lambda: forged(reader, filled)),
+                              ("torn", lambda: torn_metadata(reader, filled))):
+            reader.folders = copies_of(store, good, base, attempt)
+            harm()
+            shutil.rmtree(base / attempt)
+    print("the reader that knows docs/formats alone reads it all")
+
+
+if __name__ == "__main__":
+    main()
