@@ -30,7 +30,7 @@ fn evaluate(change: &mut Change<'_>, command: &Command) -> Result<Outcome, Error
         Command::Put { key, new, condition } => put(change, key, new, condition),
         Command::Delete { key, version: None, condition } => delete(change, key, condition),
         Command::Delete { key, version: Some(version), condition } => delete_version(change, key, *version, condition),
-        Command::SetAttrs { key, version, set } => set_attrs(change, key, *version, set),
+        Command::SetAttrs { key, version, set, condition } => set_attrs(change, key, *version, set, condition),
         Command::BeginUpload { upload, key, attrs } => uploads::begin(change, *upload, key, attrs),
         Command::PutPart { upload, key, part } => uploads::put_part(change, *upload, key, part),
         Command::CompleteUpload { upload, key, parts, etag, attrs, condition } => {
@@ -68,7 +68,7 @@ fn put(change: &mut Change<'_>, key: &str, new: &NewVersion, condition: &Conditi
     check::etag(&new.etag)?;
     let path = Path::find(&change.store, key)?;
     let file = path.file(&change.store)?;
-    check::write(condition, file.as_ref().map(|file| &file.current))?;
+    check::write(&change.store, condition, file.as_ref().map(|file| &file.current))?;
     let content =
         Content { size: new.size, etag: &new.etag, attrs: new.attrs.clone(), body: new.body.clone(), upload: None };
     write(change, key, path, file, Some(content))
@@ -196,7 +196,7 @@ fn delete(change: &mut Change<'_>, key: &str, condition: &Condition) -> Result<O
         }
         None => write(change, key, path, None, None),
         Some(file) => {
-            check::delete(condition, &file.current)?;
+            check::holds(&change.store, condition, &file.current)?;
             if change.head.versioning == Versioning::Off {
                 remove_current(change, key, path, file)?;
                 return Ok(Outcome::default());
@@ -220,7 +220,7 @@ fn delete_version(
         return Ok(gone);
     };
     if file.current.id() == version {
-        check::delete(condition, &file.current)?;
+        check::holds(&change.store, condition, &file.current)?;
         let marker = file.current.marker;
         remove_current(change, key, path, file)?;
         return Ok(Outcome { marker, ..gone });
@@ -228,7 +228,7 @@ fn delete_version(
     let Some((row_key, row)) = noncurrent(change, (parent, name), &file, version)? else {
         return Ok(gone);
     };
-    check::delete(condition, &row)?;
+    check::holds(&change.store, condition, &row)?;
     drop_version(change, key, &row)?;
     change.batch.del(row_key);
     less(&mut file.older, 1)?;
@@ -327,8 +327,10 @@ fn set_attrs(
     key: &str,
     version: Option<VersionId>,
     set: &[(String, Option<Vec<u8>>)],
+    condition: &Condition,
 ) -> Result<Outcome, Error> {
     edit(change, key, version, |change, row| {
+        check::holds(&change.store, condition, row)?;
         let before = change.store.attrs(row)?;
         let mut attrs = before.clone();
         for (name, value) in set {

@@ -7,6 +7,7 @@ use crate::encode::{
 };
 use crate::error::Error;
 use crate::rows::VersionRow;
+use crate::store::Store;
 use crate::types::{Attrs, Body, Condition, SegmentRef};
 
 /// Bytes of a setting at the most.
@@ -99,22 +100,18 @@ fn invalid_if(bad: bool, what: &'static str, why: &'static str) -> Result<(), Er
 }
 
 /// Conditions of a write: a delete marker is a missing key.
-pub(crate) fn write(condition: &Condition, current: Option<&VersionRow>) -> Result<(), Error> {
+pub(crate) fn write(store: &Store<'_>, condition: &Condition, current: Option<&VersionRow>) -> Result<(), Error> {
     match current.filter(|current| !current.marker) {
-        Some(current) => holds(condition, current),
-        None if condition.if_match.is_some() || condition.if_modified.is_some() || condition.if_size.is_some() => {
+        Some(current) => holds(store, condition, current),
+        None if (Condition { if_none_match: None, ..condition.clone() }) != Condition::default() => {
             Err(Error::NoSuchKey)
         }
         None => Ok(()),
     }
 }
 
-/// Conditions of a delete: a marker is there, with an etag that nothing matches but `*`.
-pub(crate) fn delete(condition: &Condition, version: &VersionRow) -> Result<(), Error> {
-    holds(condition, version)
-}
-
-fn holds(condition: &Condition, version: &VersionRow) -> Result<(), Error> {
+/// Conditions of a change to what is there; a marker is there, with an etag that nothing matches but `*`.
+pub(crate) fn holds(store: &Store<'_>, condition: &Condition, version: &VersionRow) -> Result<(), Error> {
     let named = |etags: &Vec<String>| {
         etags.iter().any(|etag| etag == "*" || (!version.marker && bare(etag) == bare(&version.etag)))
     };
@@ -130,6 +127,12 @@ fn holds(condition: &Condition, version: &VersionRow) -> Result<(), Error> {
     }
     if condition.if_size.is_some_and(|size| size != version.size) {
         return fails("if-match-size");
+    }
+    if !condition.if_attrs.is_empty() {
+        let attrs = store.attrs(version)?;
+        if condition.if_attrs.iter().any(|(name, value)| attrs.get(name) != value.as_ref()) {
+            return fails("attributes");
+        }
     }
     Ok(())
 }

@@ -133,6 +133,8 @@ pub struct Condition {
     pub if_modified: Option<Wall>,
     /// The current version has exactly this size.
     pub if_size: Option<u64>,
+    /// These attributes are exactly so, or not there: as the face saw them when it decided.
+    pub if_attrs: Vec<(String, Option<Vec<u8>>)>,
 }
 
 /// Names an upload in parts.
@@ -199,6 +201,8 @@ pub enum Command {
         version: Option<VersionId>,
         /// Names and new values.
         set: Vec<(String, Option<Vec<u8>>)>,
+        /// What must hold of the version before.
+        condition: Condition,
     },
     /// Begins an upload in parts.
     BeginUpload {

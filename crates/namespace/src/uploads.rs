@@ -118,7 +118,7 @@ pub(crate) fn complete(
     let stored = parts(change, upload)?;
     let (size, body) = join(change, &stored, chosen)?;
     check::body(&body, size)?;
-    check::write(condition, file.as_ref().map(|file| &file.current))?;
+    check::write(&change.store, condition, file.as_ref().map(|file| &file.current))?;
     remove(change, upload, key, &stored)?;
     write(change, key, path, file, Some(Content { size, etag, attrs: attrs.clone(), body, upload: Some(upload) }))
 }

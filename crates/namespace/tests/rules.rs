@@ -209,6 +209,32 @@ fn conditions_answer_as_the_suite_wants() {
 }
 
 #[test]
+fn a_change_by_what_was_seen_of_attributes_is_refused_once_they_differ() {
+    let mut volume = Volume::new();
+    volume.run(Command::SetVersioning(Versioning::Enabled));
+    let new = NewVersion { attrs: Attrs::from([("long".into(), vec![1; 4000])]), ..new(inline(b"x"), "e") };
+    let put = Command::Put { key: "k".into(), new, condition: Condition::default() };
+    let version = volume.run(put).version;
+    let seen = |lock: Option<&[u8]>, long: &[u8]| Condition {
+        if_attrs: vec![("lock".into(), lock.map(<[u8]>::to_vec)), ("long".into(), Some(long.to_vec()))],
+        ..Condition::default()
+    };
+    let set = |volume: &mut Volume, value: &[u8], condition| {
+        let set = vec![("lock".into(), Some(value.to_vec()))];
+        volume.try_run(Command::SetAttrs { key: "k".into(), version, set, condition }).map(|_| ())
+    };
+    let changed = Err(Error::Precondition { what: "attributes" });
+    assert_eq!(set(&mut volume, b"a", seen(None, &[2; 4000])), changed);
+    assert_eq!(set(&mut volume, b"a", seen(None, &[1; 4000])), Ok(()));
+    assert_eq!(set(&mut volume, b"b", seen(None, &[1; 4000])), changed);
+    let delete = |volume: &mut Volume, condition| {
+        volume.try_run(Command::Delete { key: "k".into(), version, condition }).map(|_| ())
+    };
+    assert_eq!(delete(&mut volume, seen(None, &[1; 4000])), changed);
+    assert_eq!(delete(&mut volume, seen(Some(b"a"), &[1; 4000])), Ok(()));
+}
+
+#[test]
 fn an_upload_moves_no_byte_and_is_completed_once() {
     let mut volume = Volume::new();
     let upload = volume.begin("big", 1);
@@ -431,7 +457,12 @@ fn nothing_to_do_writes_nothing() {
         delete("nothing/here", None),
         delete("k", Some(VersionId(99))),
         Command::SetVersioning(Versioning::Off),
-        Command::SetAttrs { key: "k".into(), version: None, set: vec![("x".into(), None)] },
+        Command::SetAttrs {
+            key: "k".into(),
+            version: None,
+            set: vec![("x".into(), None)],
+            condition: Condition::default(),
+        },
         Command::SetConfig { name: "cors".into(), value: None },
         Command::CollectedGarbage { segments: vec![SegmentId([9; 16])] },
     ] {

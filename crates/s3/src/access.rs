@@ -181,9 +181,13 @@ impl Call {
         if action == "s3:PutObject" {
             let grants = |name: &str| name == "x-amz-acl" || name.starts_with("x-amz-grant-");
             let tagged = self.headers.contains_key("x-amz-tagging") && ask("s3:PutObjectTagging") == Verdict::Deny;
+            let retained =
+                self.headers.contains_key("x-amz-object-lock-mode") && ask("s3:PutObjectRetention") == Verdict::Deny;
+            let held = self.headers.contains_key("x-amz-object-lock-legal-hold")
+                && ask("s3:PutObjectLegalHold") == Verdict::Deny;
             let opened =
                 self.headers.keys().any(|name| grants(name.as_str())) && ask("s3:PutObjectAcl") == Verdict::Deny;
-            if tagged || opened {
+            if tagged || opened || retained || held {
                 verdict = Verdict::Deny;
             }
         }

@@ -28,6 +28,8 @@ pub mod config {
     pub const ENCRYPTION: &str = "s3.encryption";
     /// The bucket policy as it was sent.
     pub const POLICY: &str = "s3.policy";
+    /// Object lock, see [`crate::lock::Rule`]; never removed.
+    pub const OBJECT_LOCK: &str = "s3.object-lock";
     /// Object ownership: one of S3's three words.
     pub const OWNERSHIP: &str = "s3.ownership";
     /// The public access block: four letters `t` or `f`.

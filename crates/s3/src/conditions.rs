@@ -113,6 +113,7 @@ pub fn of_write(headers: &HeaderMap) -> Result<Condition> {
         if_none_match: list("if-none-match"),
         if_modified: if_modified.transpose()?,
         if_size: if_size.transpose()?,
+        if_attrs: Vec::new(),
     })
 }
 

@@ -61,6 +61,7 @@ codes! {
     InvalidAccessKeyId 403 "The access key ID you provided does not exist in our records.";
     InvalidArgument 400 "Invalid Argument";
     InvalidBucketAclWithObjectOwnership 400 "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting";
+    InvalidBucketState 409 "The request is not valid with the current state of the bucket.";
     InvalidBucketName 400 "The specified bucket is not valid.";
     InvalidDigest 400 "The Content-MD5 or checksum value that you specified is not valid.";
     InvalidEncryptionAlgorithmError 400 "The encryption request that you specified is not valid.";
@@ -72,6 +73,7 @@ codes! {
     InvalidPolicyDocument 400 "The content of the form does not meet the conditions specified in the policy document.";
     InvalidRange 416 "The requested range is not satisfiable";
     InvalidRequest 400 "Invalid Request";
+    InvalidRetentionPeriod 400 "The retention period specified in the request is not valid.";
     InvalidStorageClass 400 "The storage class you specified is not valid";
     InvalidTag 400 "The tag provided was not a valid tag.";
     InvalidURI 400 "Couldn't parse the specified URI.";

@@ -122,11 +122,6 @@ fn refuse_unsupported(headers: &HeaderMap) -> Result<()> {
     if headers.contains_key("x-amz-server-side-encryption-aws-kms-key-id") {
         return Err(Error::new(Code::InvalidArgument, "A KMS key id needs x-amz-server-side-encryption: aws:kms"));
     }
-    for name in headers.keys() {
-        if name.as_str().starts_with("x-amz-object-lock-") {
-            return Err(Error::new(Code::InvalidRequest, "Bucket is missing Object Lock Configuration"));
-        }
-    }
     Ok(())
 }
 
@@ -228,7 +223,6 @@ mod tests {
             ("x-amz-server-side-encryption", "rot13", Code::InvalidArgument),
             ("x-amz-server-side-encryption-customer-algorithm", "AES256", Code::NotImplemented),
             ("x-amz-storage-class", "GLACIER", Code::InvalidStorageClass),
-            ("x-amz-object-lock-mode", "COMPLIANCE", Code::InvalidRequest),
             ("x-amz-tagging", "a=b&a=c", Code::InvalidTag),
         ] {
             assert_eq!(to_attrs(&headers(&[(name, value)])).unwrap_err().code, code, "{name}: {value}");

@@ -29,6 +29,7 @@ pub mod checks;
 pub mod conditions;
 pub mod form;
 pub mod headers;
+pub mod lock;
 
 pub mod backend;
 pub mod engine;

@@ -140,7 +140,7 @@ async fn what_was_never_configured_answers_as_at_amazon() {
         let answer = main.get(&format!("/bucket?{sub}")).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{sub}");
     }
-    for sub in ["lifecycle", "replication", "website", "object-lock", "logging", "notification"] {
+    for sub in ["lifecycle", "replication", "website", "logging", "notification"] {
         assert_eq!(main.put(&format!("/bucket?{sub}"), "<X/>").await.status, 501, "{sub}");
     }
     assert_eq!(main.delete("/bucket?policy").await.status, 204);
@@ -278,4 +278,65 @@ async fn a_denial_binds_the_owner_but_not_from_the_policy_itself() {
     assert_eq!(main.get("/bucket?policy").await.status, 200);
     assert_eq!(main.delete("/bucket?policy").await.status, 204);
     assert_eq!(main.put("/bucket/plain", "x").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_locked_version_stays_until_its_time() {
+    let (_, address) = start(Settings::default()).await;
+    let (mut main, mut alt) = (Client::main(address).await, Client::alt(address).await);
+    let retain = |mode: &str, until: &str| {
+        format!("<Retention><Mode>{mode}</Mode><RetainUntilDate>{until}</RetainUntilDate></Retention>")
+    };
+    main.put("/plain", "").await;
+    main.put("/plain/k", "x").await;
+    assert_eq!(
+        main.put("/plain/k?retention", retain("GOVERNANCE", "2140-01-01T00:00:00Z")).await.code(),
+        "InvalidRequest"
+    );
+    let hold = [("x-amz-object-lock-legal-hold", "ON")];
+    assert_eq!(main.send("PUT", "/plain/k", &hold, b"x").await.code(), "InvalidRequest");
+
+    main.send("PUT", "/locked", &[("x-amz-bucket-object-lock-enabled", "true")], b"").await;
+    assert_eq!(main.get("/locked?versioning").await.get("Status").as_deref(), Some("Enabled"));
+    let suspend = "<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>";
+    assert_eq!(main.put("/locked?versioning", suspend).await.code(), "InvalidBucketState");
+    let id = main.put("/locked/k", "x").await.header("x-amz-version-id").unwrap().to_owned();
+    let (this, retention) = (format!("/locked/k?versionId={id}"), format!("/locked/k?retention=&versionId={id}"));
+    let bypass = [("x-amz-bypass-governance-retention", "true")];
+
+    // Governance: who bypasses it may shorten it and remove the version; nobody else.
+    assert_eq!(main.put(&retention, retain("GOVERNANCE", "2140-01-01T00:00:00Z")).await.status, 200);
+    assert_eq!(main.delete(&this).await.code(), "AccessDenied");
+    assert_eq!(main.put(&retention, retain("GOVERNANCE", "2130-01-01T00:00:00Z")).await.code(), "AccessDenied");
+    assert_eq!(
+        main.send("PUT", &retention, &bypass, retain("GOVERNANCE", "2130-01-01T00:00:00Z").as_bytes()).await.status,
+        200
+    );
+    assert_eq!(alt.send("DELETE", &this, &bypass, b"").await.code(), "AccessDenied");
+    // A delete without version keeps every version.
+    assert_eq!(main.delete("/locked/k").await.status, 204);
+    let head = main.send("HEAD", &this, &[], b"").await;
+    assert_eq!(head.header("x-amz-object-lock-mode"), Some("GOVERNANCE"));
+    assert_eq!(head.header("x-amz-object-lock-retain-until-date"), Some("2130-01-01T00:00:00.000Z"));
+    // A legal hold outweighs the bypass.
+    let held = format!("/locked/k?legal-hold=&versionId={id}");
+    assert_eq!(main.get(&held).await.code(), "NoSuchObjectLockConfiguration");
+    assert_eq!(main.put(&held, "<LegalHold><Status>ON</Status></LegalHold>").await.status, 200);
+    assert_eq!(main.send("DELETE", &this, &bypass, b"").await.code(), "AccessDenied");
+    let lines = format!("<Delete><Object><Key>k</Key><VersionId>{id}</VersionId></Object></Delete>");
+    assert_eq!(main.send("POST", "/locked?delete", &bypass, lines.as_bytes()).await.all("Code"), ["AccessDenied"]);
+    assert_eq!(main.put(&held, "<LegalHold><Status>OFF</Status></LegalHold>").await.status, 200);
+    assert_eq!(main.delete(&this).await.code(), "AccessDenied");
+    assert_eq!(main.send("DELETE", &this, &bypass, b"").await.status, 204);
+
+    // Compliance by the bucket's default: nobody.
+    let rule = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention>\
+                <Mode>COMPLIANCE</Mode><Days>1</Days></DefaultRetention></Rule></ObjectLockConfiguration>";
+    assert_eq!(main.put("/locked?object-lock", rule).await.status, 200);
+    assert_eq!(main.get("/locked?object-lock").await.get("Days").as_deref(), Some("1"));
+    let id = main.put("/locked/c", "x").await.header("x-amz-version-id").unwrap().to_owned();
+    assert_eq!(main.send("DELETE", &format!("/locked/c?versionId={id}"), &bypass, b"").await.code(), "AccessDenied");
+    let weaker = retain("GOVERNANCE", "2140-01-01T00:00:00Z");
+    assert_eq!(main.send("PUT", "/locked/c?retention", &bypass, weaker.as_bytes()).await.code(), "AccessDenied");
+    assert_eq!(main.delete("/locked").await.code(), "BucketNotEmpty");
 }

@@ -174,6 +174,12 @@ impl World {
             44..46 => condition.if_modified = Some(Wall(5)),
             46..52 => condition.if_size = current.map(|made| made.version.size),
             52..54 => condition.if_size = Some(12_345),
+            // One that may be long, one that may be short.
+            54..60 => {
+                let of = |name: &str| current.and_then(|made| made.version.attrs.get(name).cloned());
+                condition.if_attrs = ["parts", "tags"].map(|name| (name.to_owned(), of(name))).to_vec();
+            }
+            60..62 => condition.if_attrs = vec![("tags".into(), Some(b"wrong".to_vec()))],
             _ => {}
         }
         condition
@@ -217,7 +223,8 @@ impl World {
             58..63 => {
                 let version = (step.pick % 3 > 0).then(|| self.version(&key, step.pick / 3));
                 let value = (step.body % 4 > 0).then(|| vec![step.body; usize::from(step.body) * 2]);
-                Command::SetAttrs { key, version, set: vec![("tags".into(), value), ("content-type".into(), None)] }
+                let set = vec![("tags".into(), value), ("content-type".into(), None)];
+                Command::SetAttrs { key, version, set, condition }
             }
             63..68 => {
                 let upload = UploadId([self.fresh() as u8; 16]);

@@ -90,8 +90,9 @@ impl Oracle {
                 self.keys.retain(|_, versions| !versions.is_empty());
                 Ok(Answer::Removed(*id, gone.version.marker))
             }
-            Command::SetAttrs { key, version, set } => {
+            Command::SetAttrs { key, version, set, condition } => {
                 let made = self.editable(key, *version)?;
+                holds(condition, made)?;
                 for (name, value) in set {
                     match value {
                         Some(value) => made.attrs.insert(name.clone(), value.clone()),
@@ -276,12 +277,13 @@ fn joined(bodies: Vec<(u64, Body)>) -> Body {
 fn holds(condition: &Condition, version: &Version) -> Result<(), Error> {
     let etag = (!version.marker).then_some(version.etag.as_str());
     let named = |etags: &[String]| etags.iter().any(|given| given == "*" || Some(given.trim_matches('"')) == etag);
-    let Condition { if_match, if_none_match, if_modified, if_size } = condition;
+    let Condition { if_match, if_none_match, if_modified, if_size, if_attrs } = condition;
     for (what, bad) in [
         ("if-match", if_match.as_deref().is_some_and(|etags| !named(etags))),
         ("if-none-match", if_none_match.as_deref().is_some_and(named)),
         ("if-match-last-modified-time", if_modified.is_some_and(|at| at.0 / 1000 != version.modified.0 / 1000)),
         ("if-match-size", if_size.is_some_and(|size| size != version.size)),
+        ("attributes", if_attrs.iter().any(|(name, value)| version.attrs.get(name) != value.as_ref())),
     ] {
         if bad {
             return Err(Error::Precondition { what });

@@ -1,7 +1,7 @@
 //! Reading and setting ACLs of buckets and objects.
 
 use base::UserId;
-use namespace::Command;
+use namespace::{Command, Condition};
 
 use crate::acl::{self, Acl, Permission};
 use crate::attrs;
@@ -56,7 +56,12 @@ pub async fn put_object(call: &mut Call) -> Result<Response> {
         return Err(Code::AccessControlListNotSupported.into());
     }
     let set = vec![(attrs::ACL.to_owned(), encoded)];
-    let command = Command::SetAttrs { key: call.key().to_owned(), version: Some(version.id), set };
+    let command = Command::SetAttrs {
+        key: call.key().to_owned(),
+        version: Some(version.id),
+        set,
+        condition: Condition::default(),
+    };
     call.backend().commit(&bucket, command).await?;
     Ok(response::ok())
 }

@@ -1,12 +1,13 @@
 //! Buckets: listing, making, heading, removing.
 
 use hyper::header::HeaderValue;
-use namespace::Command;
+use namespace::{Command, Versioning};
 
 use crate::acl::{self, Permission, write_owner};
 use crate::backend::Bucket;
 use crate::call::{Call, config};
 use crate::error::{Code, Error, Result};
+use crate::lock::Rule;
 use crate::response::{self, Response, set};
 use crate::xml::Xml;
 
@@ -62,9 +63,7 @@ pub async fn create(call: &mut Call) -> Result<Response> {
     let who = call.signer()?.clone();
     let name = call.target.bucket.clone();
     check_name(&name)?;
-    if call.header("x-amz-bucket-object-lock-enabled").is_some_and(|on| on.eq_ignore_ascii_case("true")) {
-        return Err(Error::new(Code::NotImplemented, "Object lock is not implemented"));
-    }
+    let locks = call.header("x-amz-bucket-object-lock-enabled").is_some_and(|on| on.eq_ignore_ascii_case("true"));
     let ownership = call.header("x-amz-object-ownership").map(super::config::parse_ownership).transpose()?;
     let canned = call.header("x-amz-acl");
     let acl = acl::of_headers(call.backend(), &call.headers, canned, &who, &who).await?;
@@ -83,6 +82,10 @@ pub async fn create(call: &mut Call) -> Result<Response> {
         }
         Err(error) => return Err(error.into()),
     };
+    if locks {
+        call.backend().commit(&bucket, Command::SetVersioning(Versioning::Enabled)).await?;
+        set_config(call, &bucket, config::OBJECT_LOCK, Some(Rule::default().encode())).await?;
+    }
     set_config(call, &bucket, config::ACL, acl.and_then(|acl| acl.encode(&who))).await?;
     set_config(call, &bucket, config::OWNERSHIP, ownership.map(|word| word.as_bytes().to_vec())).await?;
     Ok(located(&name))

@@ -43,6 +43,12 @@ pub async fn put_versioning(call: &mut Call) -> Result<Response> {
         Some(_) => return Err(Code::MalformedXML.into()),
         None => return Err(Code::IllegalVersioningConfigurationException.into()),
     };
+    if versioning == Versioning::Suspended && super::lock::rule(call, &bucket).await?.is_some() {
+        return Err(Error::new(
+            Code::InvalidBucketState,
+            "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.",
+        ));
+    }
     call.backend().commit(&bucket, Command::SetVersioning(versioning)).await?;
     Ok(response::ok())
 }

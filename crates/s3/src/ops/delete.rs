@@ -3,7 +3,7 @@
 use futures_util::{StreamExt, stream};
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use namespace::{Command, Condition, Outcome, VersionId};
+use namespace::{Condition, Outcome, VersionId};
 
 use crate::acl::Permission;
 use crate::backend::Bucket;
@@ -24,17 +24,15 @@ pub async fn one(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket_for(Permission::Write).await?;
     let version = call.version_id()?;
     let condition = conditions::of_write(&call.headers)?;
-    let key = call.key().to_owned();
-    let command = Command::Delete { key, version, condition };
     let mut response = response::no_content();
-    let outcome = match call.backend().commit(&bucket, command).await {
+    let outcome = match super::lock::remove(call, &bucket, call.key(), version, condition).await {
         Ok(outcome) => outcome,
         // A version that isn't there is as gone as it can be.
-        Err(crate::backend::Error::Namespace(namespace::Error::NoSuchVersion)) => {
+        Err(error) if error.code == Code::NoSuchVersion => {
             set(response.headers_mut(), "x-amz-version-id", version.map(show_version).unwrap_or_default().as_bytes());
             return Ok(response);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     if outcome.marker {
         response.headers_mut().insert("x-amz-delete-marker", HeaderValue::from_static("true"));
@@ -121,6 +119,7 @@ fn line(object: &Node) -> Result<Line> {
             .and_then(|time| crate::response::parse_http_date(time).or_else(|| conditions::parse_iso_date(time)))
             .map(|secs| base::Wall(secs * 1000)),
         if_size: object.get("Size").and_then(|size| size.parse().ok()),
+        if_attrs: Vec::new(),
     };
     let version = object.get("VersionId").filter(|id| !id.is_empty()).map(parse_version).transpose();
     Ok(Line { key: object.need("Key")?.to_owned(), version, condition })
@@ -143,10 +142,9 @@ async fn delete(call: &Call, bucket: &Bucket, rights: &Rights, line: Line) -> An
         Ok(false) => return Answer { key, version, result: Err(Code::AccessDenied.into()) },
         Err(error) => return Answer { key, version, result: Err(error) },
     }
-    let command = Command::Delete { key: key.clone(), version, condition };
-    let result = match call.backend().commit(bucket, command).await {
-        Err(crate::backend::Error::Namespace(namespace::Error::NoSuchVersion)) => Ok(Outcome::default()),
-        other => other.map_err(Error::from),
+    let result = match super::lock::remove(call, bucket, &key, version, condition).await {
+        Err(error) if error.code == Code::NoSuchVersion => Ok(Outcome::default()),
+        other => other,
     };
     Answer { key, version, result }
 }

@@ -9,6 +9,7 @@ pub mod copy;
 pub mod cors;
 pub mod delete;
 pub mod list;
+pub mod lock;
 pub mod multipart;
 pub mod object;
 pub mod parts;
@@ -62,6 +63,13 @@ pub async fn run(call: &mut Call) -> Result<Response> {
         O::GetBucketTagging => tagging::get_bucket(call).await,
         O::PutBucketTagging => tagging::put_bucket(call).await,
         O::DeleteBucketTagging => tagging::delete_bucket(call).await,
+
+        O::GetObjectLockConfiguration => lock::get_rule(call).await,
+        O::PutObjectLockConfiguration => lock::put_rule(call).await,
+        O::GetObjectRetention => lock::get_retention(call).await,
+        O::PutObjectRetention => lock::put_retention(call).await,
+        O::GetObjectLegalHold => lock::get_hold(call).await,
+        O::PutObjectLegalHold => lock::put_hold(call).await,
 
         O::GetBucketVersioning => config::get_versioning(call).await,
         O::PutBucketVersioning => config::put_versioning(call).await,

@@ -13,6 +13,7 @@ use crate::call::{Call, show_version};
 use crate::conditions;
 use crate::error::{Code, Error, Result};
 use crate::headers;
+use crate::lock::Lock;
 use crate::payload::{Payload, Summary};
 use crate::response::{self, Body, Response, set, set_etag, set_modified};
 
@@ -42,6 +43,7 @@ pub async fn get(call: &mut Call) -> Result<Response> {
     let mut response = response::with_body(view.status(), body);
     let out = response.headers_mut();
     headers::of_version(&version, out);
+    Lock::of(&version.attrs)?.write(out);
     set_etag(out, &version.etag);
     set_modified(out, version.modified);
     out.insert("accept-ranges", HeaderValue::from_static("bytes"));
@@ -200,6 +202,7 @@ pub async fn inherit(call: &Call, bucket: &Bucket, canned: Option<&str>, found: 
     {
         found.insert(attrs::ENCRYPTION.into(), default);
     }
+    super::lock::inherit(call, bucket, found).await?;
     own(call, bucket, canned, found).await
 }
 

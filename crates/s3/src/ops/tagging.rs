@@ -1,6 +1,6 @@
 //! Tags of objects and buckets.
 
-use namespace::{Command, VersionId};
+use namespace::{Command, Condition, VersionId};
 
 use crate::acl::Permission;
 use crate::attrs::{self, BUCKET_TAGS_MAX, OBJECT_TAGS_MAX, decode_tags, encode_tags};
@@ -68,7 +68,8 @@ async fn set_tags(
     mut response: Response,
 ) -> Result<Response> {
     let set = vec![(attrs::TAGS.to_owned(), tags)];
-    let command = Command::SetAttrs { key: call.key().to_owned(), version: Some(version), set };
+    let command =
+        Command::SetAttrs { key: call.key().to_owned(), version: Some(version), set, condition: Condition::default() };
     call.backend().commit(bucket, command).await?;
     set_version(Some(version), response.headers_mut());
     Ok(response)

@@ -21,7 +21,6 @@ fn unset(operation: O) -> Option<Unset> {
         O::GetBucketLifecycleConfiguration => E(Code::NoSuchLifecycleConfiguration),
         O::GetBucketReplication => E(Code::ReplicationConfigurationNotFoundError),
         O::GetBucketWebsite => E(Code::NoSuchWebsiteConfiguration),
-        O::GetObjectLockConfiguration => E(Code::ObjectLockConfigurationNotFoundError),
         O::GetBucketLogging => Empty("BucketLoggingStatus"),
         O::GetBucketNotificationConfiguration => Empty("NotificationConfiguration"),
         O::GetBucketAccelerateConfiguration => Empty("AccelerateConfiguration"),
@@ -44,10 +43,6 @@ fn listed(operation: O) -> Option<&'static str> {
 /// Answers an operation that isn't implemented.
 pub async fn answer(call: &mut Call) -> Result<Response> {
     let operation = call.operation;
-    if let O::GetObjectRetention | O::GetObjectLegalHold = operation {
-        call.bucket_for(crate::acl::Permission::Read).await?;
-        return Err(Error::new(Code::InvalidRequest, "Bucket is missing Object Lock Configuration"));
-    }
     if operation == O::GetObjectTorrent {
         call.bucket_for(crate::acl::Permission::Read).await?;
         return Err(Error::new(Code::NoSuchKey, "There are no torrents here"));
