@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(crate) struct Mounted {
     pub lock: Arc<Lock>,
     pub store: Arc<PieceStore>,
     pub down: Mutex<Option<Down>>,
+    /// Whether it has no room for new pieces.
+    pub full: AtomicBool,
 }
 
 impl Mounted {
@@ -50,7 +53,7 @@ impl Mounted {
         let store = PieceStore::open(env.clone(), path.join("pieces"), options.clone()).await?;
         // Room on the drive is known from the first moment on.
         store.check_path().await?;
-        Ok(Arc::new(Self { id, path, lock, store, down: Mutex::default() }))
+        Ok(Arc::new(Self { id, path, lock, store, down: Mutex::default(), full: AtomicBool::new(false) }))
     }
 
     pub fn is_up(&self) -> bool {

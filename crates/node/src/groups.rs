@@ -5,6 +5,8 @@
 //! lost, or being emptied, go to others; new drives get groups of their own.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base::kv::{Batch, View};
 use base::{DriveId, GroupId, PolicyId};
@@ -15,6 +17,7 @@ use placement::{Candidate, GroupRow};
 use policy::Coding;
 
 use crate::error::{Error, Result};
+use crate::fleet::Mounted;
 use crate::node::Inner;
 
 /// The setting that fixes the code of new data, if it isn't to follow the number of drives.
@@ -139,9 +142,15 @@ fn changed(
 }
 
 impl Inner {
+    /// Drives that take new pieces.
+    fn with_room(&self) -> BTreeSet<DriveId> {
+        let has_room = |drive: &&Arc<Mounted>| !drive.full.load(Ordering::Relaxed);
+        self.fleet.up().iter().filter(has_room).map(|drive| drive.id).collect()
+    }
+
     /// Makes the table follow the drives.
     pub async fn settle_groups(&self) -> Result<()> {
-        let up: BTreeSet<DriveId> = self.fleet.up().iter().map(|drive| drive.id).collect();
+        let up = self.with_room();
         // Looked at first without taking a place in the journal's order: mostly nothing changes.
         if self.look(|view| table(view, &up))?.1 {
             self.change(move |view| table(view, &up)).await?;
@@ -153,7 +162,7 @@ impl Inner {
 
     /// Whether some group of the default policy has enough drives for a write.
     pub fn can_write(&self) -> Result<bool> {
-        let up: BTreeSet<DriveId> = self.fleet.up().iter().map(|drive| drive.id).collect();
+        let up = self.with_room();
         self.look(|view| {
             let name = catalog::setting(view, POLICY_SETTING)?.unwrap_or_default();
             let policies = load(view)?;

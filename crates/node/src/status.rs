@@ -268,7 +268,8 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
         ));
     }
     if status.repair.pieces > 0 {
-        reasons.push(format!("{} are missing and are being rebuilt", count(status.repair.pieces as i64, "piece")));
+        let verb = if status.repair.pieces == 1 { "is missing and is" } else { "are missing and are" };
+        reasons.push(format!("{} {verb} being rebuilt", count(status.repair.pieces as i64, "piece")));
     }
     let most = Coding::parse(&status.policy).ok().flatten().map_or(0, |coding| i64::from(coding.m));
     let most = most.min(MIRRORS as i64 - 1);
@@ -345,7 +346,7 @@ impl Inner {
             (_, Some(_), Some(health)) if matches!(health.state, piecestore::State::ReadOnly(_)) => "read-only",
             (_, Some(drive), _) if !drive.is_up() => "down",
             (DriveState::Draining, ..) => "draining",
-            (_, Some(_), Some(health)) if health.free <= self.settings.pieces.reserve_bytes => "full",
+            (_, Some(drive), _) if drive.full.load(std::sync::atomic::Ordering::Relaxed) => "full",
             _ => "up",
         };
         let health = health.as_ref();

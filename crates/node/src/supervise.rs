@@ -27,6 +27,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 const STEADY: Duration = Duration::from_secs(600);
 /// Folders of drives that aren't there are looked at this often.
 const RETURN_EVERY: Duration = Duration::from_secs(1);
+/// A drive with less room than this above its reserve counts as full: writes under way need it.
+const ROOM_BYTES: u64 = 256 << 20;
 /// Copies of the metadata are looked after this often.
 const MIRROR_EVERY: Duration = Duration::from_secs(2);
 
@@ -159,7 +161,10 @@ async fn look(inner: &Arc<Inner>, drive: Arc<Mounted>) {
     });
     match wrong {
         Some(wrong) => inner.drive_down(&drive, wrong),
-        None => inner.drive_answers(&drive),
+        None => {
+            inner.drive_answers(&drive);
+            inner.look_for_room(&drive);
+        }
     }
 }
 
@@ -187,9 +192,34 @@ impl Inner {
         }
         let Some(down) = lock(&drive.down).take() else { return };
         self.drives.set_state(drive.id, Seen::Up);
+        // Whether it is full is looked at anew.
+        drive.full.store(false, Ordering::Relaxed);
         let away = self.env.clock.now().since(down.since).as_secs();
         let text = format!("drive {} answers again after {away} s ({})", self.name_of(drive.id), down.why);
         self.tell(Severity::Info, "drive", &drive.id.to_string(), text);
+        self.retry_repairs();
+    }
+
+    /// A drive without room gets no new pieces, so that they go where there is some.
+    fn look_for_room(&self, drive: &Mounted) {
+        let health = drive.store.health();
+        // Between the two bounds it stays as it is: no flapping.
+        let spare = ROOM_BYTES.min(health.total / 50);
+        let reserve = self.settings.pieces.reserve_bytes;
+        let was_full = drive.full.load(Ordering::Relaxed);
+        let is_full = health.free <= reserve + if was_full { 2 * spare } else { spare };
+        if is_full == was_full {
+            return;
+        }
+        drive.full.store(is_full, Ordering::Relaxed);
+        self.drives.set_state(drive.id, if is_full { Seen::Suspect } else { Seen::Up });
+        let name = self.name_of(drive.id);
+        let (severity, text) = if is_full {
+            (Severity::Warning, format!("drive {name} is full: it takes no new data; reads and deletes go on"))
+        } else {
+            (Severity::Info, format!("drive {name} has room again"))
+        };
+        self.tell(severity, "drive", &drive.id.to_string(), text);
         self.retry_repairs();
     }
 
