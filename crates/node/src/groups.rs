@@ -81,7 +81,8 @@ pub(crate) fn ensure_policy(
 pub(crate) fn default_coding(view: &dyn View, active: usize) -> std::result::Result<Coding, namespace::Error> {
     let fixed = catalog::setting(view, FIXED)?.and_then(|text| String::from_utf8(text).ok());
     let fixed = fixed.and_then(|text| Coding::parse(&text).ok().flatten());
-    Ok(fixed.unwrap_or_else(|| Coding::ladder(active)))
+    // With too few drives left for it writes go on, with the code that fits.
+    Ok(fixed.filter(|fixed| fixed.n() <= active).unwrap_or_else(|| Coding::ladder(active)))
 }
 
 /// What must change in the table, given which drives work just now.

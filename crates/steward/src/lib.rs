@@ -115,9 +115,8 @@ impl Steward {
         if self.in_flight >= self.in_flight_max {
             return None;
         }
-        let ready = |target: &Target| {
-            self.known.get(target).is_some_and(|known| !known.in_flight && known.not_before <= now)
-        };
+        let ready =
+            |target: &Target| self.known.get(target).is_some_and(|known| !known.in_flight && known.not_before <= now);
         let target = self.order.iter().map(|(_, target)| *target).find(|target| ready(target))?;
         let known = self.known.get_mut(&target)?;
         known.in_flight = true;
