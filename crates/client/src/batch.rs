@@ -93,7 +93,13 @@ impl Batch {
     }
 
     /// Seals, codes and hashes. Gives each piece's bytes.
-    pub fn finish(mut self, seal: &Seal, first_stripe: u64, code: &Code, roots: &mut Roots) -> Result<Vec<Bytes>, Error> {
+    pub fn finish(
+        mut self,
+        seal: &Seal,
+        first_stripe: u64,
+        code: &Code,
+        roots: &mut Roots,
+    ) -> Result<Vec<Bytes>, Error> {
         self.even_out();
         self.seal(seal, first_stripe);
         pieces(self.cells, code, roots)

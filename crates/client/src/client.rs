@@ -16,7 +16,7 @@ use placement::GroupRow;
 use tokio::sync::mpsc;
 
 use crate::compact::{self, Compacted};
-use crate::core::{Core, missing_note};
+use crate::core::{Core, WRITE_MAX, missing_note};
 use crate::drives::Drives;
 use crate::findings::{Finding, Teller};
 use crate::gather::Source;
@@ -129,8 +129,7 @@ impl Client {
     /// Makes a bucket.
     pub async fn create_bucket(&self, name: &str, owner: &UserId, region: &str) -> Result<Arc<Bucket>, Error> {
         // Volume keys derive from the root key: nothing is wrapped.
-        let new =
-            NewBucket { name: name.into(), owner: owner.clone(), region: region.into(), wrapped_key: Vec::new() };
+        let new = NewBucket { name: name.into(), owner: owner.clone(), region: region.into(), wrapped_key: Vec::new() };
         let now = self.core().env.clock.wall();
         let made = self.core().system.execute(move |view| catalog::create_bucket(view, &new, now)).await;
         self.forget_buckets();
@@ -174,13 +173,7 @@ impl Client {
     }
 
     /// An owner's buckets by name, those that begin with `prefix` and sort after `after`.
-    pub async fn buckets(
-        &self,
-        owner: &UserId,
-        prefix: &str,
-        after: &str,
-        limit: usize,
-    ) -> Result<Vec<Bucket>, Error> {
+    pub async fn buckets(&self, owner: &UserId, prefix: &str, after: &str, limit: usize) -> Result<Vec<Bucket>, Error> {
         let (owner, prefix, after) = (owner.clone(), prefix.to_owned(), after.to_owned());
         let rows = self.system(move |view| catalog::list_buckets(view, &owner, &prefix, &after, limit)).await?;
         Ok(rows.into_iter().map(Bucket::from).collect())
@@ -272,10 +265,12 @@ impl Client {
             Command::Rebody { to, .. } => Some(to),
             _ => None,
         };
-        let fresh = match body {
-            Some(body) => self.0.registry.of(body).map_err(|segment| namespace::Error::SegmentGone { segment })?,
-            None => Vec::new(),
-        };
+        let committing = body.map(|body| self.0.registry.begin(body)).transpose();
+        let mut committing = committing.map_err(|segment| namespace::Error::SegmentGone { segment })?;
+        let fresh = committing.as_ref().map(|committing| committing.runs.clone()).unwrap_or_default();
+        // A move that came too late changes nothing; and who moves keeps its own count of contents,
+        // which it gives up at the end.
+        let moves = matches!(command, Command::Rebody { .. });
         let notes: Vec<_> = fresh.iter().map(|run| run.note()).collect();
         let mut missing = Vec::new();
         for (run, lost) in fresh.iter().zip(&notes) {
@@ -287,17 +282,22 @@ impl Client {
         let rule = move |view: &dyn View| evaluate(view, volume, &command, &missing, now);
         let done = self.core().volumes.execute(rule).await;
         let segments: Vec<SegmentId> = fresh.iter().map(|run| run.segment).collect();
+        let refused =
+            |error: &Error| matches!(error, Error::Namespace(error) if !base::Kinded::kind(error).is_transient());
+        if let Some(mut committing) = committing.take() {
+            // Otherwise it is perhaps in use after all: the sweep looks.
+            committing.known = done.as_ref().map_or_else(refused, |_| !moves);
+        }
         match &done {
             Ok(_) => {
-                self.0.registry.settle(segments, true);
+                if !moves {
+                    self.0.registry.settle(segments, true);
+                }
                 for (run, missing) in fresh.iter().zip(notes) {
                     run.committed(missing).await;
                 }
             }
-            Err(Error::Namespace(error)) if !base::Kinded::kind(error).is_transient() => {
-                self.0.registry.settle(segments, false);
-            }
-            // Perhaps it is committed after all: the sweep looks.
+            Err(error) if !moves && refused(error) => self.0.registry.settle(segments, false),
             Err(_) => {}
         }
         done
@@ -438,10 +438,12 @@ fn evaluate(
 
 /// What keepers of segments need.
 impl Client {
-    /// Whether the segment waits for its commit: then a piece of it is no orphan though no row names
+    /// Whether the segment is being written, or waits for its commit: then a piece of it is no orphan though no row names
     /// it. Ask this first and look at the rows after.
     pub fn is_fresh(&self, segment: SegmentId) -> bool {
-        self.0.registry.is_fresh(segment)
+        // In this order: what is no longer written is registered.
+        let under_way = self.core().under_way().contains(&segment);
+        under_way || self.0.registry.is_fresh(segment)
     }
 
     /// A placement group's row, as this client knows it.
@@ -452,17 +454,20 @@ impl Client {
     /// Gives back content that was never committed. Call it now and then.
     pub async fn sweep_uncommitted(&self) -> Result<(), Error> {
         let now = self.core().env.clock.now();
-        let mut in_use = BTreeSet::new();
+        let mut failed = None;
         for run in self.0.registry.overdue(now) {
             let (volume, segment) = (run.volume, run.segment);
             let (policy, group) = (run.target.policy.id, run.target.group.group);
-            let read = move |view: &dyn View| Ok(namespace::read::segment(view, volume, policy, group, segment)?);
-            if self.core().volumes.read(read)?.is_some() {
-                in_use.insert(segment);
-            }
+            // In the shard's order, so behind every commit that was ever begun for it.
+            let look = move |view: &dyn View| {
+                let row = namespace::read::segment(view, volume, policy, group, segment)?;
+                Ok((base::kv::Batch::default(), row.is_some()))
+            };
+            let in_use = self.core().volumes.execute(look).await.map(|(_, in_use)| in_use);
+            self.0.registry.sweep(now, segment, in_use.as_ref().ok().copied());
+            failed = failed.or(in_use.err());
         }
-        self.0.registry.sweep(now, &in_use);
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Rebuilds pieces of a segment onto the members of its group's row, from any k others.
@@ -496,7 +501,10 @@ impl Client {
         let mut left = Vec::new();
         for (drive, pieces) in by_drive {
             match self.drives().get(drive) {
-                Some(holder) => holder.delete(pieces).await?,
+                Some(holder) => {
+                    let piece = PieceId { segment, index: 0 };
+                    self.core().within(WRITE_MAX, piece, holder.delete(pieces)).await?;
+                }
                 None => left.push(drive),
             }
         }

@@ -26,6 +26,25 @@ pub struct Compacted {
     pub left: u32,
 }
 
+/// What lives in a slot.
+struct Lives {
+    size: u64,
+    body: Body,
+    name: String,
+}
+
+/// The slots' new places. What no version named by the end of the move is given back.
+struct Moved<'a> {
+    client: &'a Client,
+    bodies: BTreeMap<u32, Body>,
+}
+
+impl Drop for Moved<'_> {
+    fn drop(&mut self) {
+        self.client.discard_all(self.bodies.values());
+    }
+}
+
 /// A version that names a slot of the pack.
 struct User {
     key: String,
@@ -36,7 +55,7 @@ struct User {
 /// Moves everything that lives in the pack elsewhere; the pack becomes garbage with the last of it.
 pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Compacted, Error> {
     let mut done = Compacted::default();
-    let mut slots: BTreeMap<u32, (u64, Body)> = BTreeMap::new();
+    let mut slots: BTreeMap<u32, Lives> = BTreeMap::new();
     let mut users = Vec::new();
     for owner in owners(client, volume, pack).await? {
         match owner {
@@ -44,24 +63,27 @@ pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) 
             Owner::Version { key, version } => {
                 let Some(found) = version_of(client, volume, key.clone(), version).await? else { continue };
                 in_pack(&found.body, found.size, pack, &mut |slot, size, body| {
-                    slots.insert(slot.index, (size, body.clone()));
+                    slots.insert(slot.index, Lives { size, body: body.clone(), name: key.clone() });
                 });
                 users.push(User { key, version, body: found.body });
             }
         }
     }
-    let moved = rewrite(client, volume, &slots).await?;
+    let moved = Moved { client, bodies: rewrite(client, volume, &slots).await? };
     let bucket = Bucket::of_volume(volume);
     for User { key, version, body } in users {
-        let to = replaced(&body, pack, &moved);
-        if to != body {
-            client.commit(&bucket, Command::Rebody { key, version, from: body, to }).await?;
-            done.moved += 1;
+        let to = replaced(&body, pack, &moved.bodies);
+        if to == body {
+            continue;
+        }
+        match client.commit(&bucket, Command::Rebody { key, version, from: body, to }).await {
+            Ok(_) => done.moved += 1,
+            // Deleted meanwhile: it doesn't take its new place.
+            Err(Error::Namespace(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion)) => {}
+            Err(error) => return Err(error),
         }
     }
-    done.bytes = slots.values().map(|(size, _)| size).sum();
-    // Whoever was deleted meanwhile didn't take its new place.
-    client.discard_all(moved.values());
+    done.bytes = slots.values().map(|lives| lives.size).sum();
     Ok(done)
 }
 
@@ -69,9 +91,7 @@ async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Ve
     let mut owners = Vec::new();
     let mut after = None;
     loop {
-        let read = move |view: &dyn base::kv::View| {
-            Ok(namespace::read::pack_slots(view, volume, pack, after, PAGE)?)
-        };
+        let read = move |view: &dyn base::kv::View| Ok(namespace::read::pack_slots(view, volume, pack, after, PAGE)?);
         let page = client.core().volumes.scan(read).await?;
         after = page.last().map(|slot| (slot.slot, slot.ord));
         let full = page.len() == PAGE;
@@ -110,26 +130,31 @@ fn in_pack(body: &Body, size: u64, pack: SegmentId, each: &mut impl FnMut(&Slot,
 async fn rewrite(
     client: &Client,
     volume: VolumeId,
-    slots: &BTreeMap<u32, (u64, Body)>,
+    slots: &BTreeMap<u32, Lives>,
 ) -> Result<BTreeMap<u32, Body>, Error> {
     let mut answers = Vec::new();
     let packs = client.packs(volume);
-    for (index, (size, body)) in slots {
+    for (index, Lives { size, body, name }) in slots {
         let mut stream = ReadStream::new(client.core().clone(), volume, body.clone(), *size, 0..*size)?;
         let mut parts = Vec::new();
         while let Some(bytes) = stream.next().await {
             parts.push(bytes?);
         }
         let (reply, answer) = oneshot::channel();
-        let item = Item { parts, len: *size as usize, name: String::new(), reply };
+        let item = Item { parts, len: *size as usize, name: name.clone(), reply };
         packs.send(item).await.map_err(|_| Error::Cut(env::Cut))?;
         answers.push((*index, answer));
     }
-    let mut moved = BTreeMap::new();
+    // All of them, so that what was written is given back if one fails.
+    let mut moved = Moved { client, bodies: BTreeMap::new() };
+    let mut failed = None;
     for (index, answer) in answers {
-        moved.insert(index, answer.await.map_err(|_| Error::Cut(env::Cut))??);
+        match answer.await.unwrap_or(Err(Error::Cut(env::Cut))) {
+            Ok(body) => _ = moved.bodies.insert(index, body),
+            Err(error) => failed = Some(error),
+        }
     }
-    Ok(moved)
+    failed.map_or_else(|| Ok(std::mem::take(&mut moved.bodies)), Err)
 }
 
 /// The body with its slots of the pack replaced.

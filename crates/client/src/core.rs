@@ -1,9 +1,12 @@
 //! What every part of the client shares.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-use base::{DriveId, GroupId, PolicyId, SegmentId, VolumeId};
+use base::{DriveId, GroupId, Kind, PieceId, PolicyId, SegmentId, VolumeId};
 use crypt::{RootKey, VolumeKey};
 use env::Env;
 use namespace::{Command, rows::MissingRow};
@@ -15,6 +18,10 @@ use crate::findings::Teller;
 use crate::map::{Map, POLICY_SETTING, Target};
 use crate::shard::Shard;
 
+/// A drive that doesn't answer a read for so long has failed at it.
+pub(crate) const READ_MAX: Duration = Duration::from_secs(30);
+/// The same of a write, which may have to wait for a whole drive's cache.
+pub(crate) const WRITE_MAX: Duration = Duration::from_secs(60);
 /// Late pieces that a drive may have before it gets no new ones for a while: they hold memory.
 const LATE_PIECES_MAX: u32 = 8;
 
@@ -28,11 +35,20 @@ pub(crate) struct Core {
     map: RwLock<Option<Arc<Map>>>,
     /// Raised with every invalidation, so that a load that began before is not kept.
     map_epoch: AtomicU64,
-    late: Mutex<std::collections::BTreeMap<DriveId, u32>>,
+    late: Mutex<BTreeMap<DriveId, u32>>,
+    /// Segments that are being written: no row names them yet, and their pieces are no orphans.
+    under_way: Mutex<BTreeSet<SegmentId>>,
 }
 
 impl Core {
-    pub fn new(env: Env, system: Shard, volumes: Shard, drives: Arc<Drives>, root: RootKey, teller: Teller) -> Arc<Self> {
+    pub fn new(
+        env: Env,
+        system: Shard,
+        volumes: Shard,
+        drives: Arc<Drives>,
+        root: RootKey,
+        teller: Teller,
+    ) -> Arc<Self> {
         Arc::new(Self {
             env,
             system,
@@ -43,6 +59,7 @@ impl Core {
             map: RwLock::new(None),
             map_epoch: AtomicU64::new(0),
             late: Mutex::default(),
+            under_way: Mutex::default(),
         })
     }
 
@@ -96,6 +113,23 @@ impl Core {
 
     pub fn new_segment(&self) -> SegmentId {
         SegmentId(self.env.random())
+    }
+
+    /// The segments that are being written.
+    pub fn under_way(&self) -> MutexGuard<'_, BTreeSet<SegmentId>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a drive answers about a piece, if it does within `limit`: a hung drive has failed.
+    pub async fn within<T>(
+        &self,
+        limit: Duration,
+        piece: PieceId,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let text = || format!("its drive did not answer for {} s", limit.as_secs());
+        let answer = self.env.timeout(limit, work).await;
+        answer.unwrap_or_else(|| Err(Error::Drive { piece, kind: Kind::Unreachable, text: text() }))
     }
 
     /// Takes a piece off the note of what is missing, if there is one.

@@ -31,7 +31,8 @@ const SUSPECT: Duration = Duration::from_secs(10);
 /// Holds pieces: what the client needs of a drive. Every answer says that it is durable.
 pub trait Holder: Send + Sync {
     /// Stores a piece in one go.
-    fn put(&self, piece: PieceId, header: Bytes, body: Vec<Bytes>, cell_bytes: u32) -> BoxFuture<'_, Result<(), Error>>;
+    fn put(&self, piece: PieceId, header: Bytes, body: Vec<Bytes>, cell_bytes: u32)
+    -> BoxFuture<'_, Result<(), Error>>;
     /// Begins a piece that comes in parts; at most `len_max` bytes.
     fn create(
         &self,
@@ -104,7 +105,8 @@ impl Drives {
 
     /// Adds a drive, or replaces its holder; it is up.
     pub fn set(&self, id: DriveId, holder: Arc<dyn Holder>) {
-        self.write().insert(id, Drive { holder, state: DriveState::Up, suspect_until: Instant(0), speed: Speed::default() });
+        self.write()
+            .insert(id, Drive { holder, state: DriveState::Up, suspect_until: Instant(0), speed: Speed::default() });
     }
 
     /// Says how the drive does. Unknown ones are gone anyway.

@@ -73,9 +73,7 @@ impl Kinded for Error {
         match self {
             Error::Namespace(error) => error.kind(),
             Error::Metadata { kind, .. } | Error::Drive { kind, .. } => *kind,
-            Error::TooFewPieces { have, need, .. } => {
-                Kind::TooFewPieces { have: *have as u16, need: *need as u16 }
-            }
+            Error::TooFewPieces { have, need, .. } => Kind::TooFewPieces { have: *have as u16, need: *need as u16 },
             Error::NoPolicy { .. } | Error::Invalid { .. } => Kind::Invalid,
             Error::Damaged { .. } => Kind::Damaged,
             Error::Crypt(error) => error.kind(),

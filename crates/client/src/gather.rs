@@ -4,7 +4,7 @@
 //! 1. First only the pieces that hold wanted bytes are asked, each for its own cells.
 //! 2. A piece that fails, or is slower than its drive usually is, is *lost* for this read; as many
 //!    others are asked as are needed to decode the stripes in which it was wanted. A slow one may
-//!    still win.
+//!    still win. Those others may be slow in their turn.
 //! 3. Bytes that don't open are reported by the caller as `bad`, and never used again.
 
 use std::collections::BTreeSet;
@@ -22,7 +22,7 @@ use namespace::SegmentRef;
 use placement::GroupRow;
 
 use crate::Error;
-use crate::core::Core;
+use crate::core::{Core, READ_MAX};
 use crate::findings::{Fault, Finding};
 use crate::layout::Layout;
 
@@ -51,13 +51,27 @@ type Answer = (usize, Range<u64>, Result<Bytes, Fault>);
 
 impl Source {
     pub async fn open(core: &Arc<Core>, volume: VolumeId, segment: SegmentRef, pack: bool) -> Result<Arc<Self>, Error> {
-        let layout =
-            if pack { Layout::pack(segment.k, segment.len) } else { Layout::sealed(segment.k, segment.len) };
+        let layout = if pack { Layout::pack(segment.k, segment.len) } else { Layout::sealed(segment.k, segment.len) };
         let group = core.group(segment.policy, segment.group).await?;
         if group.members.len() < usize::from(segment.k) + usize::from(segment.m) {
             return Err(Error::Namespace(namespace::Error::Broken { what: "a group has fewer drives than pieces" }));
         }
         Ok(Arc::new(Self { core: core.clone(), volume, segment, layout, group, bad: Mutex::default() }))
+    }
+
+    /// The same segment where its group is by now, if that moved on since: else the error stands.
+    pub async fn elsewhere(&self, error: Error) -> Result<Arc<Self>, Error> {
+        if !matches!(error, Error::TooFewPieces { .. }) {
+            return Err(error);
+        }
+        self.core.forget_map();
+        let group = self.core.group(self.segment.policy, self.segment.group).await?;
+        if group == self.group {
+            return Err(error);
+        }
+        let (core, volume, segment) = (self.core.clone(), self.volume, self.segment.clone());
+        let (layout, bad) = (self.layout, Mutex::default());
+        Ok(Arc::new(Self { core, volume, segment, layout, group, bad }))
     }
 
     pub fn n(&self) -> usize {
@@ -97,14 +111,16 @@ impl Source {
             let Some(holder) = self.core.drives.get(drive) else { continue };
             asked = true;
             let began = self.core.env.clock.now();
-            match holder.read(self.piece(index), range.start, range.end - range.start).await {
+            let piece = self.piece(index);
+            let read = holder.read(piece, range.start, range.end - range.start);
+            match self.core.within(READ_MAX, piece, read).await {
                 Ok(bytes) if bytes.len() as u64 == range.end - range.start => {
                     self.core.drives.note_read(drive, self.core.env.clock.now().since(began));
                     return Ok(bytes);
                 }
                 Ok(_) => fault = fault.max(Fault::Damaged),
                 Err(error) => {
-                    tracing::debug!(%drive, piece = %self.piece(index), %error, "a piece could not be read");
+                    tracing::debug!(%drive, %piece, %error, "a piece could not be read");
                     fault = fault.max(match error.kind() {
                         Kind::Missing => Fault::Missing,
                         Kind::Damaged | Kind::Invalid => Fault::Damaged,
@@ -165,6 +181,8 @@ impl Asked {
 struct Gather {
     source: Arc<Source>,
     pieces: Vec<Asked>,
+    /// How many times a drive was asked.
+    asked: usize,
     flying: FuturesUnordered<BoxFuture<'static, Answer>>,
 }
 
@@ -178,7 +196,7 @@ pub(crate) async fn gather(source: &Arc<Source>, wanted: &[Range<u64>]) -> Resul
         // Not asked at first: slow in advance.
         piece.slow = source.ask_last(index);
     }
-    let mut gather = Gather { source: source.clone(), pieces, flying: FuturesUnordered::new() };
+    let mut gather = Gather { source: source.clone(), pieces, asked: 0, flying: FuturesUnordered::new() };
     gather.run().await?;
     gather.decode().await
 }
@@ -195,51 +213,58 @@ impl Gather {
                 self.ask(index, piece.wanted.clone());
             }
         }
-        let mut patience = Some(self.patience());
         self.ask_others()?;
+        let mut patience = self.patience();
         while !self.complete() {
             let answer = match patience.take() {
-                Some(timer) => match select(self.flying.next(), timer).await {
+                Some((timer, asked)) => match select(self.flying.next(), timer).await {
                     Either::Left((answer, timer)) => {
-                        patience = Some(timer);
+                        patience = Some((timer, asked));
                         answer
                     }
                     Either::Right(_) => {
                         self.lose_patience();
                         self.ask_others()?;
+                        patience = self.patience();
                         continue;
                     }
                 },
                 None => self.flying.next().await,
             };
-            if let Some((index, stripes, bytes)) = answer {
-                let piece = &mut self.pieces[index];
-                if piece.open.as_ref() == Some(&stripes) {
-                    piece.open = None;
-                }
-                match bytes {
-                    Ok(bytes) => piece.have.push((stripes, bytes)),
-                    Err(_) => piece.failed = true,
-                }
+            let Some((index, stripes, bytes)) = answer else {
+                // Nobody is asked any more, and still it isn't enough.
+                return Err(Error::TooFewPieces { what: "read", have: self.holding(&self.lost()), need: self.k() });
+            };
+            let piece = &mut self.pieces[index];
+            if piece.open.as_ref() == Some(&stripes) {
+                piece.open = None;
+            }
+            match bytes {
+                Ok(bytes) => piece.have.push((stripes, bytes)),
+                Err(_) => piece.failed = true,
             }
             self.ask_others()?;
+            if patience.as_ref().is_none_or(|(_, asked)| *asked != self.asked) {
+                patience = self.patience();
+            }
         }
         Ok(())
     }
 
-    /// Ready when the drives that are asked have had their usual time.
-    fn patience(&self) -> BoxFuture<'static, ()> {
+    /// Ready when the drives that are asked have had their usual time; with it, how many were asked.
+    fn patience(&self) -> Option<(BoxFuture<'static, ()>, usize)> {
         let core = &self.source.core;
-        let asked = (0..self.pieces.len()).filter(|at| self.pieces[*at].open.is_some());
+        let waits = |piece: &Asked| piece.open.is_some() && !piece.slow;
+        let asked = (0..self.pieces.len()).filter(|at| waits(&self.pieces[*at]));
         let drives = asked.filter_map(|at| self.source.group.holders(at).next());
-        let longest = drives.map(|drive| core.drives.hedge_after(drive)).max().unwrap_or_default();
-        core.env.clock.sleep(longest)
+        let longest = drives.map(|drive| core.drives.hedge_after(drive)).max()?;
+        Some((core.env.clock.sleep(longest), self.asked))
     }
 
     /// Whoever hasn't answered yet is slow.
     fn lose_patience(&mut self) {
         for (index, piece) in self.pieces.iter_mut().enumerate() {
-            if piece.open.is_some() {
+            if piece.open.is_some() && !piece.slow {
                 piece.slow = true;
                 if let Some(drive) = self.source.group.holders(index).next() {
                     let drives = &self.source.core.drives;
@@ -250,6 +275,7 @@ impl Gather {
     }
 
     fn ask(&mut self, index: usize, stripes: Range<u64>) {
+        self.asked += 1;
         self.pieces[index].open = Some(stripes.clone());
         self.flying.push(self.source.ask(index, stripes));
     }

@@ -15,7 +15,13 @@ fn of(piece: PieceId) -> impl Fn(piecestore::Error) -> Error {
 }
 
 impl Holder for Arc<PieceStore> {
-    fn put(&self, piece: PieceId, header: Bytes, body: Vec<Bytes>, cell_bytes: u32) -> BoxFuture<'_, Result<(), Error>> {
+    fn put(
+        &self,
+        piece: PieceId,
+        header: Bytes,
+        body: Vec<Bytes>,
+        cell_bytes: u32,
+    ) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move { PieceStore::put(self, piece, header, body, cell_bytes, None).await.map_err(of(piece)) })
     }
 

@@ -1,10 +1,11 @@
 //! Packs: small objects that arrive together share a segment.
 //!
-//! One worker per volume. A pack holds what came while the one before was being written: no timer,
+//! One worker per volume. A pack holds what came while those before were being written: no timer,
 //! so a lone object doesn't wait, and a flood shares its drives' syncs. Each object is sealed with
 //! its own key, in cells of 64 KiB, so that a grant opens one object and not its neighbours.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use base::limits::{CELL_BYTES, SEAL_BYTES};
 use base::{SegmentId, VolumeId};
@@ -13,7 +14,7 @@ use codec::Versioned;
 use crypt::SegmentKey;
 use erasure::Code;
 use namespace::{Body, SegmentRef, Slot};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::Error;
 use crate::batch::{Roots, pieces};
@@ -22,10 +23,16 @@ use crate::header::{Fragment, PackSlot, PieceHeader, SLOTS_MAX};
 use crate::layout::{CellAt, Layout};
 use crate::map::Target;
 use crate::registry::Registry;
-use crate::run::Run;
+use crate::run::{Held, Run};
 
 /// Sealed bytes of a pack at the most: written in a fraction of a second, compacted in memory.
 pub(crate) const PACK_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Packs of a volume that are written at a time: a drive that straggles delays only one of them.
+const PACKS_MAX: usize = 3;
+/// A pack that isn't durable on enough drives after this long has failed.
+const SETTLE_MAX: Duration = Duration::from_secs(20);
+/// Sealing and coding up to this many bytes isn't worth a hop to another thread.
+const BUILD_HERE_BYTES_MAX: usize = 128 * 1024;
 /// Objects that wait for the next pack.
 const WAITING_MAX: usize = 256;
 
@@ -48,6 +55,7 @@ pub(crate) fn worker(core: &Arc<Core>, registry: &Arc<Registry>, volume: VolumeI
     let (core, registry) = (core.clone(), Arc::downgrade(registry));
     core.env.clone().spawn("pack", async move {
         let mut left = None;
+        let room = Arc::new(Semaphore::new(PACKS_MAX));
         loop {
             let first = match left.take() {
                 Some(item) => item,
@@ -56,6 +64,7 @@ pub(crate) fn worker(core: &Arc<Core>, registry: &Arc<Registry>, volume: VolumeI
                     None => return,
                 },
             };
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
             let mut bytes = sealed_len(first.len);
             let mut group = vec![first];
             while group.len() < SLOTS_MAX
@@ -68,7 +77,11 @@ pub(crate) fn worker(core: &Arc<Core>, registry: &Arc<Registry>, volume: VolumeI
                 }
                 group.push(item);
             }
-            write(&core, &registry, volume, group).await;
+            let (this, registry) = (core.clone(), registry.clone());
+            core.env.spawn("pack", async move {
+                write(&this, &registry, volume, group).await;
+                drop(permit);
+            });
         }
     });
     send
@@ -86,12 +99,13 @@ async fn write(core: &Arc<Core>, registry: &Weak<Registry>, volume: VolumeId, gr
         return;
     }
     match store(core, volume, objects).await {
-        Ok((run, bodies)) => {
-            let Some(registry) = registry.upgrade() else { return run.abort() };
-            registry.add(run.clone(), bodies.len() as u32, core.env.clock.now());
+        Ok((held, bodies)) => {
+            let Some(registry) = registry.upgrade() else { return };
+            let segment = held.segment;
+            registry.add(held, bodies.len() as u32, core.env.clock.now());
             for (reply, body) in replies.into_iter().zip(bodies) {
                 if reply.send(Ok(body)).is_err() {
-                    registry.settle([run.segment], false);
+                    registry.settle([segment], false);
                 }
             }
         }
@@ -107,14 +121,19 @@ struct Object {
     name: String,
 }
 
-async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Result<(Arc<Run>, Vec<Body>), Error> {
+async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Result<(Held, Vec<Body>), Error> {
     let target = core.target(volume).await?;
     let segment = core.new_segment();
-    let run = Run::new(core.clone(), volume, segment, target.clone());
+    let run = Run::begin(core.clone(), volume, segment, target.clone());
     run.check()?;
     let this = core.clone();
-    let built = core.env.blocking(move || build(&this, volume, segment, &target, objects));
-    let Built { header, pieces, slots } = built.await??;
+    let bytes: usize = objects.iter().map(|object| object.len).sum();
+    let built = if bytes <= BUILD_HERE_BYTES_MAX {
+        build(&this, volume, segment, &target, objects)
+    } else {
+        core.env.blocking(move || build(&this, volume, segment, &target, objects)).await?
+    };
+    let Built { header, pieces, slots } = built?;
     let layout = header.layout();
     for (index, cells) in pieces.into_iter().enumerate() {
         let Some(holder) = run.holder(index) else {
@@ -125,9 +144,7 @@ async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Resu
         run.settling(index);
         run.bring(index, async move { holder.put(id, header, vec![cells], layout.stored_bytes_max()).await });
     }
-    let guard = AbortOnDrop(Some(run.clone()));
-    run.settle().await?;
-    guard.disarm();
+    run.settle(SETTLE_MAX).await?;
     let reference = SegmentRef {
         id: segment,
         policy: header.policy,
@@ -143,23 +160,6 @@ async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Resu
         Body::Packed(reference, Slot { index: index as u32, offset: slot.offset, len: slot.len })
     };
     Ok((run, slots.into_iter().enumerate().map(body).collect()))
-}
-
-/// Gives a run back unless it came to a good end.
-pub(crate) struct AbortOnDrop(pub Option<Arc<Run>>);
-
-impl AbortOnDrop {
-    pub fn disarm(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        if let Some(run) = &self.0 {
-            run.abort();
-        }
-    }
 }
 
 struct Built {

@@ -51,7 +51,13 @@ enum Todo {
 }
 
 impl ReadStream {
-    pub(crate) fn new(core: Arc<Core>, volume: VolumeId, body: Body, size: u64, range: Range<u64>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        volume: VolumeId,
+        body: Body,
+        size: u64,
+        range: Range<u64>,
+    ) -> Result<Self, Error> {
         if range.start > range.end || range.end > size {
             return Err(Error::Invalid { what: "the range does not lie within the object" });
         }
@@ -171,22 +177,30 @@ fn parts<T>(
 /// A segment with its key.
 pub(crate) struct Open {
     pub source: Arc<Source>,
-    key: SegmentKey,
+    key: Arc<SegmentKey>,
 }
 
 impl Open {
     pub async fn new(core: &Arc<Core>, volume: VolumeId, segment: SegmentRef) -> Result<Arc<Self>, Error> {
-        let key = core.volume_key(volume).unwrap(&segment.wrapped_key, segment.id, 0)?;
+        let key = Arc::new(core.volume_key(volume).unwrap(&segment.wrapped_key, segment.id, 0)?);
         Ok(Arc::new(Self { source: Source::open(core, volume, segment, false).await?, key }))
     }
 }
 
 /// The bytes of a range of a segment.
 pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
-    let source = open.source.clone();
-    let wanted = source.layout.wanted(&range);
+    let mut open = open;
+    let wanted = open.source.layout.wanted(&range);
     loop {
-        let cells = gather(&source, &wanted).await?;
+        let source = open.source.clone();
+        let cells = match gather(&source, &wanted).await {
+            Ok(cells) => cells,
+            Err(error) => {
+                let source = source.elsewhere(error).await?;
+                open = Arc::new(Open { source, key: open.key.clone() });
+                continue;
+            }
+        };
         let (this, part) = (open.clone(), range.clone());
         let opened = if range.end - range.start <= OPEN_HERE_BYTES_MAX {
             this.open_cells(cells, part)
@@ -256,7 +270,7 @@ async fn packed(
 ) -> Result<Vec<Bytes>, Error> {
     let id = segment.id;
     let key = Arc::new(core.volume_key(volume).unwrap(&segment.wrapped_key, id, 1 + slot.index)?);
-    let source = Source::open(&core, volume, segment, true).await?;
+    let mut source = Source::open(&core, volume, segment, true).await?;
     let (cell, stored) = (CELL_BYTES as u64, (CELL_BYTES + SEAL_BYTES) as u64);
     // Cells of the object, within its slot.
     let first = range.start / cell;
@@ -268,7 +282,13 @@ async fn packed(
     let wanted = source.layout.wanted(&place);
     let inside = (range.start - first * cell) as usize..(range.end - first * cell) as usize;
     loop {
-        let cells = gather(&source, &wanted).await?;
+        let cells = match gather(&source, &wanted).await {
+            Ok(cells) => cells,
+            Err(error) => {
+                source = source.elsewhere(error).await?;
+                continue;
+            }
+        };
         let bytes = join(&source, &cells, &place);
         let opened = if place.end - place.start <= OPEN_HERE_BYTES_MAX {
             open_slot(&key, volume, id, first, bytes, &inside)

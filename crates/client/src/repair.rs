@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use placement::GroupRow;
 
 use crate::Error;
-use crate::core::Core;
+use crate::core::{Core, READ_MAX, WRITE_MAX};
 use crate::drives::{Holder, HolderWriter};
 use crate::findings::{Fault, Finding};
 use crate::header::PieceHeader;
@@ -62,7 +62,8 @@ impl Job {
         let mut headers: Vec<PieceHeader> = Vec::new();
         for index in (0..self.group.members.len() as u8).filter(|index| !self.missing.contains(index)) {
             for (_, holder) in self.holders(index) {
-                if let Ok(bytes) = holder.header(self.piece(index)).await
+                let header = holder.header(self.piece(index));
+                if let Ok(bytes) = self.core.within(READ_MAX, self.piece(index), header).await
                     && let Ok(header) = PieceHeader::decode(&bytes)
                     && (header.segment, header.index, header.volume) == (self.segment, index, self.volume)
                 {
@@ -138,7 +139,10 @@ impl Job {
             });
             let made;
             (work, made) = done.await?;
-            let writes = targets.iter_mut().zip(made?).map(|(target, cells)| target.writer.write(vec![cells]));
+            let writes = targets.iter_mut().zip(made?).map(|(target, cells)| {
+                let piece = self.piece(target.index);
+                self.core.within(WRITE_MAX, piece, target.writer.write(vec![cells]))
+            });
             join_all(writes).await.into_iter().collect::<Result<(), Error>>()?;
         }
         let wrong = work.wrong(header);
@@ -150,7 +154,8 @@ impl Job {
             return Err(Error::Damaged { what: "a rebuilt piece does not fit its root: it" });
         }
         for target in targets {
-            target.writer.finish(Bytes::from(header.at(target.index).encode())).await?;
+            let finish = target.writer.finish(Bytes::from(header.at(target.index).encode()));
+            self.core.within(WRITE_MAX, self.piece(target.index), finish).await?;
             rebuilt.pieces.push(target.index);
             rebuilt.bytes += len;
         }
@@ -165,7 +170,8 @@ impl Job {
             match home {
                 Some(home) => {
                     let writer = home.create(self.piece(index), layout.stored_bytes_max(), layout.piece_bytes());
-                    targets.push(Target { index, writer: writer.await? });
+                    let writer = self.core.within(WRITE_MAX, self.piece(index), writer).await?;
+                    targets.push(Target { index, writer });
                 }
                 None => rebuilt.homeless.push(index),
             }
@@ -176,7 +182,8 @@ impl Job {
     async fn read(&self, index: u8, range: Range<u64>) -> Result<Bytes, Fault> {
         let mut fault = Fault::Missing;
         for (_, holder) in self.holders(index) {
-            match holder.read(self.piece(index), range.start, range.end - range.start).await {
+            let read = holder.read(self.piece(index), range.start, range.end - range.start);
+            match self.core.within(READ_MAX, self.piece(index), read).await {
                 Ok(bytes) if bytes.len() as u64 == range.end - range.start => return Ok(bytes),
                 Ok(_) => fault = Fault::Damaged,
                 Err(error) => {

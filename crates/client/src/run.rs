@@ -1,10 +1,12 @@
 //! One segment on its way to the drives: which pieces are there, which are late, which are lost.
 //!
 //! 1. A piece is counted as durable only after its drive said so.
-//! 2. After [`Run::abort`] every piece goes away again: those that are durable are deleted now,
-//!    those under way when their drive answers.
+//! 2. After [`Run::abort`] every piece goes away again: those that still get bytes at once, those
+//!    that are durable are deleted now, those becoming durable when their drive answers.
 //! 3. Pieces that are late when the segment is acknowledged are noted as missing with the commit;
 //!    one that arrives later takes itself off the note.
+//! 4. Whoever begins a segment holds it ([`Held`]) until it is registered for its commit: a future
+//!    that is dropped anywhere in between gives everything back.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -16,16 +18,18 @@ use base::{DriveId, PieceId, SegmentId, VolumeId};
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::core::Core;
+use crate::core::{Core, WRITE_MAX};
 use crate::drives::Holder;
 use crate::map::Target;
 
 /// Stragglers get as long again as the acknowledged pieces took, at least …
-const GRACE_MIN: Duration = Duration::from_millis(10);
+const GRACE_MIN: Duration = Duration::from_millis(20);
 /// … and at most this long: the caller waits.
-const GRACE_MAX: Duration = Duration::from_millis(100);
+const GRACE_MAX: Duration = Duration::from_millis(250);
 /// Pieces whose bytes are all sent may still become durable so long after the acknowledgement.
 const LATE_MAX: Duration = Duration::from_secs(30);
+/// How often those who wait look whether a drive has gone in the meantime.
+pub(crate) const LOOK_EACH: Duration = Duration::from_secs(1);
 
 /// Where a piece is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,13 +67,15 @@ pub(crate) struct Run {
 
 impl Run {
     /// All pieces whose drive takes new ones are `Sending`, the others lost.
-    pub fn new(core: Arc<Core>, volume: VolumeId, segment: SegmentId, target: Target) -> Arc<Self> {
+    pub fn begin(core: Arc<Core>, volume: VolumeId, segment: SegmentId, target: Target) -> Held {
         let takes = |drive: &DriveId| core.drives.writable(*drive).is_some();
         let stages: Vec<Stage> =
             target.group.members.iter().map(|drive| if takes(drive) { Stage::Sending } else { Stage::Lost }).collect();
         let taken = stages.iter().map(|_| AtomicU64::new(0)).collect();
         let state = Mutex::new(State { stages, aborted: false, noted: None });
-        Arc::new(Self { core, volume, segment, target, state, taken, changed: watch::channel(0).0 })
+        core.under_way().insert(segment);
+        let run = Self { core, volume, segment, target, state, taken, changed: watch::channel(0).0 };
+        Held(Some(Arc::new(run)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -114,18 +120,24 @@ impl Run {
         (0..state.stages.len()).filter(|at| state.stages[*at] != Stage::Durable).map(|at| at as u8).collect()
     }
 
-    /// Moves a piece on; a lost one stays lost, unless it turns out durable.
-    fn step(&self, index: usize, stage: Stage) {
-        let before = std::mem::replace(&mut self.lock().stages[index], stage);
-        if before == Stage::Late {
-            self.core.late_end(self.drive(index));
+    /// Moves a piece on if it is where `from` says; whether it was.
+    fn step(&self, index: usize, from: impl FnOnce(Stage) -> bool, to: Stage) -> bool {
+        {
+            let stage = &mut self.lock().stages[index];
+            if !from(*stage) {
+                return false;
+            }
+            if std::mem::replace(stage, to) == Stage::Late {
+                self.core.late_end(self.drive(index));
+            }
         }
         self.changed.send_modify(|count| *count += 1);
+        true
     }
 
     /// The piece has no drive after all.
     pub fn lose(&self, index: usize) {
-        self.step(index, Stage::Lost);
+        self.step(index, |stage| stage != Stage::Durable, Stage::Lost);
     }
 
     /// The drive took one more batch.
@@ -145,7 +157,33 @@ impl Run {
             }
             all.filter(|at| state.stages[*at] == Stage::Sending && !ahead(*at)).collect()
         };
-        lagging.into_iter().for_each(|at| self.cut(at));
+        lagging.into_iter().for_each(|at| _ = self.cut(at, Stage::Sending));
+    }
+
+    /// Cuts pieces whose drive has gone, or was fenced: a hung call of it may never return.
+    pub fn cut_gone(&self) {
+        for index in 0..self.target.n() {
+            let gone = || !self.core.drives.get(self.drive(index)).is_some_and(|holder| holder.writable());
+            if matches!(self.stage(index), Stage::Sending | Stage::Settling) && gone() {
+                self.cut_any(index);
+            }
+        }
+    }
+
+    /// Cuts all that isn't durable.
+    pub fn cut_all(&self) {
+        (0..self.target.n()).for_each(|index| self.cut_any(index));
+    }
+
+    /// Whether the piece's work is to be dropped: it is lost, or all is given up while it still
+    /// gets bytes. What its drive makes durable right now would become an orphan if it were dropped.
+    fn is_cut(&self, index: usize) -> bool {
+        let state = self.lock();
+        match state.stages[index] {
+            Stage::Lost => true,
+            Stage::Sending => state.aborted,
+            Stage::Settling | Stage::Late | Stage::Durable => false,
+        }
     }
 
     /// Runs the work that brings a piece to its drive, until it is done, or cut.
@@ -154,7 +192,7 @@ impl Run {
         self.core.clone().env.spawn("piece", async move {
             let mut changes = run.changed.subscribe();
             let cut = async {
-                while run.stage(index) != Stage::Lost && !run.lock().aborted {
+                while !run.is_cut(index) {
                     if changes.changed().await.is_err() {
                         return;
                     }
@@ -168,7 +206,7 @@ impl Run {
                 // The work is dropped here: what was written is given back.
                 futures_util::future::Either::Right(((), work)) => {
                     drop(work);
-                    run.step(index, Stage::Lost);
+                    run.lose(index);
                     // Only what is given up is deleted: a piece that was cut may have become durable
                     // all the same, or a repair may be writing it anew.
                     if run.lock().aborted {
@@ -181,14 +219,11 @@ impl Run {
 
     /// The drive has all bytes and makes them durable.
     pub fn settling(&self, index: usize) {
-        let mut state = self.lock();
-        if state.stages[index] == Stage::Sending {
-            state.stages[index] = Stage::Settling;
-        }
+        self.step(index, |stage| stage == Stage::Sending, Stage::Settling);
     }
 
     async fn arrived(self: &Arc<Self>, index: usize) {
-        self.step(index, Stage::Durable);
+        self.step(index, |_| true, Stage::Durable);
         let (aborted, late) = {
             let mut state = self.lock();
             let late = state.noted.as_mut().is_some_and(|noted| noted.remove(&(index as u8)));
@@ -205,21 +240,22 @@ impl Run {
         let drive = self.drive(index);
         tracing::info!(%drive, piece = %self.piece(index), %error, "a piece could not be written");
         self.core.drives.suspect(drive);
-        self.step(index, Stage::Lost);
+        self.lose(index);
     }
 
     /// Waits until enough pieces are durable and the others had their grace; fails as soon as they
-    /// can't be enough.
-    pub async fn settle(&self) -> Result<(), Error> {
-        let mut changes = self.changed.subscribe();
-        let began = self.core.env.clock.now();
-        while self.count(|stage| stage == Stage::Durable) < self.target.ack() {
-            self.check()?;
-            if changes.changed().await.is_err() {
-                break;
+    /// can't be enough, or after `limit`.
+    pub async fn settle(self: &Arc<Self>, limit: Duration) -> Result<(), Error> {
+        let clock = &self.core.env.clock;
+        let began = clock.now();
+        while !self.enough(LOOK_EACH).await? {
+            self.cut_gone();
+            if clock.now().since(began) >= limit {
+                self.cut_all();
             }
         }
-        let grace = self.core.env.clock.now().since(began).clamp(GRACE_MIN, GRACE_MAX);
+        let mut changes = self.changed.subscribe();
+        let grace = clock.now().since(began).clamp(GRACE_MIN, GRACE_MAX);
         let all = async {
             while self.count(|stage| matches!(stage, Stage::Sending | Stage::Settling)) > 0 {
                 if changes.changed().await.is_err() {
@@ -233,22 +269,76 @@ impl Run {
         Ok(())
     }
 
+    /// Whether enough pieces became durable within `limit`; fails once they can't be enough.
+    async fn enough(&self, limit: Duration) -> Result<bool, Error> {
+        let mut changes = self.changed.subscribe();
+        let enough = async {
+            while self.count(|stage| stage == Stage::Durable) < self.target.ack() {
+                self.check()?;
+                if changes.changed().await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        self.core.env.timeout(limit, enough).await.transpose().map(|done| done.is_some())
+    }
+
     /// Pieces that still wait for bytes are cut; those that wait for their drive may come late.
-    fn go_on_without(&self) {
+    fn go_on_without(self: &Arc<Self>) {
         for index in 0..self.target.n() {
-            match self.stage(index) {
-                Stage::Sending => self.cut(index),
-                Stage::Settling if self.core.late_begin(self.drive(index)) => self.step(index, Stage::Late),
-                Stage::Settling => self.cut(index),
-                Stage::Lost | Stage::Late | Stage::Durable => {}
+            // Again if it moved on in between.
+            while !self.go_on_without_one(index) {}
+        }
+        self.cut_late();
+    }
+
+    fn go_on_without_one(&self, index: usize) -> bool {
+        let drive = self.drive(index);
+        match self.stage(index) {
+            Stage::Sending => self.cut(index, Stage::Sending),
+            Stage::Settling if self.core.late_begin(drive) => {
+                let late = self.step(index, |stage| stage == Stage::Settling, Stage::Late);
+                if !late {
+                    self.core.late_end(drive);
+                }
+                late
+            }
+            Stage::Settling => self.cut(index, Stage::Settling),
+            Stage::Lost | Stage::Late | Stage::Durable => true,
+        }
+    }
+
+    /// Cuts what becomes durable too late.
+    fn cut_late(self: &Arc<Self>) {
+        let unsettled = |stage| matches!(stage, Stage::Settling | Stage::Late);
+        if self.count(unsettled) > 0 {
+            let run = self.clone();
+            self.core.env.spawn("late pieces", async move {
+                run.core.env.clock.sleep(LATE_MAX).await;
+                (0..run.target.n()).filter(|at| unsettled(run.stage(*at))).for_each(|at| run.cut_any(at));
+            });
+        }
+    }
+
+    fn cut_any(&self, index: usize) {
+        loop {
+            let stage = self.stage(index);
+            if matches!(stage, Stage::Lost | Stage::Durable) || self.cut(index, stage) {
+                return;
             }
         }
     }
 
-    fn cut(&self, index: usize) {
-        tracing::info!(drive = %self.drive(index), piece = %self.piece(index), "a drive lags behind: its piece is cut");
-        self.core.drives.suspect(self.drive(index));
-        self.step(index, Stage::Lost);
+    /// Cuts the piece if it still is where `from` says.
+    fn cut(&self, index: usize, from: Stage) -> bool {
+        let cut = self.step(index, |stage| stage == from, Stage::Lost);
+        if cut {
+            let (drive, piece) = (self.drive(index), self.piece(index));
+            tracing::info!(%drive, %piece, "a drive lags behind: its piece is cut");
+            self.core.drives.suspect(drive);
+        }
+        cut
     }
 
     /// What the commit is to note as missing. From now on late pieces take themselves off that note.
@@ -258,8 +348,7 @@ impl Run {
         missing
     }
 
-    /// The commit is durable: pieces that arrived while it was under way are taken off the note,
-    /// and what is late for too long is cut.
+    /// The commit is durable: pieces that arrived while it was under way are taken off the note.
     pub async fn committed(self: &Arc<Self>, noted: BTreeSet<u8>) {
         if noted.is_empty() {
             return;
@@ -267,13 +356,6 @@ impl Run {
         let now = self.missing();
         for index in noted.difference(&now) {
             self.core.forget_missing(self.volume, self.segment, *index).await;
-        }
-        if self.count(|stage| stage == Stage::Late) > 0 {
-            let run = self.clone();
-            self.core.env.spawn("late pieces", async move {
-                run.core.env.clock.sleep(LATE_MAX).await;
-                (0..run.target.n()).filter(|at| run.stage(*at) == Stage::Late).for_each(|at| run.cut(at));
-            });
         }
     }
 
@@ -286,7 +368,9 @@ impl Run {
             }
             (0..state.stages.len()).filter(|at| state.stages[*at] == Stage::Durable).collect()
         };
+        self.core.under_way().remove(&self.segment);
         self.changed.send_modify(|count| *count += 1);
+        self.cut_late();
         if !durable.is_empty() {
             let run = self.clone();
             self.core.env.spawn("give back", async move { run.delete(durable).await });
@@ -296,11 +380,47 @@ impl Run {
     /// Deletes pieces where they are; where that fails, the search for orphans finds them.
     async fn delete(&self, indices: Vec<usize>) {
         for index in indices {
-            if let Some(holder) = self.core.drives.get(self.drive(index))
-                && let Err(error) = holder.delete(vec![self.piece(index)]).await
-            {
-                tracing::debug!(piece = %self.piece(index), %error, "an abandoned piece was not deleted");
+            let piece = self.piece(index);
+            let Some(holder) = self.core.drives.get(self.drive(index)) else { continue };
+            if let Err(error) = self.core.within(WRITE_MAX, piece, holder.delete(vec![piece])).await {
+                tracing::debug!(%piece, %error, "an abandoned piece was not deleted");
             }
+        }
+    }
+}
+
+/// Who holds a run gives it back by being dropped.
+pub(crate) struct Held(Option<Arc<Run>>);
+
+impl Held {
+    /// The run.
+    pub fn run(&self) -> &Arc<Run> {
+        match &self.0 {
+            Some(run) => run,
+            None => unreachable!("only `keep` takes the run out, and it takes this too"),
+        }
+    }
+
+    /// Somebody else cares for the run from now on: it is registered for its commit.
+    pub fn keep(mut self) {
+        if let Some(run) = self.0.take() {
+            run.core.under_way().remove(&run.segment);
+        }
+    }
+}
+
+impl std::ops::Deref for Held {
+    type Target = Arc<Run>;
+
+    fn deref(&self) -> &Arc<Run> {
+        self.run()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(run) = self.0.take() {
+            run.abort();
         }
     }
 }

@@ -17,11 +17,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Error;
 use crate::batch::{Batch, Roots, Seal};
-use crate::core::Core;
+use crate::core::{Core, WRITE_MAX};
 use crate::header::{Fragment, PieceHeader};
 use crate::layout::Layout;
 use crate::map::Target;
-use crate::run::Run;
+use crate::run::{Held, LOOK_EACH, Run};
 
 /// Batches of one writer that are under way at a time: one is filled, one coded, one written.
 pub(crate) const BATCHES_MAX: usize = 3;
@@ -46,7 +46,7 @@ enum ToPiece {
 
 /// A segment being written.
 pub(crate) struct SegmentWriter {
-    pub run: Arc<Run>,
+    pub run: Held,
     core: Arc<Core>,
     permits: Arc<Semaphore>,
     batch: Option<(Batch, Permit)>,
@@ -62,7 +62,7 @@ pub(crate) struct SegmentWriter {
 
 /// A segment whose bytes are all on their way.
 pub(crate) struct Ended {
-    pub run: Arc<Run>,
+    pub run: Held,
     pub sent: u64,
     result: oneshot::Receiver<Result<SegmentRef, Error>>,
 }
@@ -74,7 +74,7 @@ impl Ended {
         match coded {
             Ok(segment) => {
                 let segment = segment?;
-                self.run.settle().await?;
+                self.run.settle(WRITE_MAX).await?;
                 Ok(segment)
             }
             Err(_) => Err(Error::Cut(env::Cut)),
@@ -121,7 +121,7 @@ impl SegmentWriter {
             roots: Vec::new(),
             fragment: fragment.seal(&volume_key, segment, core.env.random()),
         };
-        let run = Run::new(core.clone(), volume, segment, target);
+        let run = Run::begin(core.clone(), volume, segment, target);
         run.check()?;
         let pieces = (0..run.target.n()).map(|index| piece(&run, index, Layout::sealed(k, len_max))).collect();
         let (to_coder, works) = mpsc::channel(BATCHES_MAX);
@@ -131,12 +131,24 @@ impl SegmentWriter {
             // Nobody waits any more if the writer was dropped.
             let _ = done.send(coder.run(works).await);
         });
-        Ok(Self { run, core, permits, batch: None, to_coder, result, k: k.into(), len: 0, len_max, sent: 0, before: None })
+        Ok(Self {
+            run,
+            core,
+            permits,
+            batch: None,
+            to_coder,
+            result,
+            k: k.into(),
+            len: 0,
+            len_max,
+            sent: 0,
+            before: None,
+        })
     }
 
     /// Shares its permits with the segment before it.
     pub fn after(mut self, before: Option<&Ended>) -> Self {
-        self.before = before.map(|ended| (ended.run.clone(), ended.sent));
+        self.before = before.map(|ended| (ended.run.run().clone(), ended.sent));
         self
     }
 
@@ -171,18 +183,26 @@ impl SegmentWriter {
     }
 
     async fn permit(&mut self) -> Result<Permit, Error> {
+        let clock = &self.core.env.clock;
+        let began = clock.now();
         loop {
             let permit = self.permits.clone().acquire_owned();
-            match self.core.env.timeout(STALL_MAX, permit).await {
-                Some(permit) => return permit.map(Arc::new).map_err(|_| Error::Cut(env::Cut)),
-                None => {
-                    self.run.cut_laggards(self.sent);
-                    if let Some((run, sent)) = &self.before {
-                        run.cut_laggards(*sent);
-                    }
-                }
+            if let Some(permit) = self.core.env.timeout(LOOK_EACH, permit).await {
+                return permit.map(Arc::new).map_err(|_| Error::Cut(env::Cut));
             }
-            self.run.check()?;
+            let stalled = clock.now().since(began);
+            let before = self.before.as_ref().map(|(run, sent)| (run, *sent));
+            for (run, sent) in before.into_iter().chain([(self.run.run(), self.sent)]) {
+                run.cut_gone();
+                if stalled >= STALL_MAX {
+                    run.cut_laggards(sent);
+                }
+                if stalled >= WRITE_MAX {
+                    // So many drives hang that there won't be enough: better told than waited for.
+                    run.cut_all();
+                }
+                run.check()?;
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use placement::GroupRow;
 
 use crate::Error;
+use crate::core::READ_MAX;
 use crate::findings::{Fault, Finding};
 use crate::gather::Source;
 use crate::header::PieceHeader;
@@ -20,7 +21,8 @@ pub(crate) const CHUNK_BYTES: u64 = 1024 * 1024;
 pub(crate) async fn header(source: &Source, index: usize) -> Option<PieceHeader> {
     for drive in source.group.holders(index) {
         let Some(holder) = source.core.drives.get(drive) else { continue };
-        if let Ok(bytes) = holder.header(source.piece(index)).await
+        let piece = source.piece(index);
+        if let Ok(bytes) = source.core.within(READ_MAX, piece, holder.header(piece)).await
             && let Ok(header) = PieceHeader::decode(&bytes)
             && header.segment == source.segment.id
             && usize::from(header.index) == index
@@ -65,7 +67,12 @@ async fn root_of(source: &Arc<Source>, index: usize) -> Result<[u8; 32], Fault> 
 pub(crate) async fn check(source: &Arc<Source>) -> BTreeMap<usize, Fault> {
     let Some(trusted) = trusted(source).await else {
         // Without roots nothing can be said of the bodies but whether they are there.
-        return (0..source.n()).map(|index| (index, Fault::Damaged)).collect();
+        let mut faults = BTreeMap::new();
+        for index in 0..source.n() {
+            let there = header(source, index).await.is_some();
+            faults.insert(index, if there { Fault::Damaged } else { Fault::Missing });
+        }
+        return faults;
     };
     let trusted = &trusted;
     let each = (0..source.n()).map(|index| async move {

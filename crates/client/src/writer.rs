@@ -13,11 +13,14 @@ use crate::Error;
 use crate::core::Core;
 use crate::pack::Item;
 use crate::registry::Registry;
-use crate::run::Run;
+use crate::run::Held;
 use crate::segment::{BATCHES_MAX, Belongs, Ended, SegmentWriter};
 
 /// Segments of one writer that wait to be durable while the next one streams.
 const ENDED_MAX: usize = 2;
+
+/// Writes below this are copied together while an object is small.
+const TINY_BYTES_MAX: usize = 2048;
 
 /// Bytes that were written: durable, to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +41,11 @@ pub struct Writer {
     name: String,
     size: u64,
     small: Vec<Bytes>,
+    /// Bytes of tiny writes, gathered.
+    tail: Vec<u8>,
     large: Option<Large>,
+    /// A write failed or was dropped: nobody knows which bytes are there.
+    broken: bool,
 }
 
 impl Writer {
@@ -49,7 +56,8 @@ impl Writer {
         volume: VolumeId,
         len: Option<u64>,
     ) -> Self {
-        Self { core, registry, packs, volume, len, name: String::new(), size: 0, small: Vec::new(), large: None }
+        let (name, small, tail) = Default::default();
+        Self { core, registry, packs, volume, len, name, size: 0, small, tail, large: None, broken: false }
     }
 
     /// The key that the bytes are written for: kept, sealed, beside them, so that they can be named
@@ -59,17 +67,49 @@ impl Writer {
         self
     }
 
-    /// Takes the next bytes; waits while too many are under way.
+    /// Takes the next bytes; waits while too many are under way. After an error, or if this future
+    /// is dropped before its end, the writer is of no use any more.
     pub async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
+        self.check()?;
         if bytes.is_empty() {
             return Ok(());
         }
+        self.broken = true;
+        self.take(bytes).await?;
+        self.broken = false;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let what = "an earlier write of this object failed or was cut short: begin again";
+        if self.broken { Err(Error::Invalid { what }) } else { Ok(()) }
+    }
+
+    /// Keeps bytes of a small object; tiny ones are copied together, so that they don't each hold
+    /// the buffer that they came in.
+    fn keep(&mut self, bytes: Bytes) {
+        if bytes.len() < TINY_BYTES_MAX {
+            self.tail.extend_from_slice(&bytes);
+            return;
+        }
+        self.end_tail();
+        self.small.push(bytes);
+    }
+
+    fn end_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.small.push(std::mem::take(&mut self.tail).into());
+        }
+    }
+
+    async fn take(&mut self, bytes: Bytes) -> Result<(), Error> {
         self.size += bytes.len() as u64;
         let big = self.size.max(self.len.unwrap_or(0)) > PACK_OBJECT_BYTES_MAX as u64;
         if self.large.is_none() && !big {
-            self.small.push(bytes);
+            self.keep(bytes);
             return Ok(());
         }
+        self.end_tail();
         let large = match &mut self.large {
             Some(large) => large,
             None => self.large.insert(Large::new(self.core.clone(), self.volume, self.len, self.name.clone())),
@@ -82,6 +122,8 @@ impl Writer {
 
     /// Everything is durable on enough drives.
     pub async fn finish(mut self) -> Result<Content, Error> {
+        self.check()?;
+        self.end_tail();
         let size = self.size;
         let body = match self.large.take() {
             Some(large) => Body::Segments(large.finish(&self.registry).await?),
@@ -111,7 +153,7 @@ struct Large {
     size: u64,
     now: Option<SegmentWriter>,
     ended: VecDeque<Ended>,
-    done: Vec<(Arc<Run>, SegmentRef)>,
+    done: Vec<(Held, SegmentRef)>,
 }
 
 impl Large {
@@ -150,14 +192,7 @@ impl Large {
 
     async fn end(&mut self) -> Result<(), Error> {
         if let Some(now) = self.now.take() {
-            let run = now.run.clone();
-            match now.end().await {
-                Ok(ended) => self.ended.push_back(ended),
-                Err(error) => {
-                    run.abort();
-                    return Err(error);
-                }
-            }
+            self.ended.push_back(now.end().await?);
         }
         while self.ended.len() >= ENDED_MAX {
             self.settle().await?;
@@ -185,19 +220,10 @@ impl Large {
         let done = std::mem::take(&mut self.done);
         Ok(done
             .into_iter()
-            .map(|(run, segment)| {
-                registry.add(run, 1, now);
+            .map(|(held, segment)| {
+                registry.add(held, 1, now);
                 segment
             })
             .collect())
-    }
-}
-
-impl Drop for Large {
-    fn drop(&mut self) {
-        let now = self.now.iter().map(|now| &now.run);
-        let ended = self.ended.iter().map(|ended| &ended.run);
-        let done = self.done.iter().map(|(run, _)| run);
-        now.chain(ended).chain(done).for_each(Run::abort);
     }
 }

@@ -13,8 +13,7 @@ use common::{Rig, bytes, losses, new_version};
 use namespace::{Body, Command, Condition, Part, Span, UploadId};
 
 const MIB: usize = 1024 * 1024;
-const SIZES: [usize; 10] =
-    [0, 1, 4096, 4097, 65_535, 65_536, 65_537, MIB, MIB + 1, 5 * MIB + 17];
+const SIZES: [usize; 10] = [0, 1, 4096, 4097, 65_535, 65_536, 65_537, MIB, MIB + 1, 5 * MIB + 17];
 const CODES: [(u8, u8); 5] = [(1, 0), (1, 2), (2, 2), (3, 2), (4, 2)];
 
 #[tokio::test]

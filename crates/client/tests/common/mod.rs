@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use base::{DriveId, Kind, PieceId, PolicyId, UserId, Wall};
 use bytes::Bytes;
@@ -27,8 +28,12 @@ pub struct Memory {
     pub fail_after: AtomicI64,
     /// Bytes that were read.
     pub read_bytes: AtomicU64,
-    /// Bytes written and not yet finished or dropped.
+    /// Pieces begun and not yet finished or dropped.
     pub begun: AtomicI64,
+    /// Pieces can't become durable until this is raised.
+    pub closed: tokio::sync::watch::Sender<bool>,
+    /// Every call lets others run so many times before it does anything.
+    pub yields: AtomicU64,
 }
 
 impl Memory {
@@ -44,6 +49,9 @@ impl Memory {
         if self.hung.load(Ordering::SeqCst) {
             std::future::pending::<()>().await;
         }
+        for _ in 0..self.yields.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
         if self.dead.load(Ordering::SeqCst) { Err(self.error(piece, Kind::Unreachable)) } else { Ok(()) }
     }
 
@@ -58,6 +66,10 @@ impl Memory {
         }
         self.fail_after.fetch_sub(bytes as i64, Ordering::SeqCst);
         Ok(())
+    }
+
+    async fn opened(&self) {
+        let _ = self.closed.subscribe().wait_for(|closed| !closed).await;
     }
 
     pub fn count(&self) -> usize {
@@ -82,6 +94,7 @@ impl Holder for Handle {
     fn put(&self, piece: PieceId, header: Bytes, body: Vec<Bytes>, _: u32) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             self.0.check(piece).await?;
+            self.0.opened().await;
             let body = body.concat();
             self.0.spend(piece, body.len())?;
             self.0.pieces.lock().unwrap().insert(piece, (header, body));
@@ -92,6 +105,7 @@ impl Holder for Handle {
     fn create(&self, piece: PieceId, _: u32, max: u64) -> BoxFuture<'_, Result<Box<dyn HolderWriter>, Error>> {
         Box::pin(async move {
             self.0.check(piece).await?;
+            self.0.begun.fetch_add(1, Ordering::SeqCst);
             let writer = MemoryWriter { drive: self.0.clone(), piece, body: Vec::new(), max };
             Ok(Box::new(writer) as Box<dyn HolderWriter>)
         })
@@ -150,13 +164,46 @@ impl HolderWriter for MemoryWriter {
         })
     }
 
-    fn finish(self: Box<Self>, header: Bytes) -> BoxFuture<'static, Result<(), Error>> {
+    fn finish(mut self: Box<Self>, header: Bytes) -> BoxFuture<'static, Result<(), Error>> {
         Box::pin(async move {
             self.drive.check(self.piece).await?;
+            self.drive.opened().await;
             self.drive.spend(self.piece, 1)?;
-            self.drive.pieces.lock().unwrap().insert(self.piece, (header, self.body));
+            let body = std::mem::take(&mut self.body);
+            self.drive.pieces.lock().unwrap().insert(self.piece, (header, body));
             Ok(())
         })
+    }
+}
+
+impl Drop for MemoryWriter {
+    fn drop(&mut self) {
+        self.drive.begun.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A clock that runs faster than the world's, and jumps.
+pub struct FastClock {
+    world: Arc<dyn env::Clock>,
+    times: u32,
+    jumped: AtomicU64,
+}
+
+impl FastClock {
+    pub fn jump(&self, by: Duration) {
+        self.jumped.fetch_add(by.as_nanos() as u64, Ordering::SeqCst);
+    }
+}
+
+impl env::Clock for FastClock {
+    fn now(&self) -> base::Instant {
+        base::Instant(self.world.now().0 * u64::from(self.times) + self.jumped.load(Ordering::SeqCst))
+    }
+    fn wall(&self) -> Wall {
+        self.world.wall()
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.world.sleep(duration / self.times)
     }
 }
 
@@ -168,6 +215,7 @@ pub struct Rig {
     pub bucket: Arc<Bucket>,
     pub system: Arc<Sequencer>,
     pub volumes: Arc<Sequencer>,
+    pub clock: Arc<FastClock>,
 }
 
 pub async fn shards(env: &Env) -> (Arc<Sequencer>, Arc<Sequencer>) {
@@ -176,8 +224,12 @@ pub async fn shards(env: &Env) -> (Arc<Sequencer>, Arc<Sequencer>) {
 }
 
 pub async fn policy(system: &Sequencer, k: u8, m: u8, drives: &[DriveId]) {
+    add_policy(system, 1, (k, m), drives).await;
+}
+
+pub async fn add_policy(system: &Sequencer, id: u16, (k, m): (u8, u8), drives: &[DriveId]) {
     let ack = policy::Coding { k, m }.ack() as u8;
-    let row = PolicyRow { id: PolicyId(1), coding: Coding { k, m }, ack, name: format!("{k}+{m}") };
+    let row = PolicyRow { id: PolicyId(id), coding: Coding { k, m }, ack, name: format!("{k}+{m}") };
     let candidates: Vec<_> = drives.iter().map(|drive| Candidate { drive: *drive, weight: 1 }).collect();
     let n = usize::from(k + m);
     let groups = placement::build(&candidates, n, 0, placement::group_count(drives.len(), n), &[]);
@@ -191,7 +243,14 @@ pub async fn policy(system: &Sequencer, k: u8, m: u8, drives: &[DriveId]) {
 
 impl Rig {
     pub async fn new(k: u8, m: u8, drives: usize) -> Self {
-        let env = Env::real();
+        Self::fast(k, m, drives, 1).await
+    }
+
+    /// One whose time runs so many times faster.
+    pub async fn fast(k: u8, m: u8, drives: usize, times: u32) -> Self {
+        let mut env = Env::real();
+        let clock = Arc::new(FastClock { world: env.clock.clone(), times, jumped: AtomicU64::new(0) });
+        env.clock = clock.clone();
         let (system, volumes) = shards(&env).await;
         let drives: Vec<_> = (0..drives).map(|at| (DriveId([at as u8 + 1; 16]), Memory::new())).collect();
         policy(&system, k, m, &drives.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await;
@@ -199,7 +258,7 @@ impl Rig {
         drives.iter().for_each(|(id, drive)| registry.set(*id, Arc::new(Handle(drive.clone()))));
         let client = Client::new(env.clone(), system.clone(), volumes.clone(), registry, RootKey::new([7; 32]));
         let bucket = client.create_bucket("photos", &UserId("me".into()), "").await.unwrap();
-        Self { env, client, drives, bucket, system, volumes }
+        Self { env, client, drives, bucket, system, volumes, clock }
     }
 
     /// The drive of this number vanishes, with all that it holds.
@@ -252,8 +311,7 @@ pub fn new_version(content: Content) -> NewVersion {
 pub async fn put(client: &Client, bucket: &Bucket, key: &str, bytes: &[u8]) -> Version {
     let content = write(client, bucket, bytes, bytes.len() % 2 == 0).await.unwrap();
     assert_eq!(content.size, bytes.len() as u64);
-    let command =
-        Command::Put { key: key.into(), new: new_version(content), condition: Condition::default() };
+    let command = Command::Put { key: key.into(), new: new_version(content), condition: Condition::default() };
     client.commit(bucket, command).await.unwrap();
     client.head(bucket, key, None, true).await.unwrap().into_version()
 }
@@ -296,4 +354,53 @@ pub fn losses(n: usize, m: usize) -> Vec<Vec<usize>> {
 
 pub fn wall() -> Wall {
     Wall(0)
+}
+
+impl Rig {
+    pub async fn delete(&self, key: &str) {
+        let delete = Command::Delete { key: key.into(), version: None, condition: Condition::default() };
+        self.client.commit(&self.bucket, delete).await.unwrap();
+    }
+
+    pub async fn copy(&self, from: &Version, key: &str) -> Result<Version, Error> {
+        let new = new_version(Content { size: from.size, body: from.body.clone() });
+        let copy = Command::Put { key: key.into(), new, condition: Condition::default() };
+        self.client.commit(&self.bucket, copy).await?;
+        Ok(self.version(key).await)
+    }
+
+    /// Deletes the pieces of what was freed.
+    pub async fn collect(&self) {
+        let volume = self.bucket.volume;
+        let garbage = namespace::read::garbage(&*self.volumes.read().unwrap(), volume, None, 1000).unwrap();
+        for garbage in &garbage {
+            let (policy, group) = (garbage.row.policy, garbage.row.group);
+            self.client.delete_pieces(garbage.segment, policy, group).await.unwrap();
+        }
+        let segments = garbage.into_iter().map(|garbage| garbage.segment).collect();
+        self.client.commit(&self.bucket, Command::CollectedGarbage { segments }).await.unwrap();
+    }
+
+    pub fn noted(&self) -> Vec<u8> {
+        let noted = namespace::read::missing(&*self.volumes.read().unwrap(), self.bucket.volume, None, 10).unwrap();
+        noted.into_iter().flat_map(|found| found.note.missing).collect()
+    }
+
+    /// Waits until a condition holds.
+    pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let end = std::time::Duration::from_secs(5);
+        let world = Env::real();
+        let wait = async {
+            while !holds() {
+                tokio::task::yield_now().await;
+            }
+        };
+        assert!(world.timeout(end, wait).await.is_some(), "{what}: not so after {end:?}");
+    }
+
+    /// Waits until no piece is left, nor any that was begun.
+    pub async fn gone(&self) {
+        let left = || self.drives.iter().any(|(_, drive)| drive.count() > 0 || drive.begun.load(Ordering::SeqCst) > 0);
+        self.until("no piece is left", || !left()).await;
+    }
 }
