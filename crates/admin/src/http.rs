@@ -110,3 +110,29 @@ fn status(kind: Kind) -> StatusCode {
         Kind::Damaged | Kind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_status() {
+        let table = [
+            (Kind::Missing, 404),
+            (Kind::Exists, 409),
+            (Kind::Denied, 403),
+            (Kind::Invalid, 400),
+            (Kind::Conflict, 409),
+            (Kind::Busy { retry_after: Duration::ZERO }, 503),
+            (Kind::Unreachable, 503),
+            (Kind::TooFewPieces { have: 3, need: 4 }, 503),
+            (Kind::Damaged, 500),
+            (Kind::Bug, 500),
+        ];
+        for (kind, expected) in table {
+            assert_eq!(status(kind).as_u16(), expected, "{kind}");
+            // What may pass later says so, and nothing else does.
+            assert_eq!(kind.is_transient(), expected == 503, "{kind}");
+        }
+    }
+}

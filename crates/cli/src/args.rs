@@ -184,3 +184,22 @@ pub enum Inspect {
         what: String,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn what_can_be_typed_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn half_a_certificate_is_no_certificate() {
+        assert!(Cli::try_parse_from(["abide", "up", "d1", "--tls-cert", "c.pem"]).is_err());
+        assert!(Cli::try_parse_from(["abide", "up", "d1", "--tls-cert", "c.pem", "--tls-key", "k.pem"]).is_ok());
+        assert!(Cli::try_parse_from(["abide", "up"]).is_err(), "a store of no folders");
+    }
+}

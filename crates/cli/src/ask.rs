@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::absolute;
 use crate::args::{Command, Drive, Inspect, Key, Policy};
 use crate::control::{Error, ask};
 use crate::show::{Paint, bytes, duration, paint, table, text};
@@ -39,7 +40,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         }
         Command::Drive(Drive::Add { folder }) => {
             // The server's working folder is another one.
-            let folder = std::path::absolute(folder)?;
+            let folder = absolute(folder).map_err(Error::Usage)?;
             let answer = post("/v1/drives/add", json!({ "path": folder }))?;
             let shown = format!("added {} as drive {}", folder.display(), text(&answer["id"]));
             Ok(Done::good(answer, shown))
@@ -160,17 +161,21 @@ fn events(answer: &Value) -> String {
 
 /// Shows what would come of it; does it with `apply`. The store refuses what lowers safety.
 fn plan(home: &Path, what: &str, drive: &str, apply: bool) -> Result<Done, Error> {
-    // A folder is named as its user sees it; the server's working folder is another one.
-    let drive = match std::path::absolute(drive) {
-        Ok(path) if path.exists() => path.display().to_string(),
-        _ => drive.to_owned(),
-    };
+    let drive = meant(drive)?;
     let answer = ask(home, "POST", &format!("/v1/drives/{what}"), &json!({ "drive": drive, "apply": apply }))?;
     let mut lines: Vec<String> = list(&answer["outcome"]).iter().map(text).collect();
     if !apply {
         lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
     }
     Ok(Done::good(answer, lines.join("\n")))
+}
+
+/// The drive as the store knows it: a folder, there or gone, is named as its user sees it, and the
+/// server's working folder is another one; what else could be the beginning of an id stays.
+fn meant(drive: &str) -> Result<String, Error> {
+    let path = absolute(Path::new(drive)).map_err(Error::Usage)?;
+    let id = drive.len() >= 4 && drive.bytes().all(|byte| byte.is_ascii_hexdigit());
+    Ok(if id && !path.exists() { drive.to_owned() } else { path.display().to_string() })
 }
 
 fn keys(home: &Path, key: &Key) -> Result<Done, Error> {
@@ -221,4 +226,32 @@ fn verified(answer: Value) -> Done {
         if findings.is_empty() { paint(Paint::Green, "all good") } else { format!("{} findings", findings.len()) }
     ));
     Done { good: findings.is_empty(), shown: lines.join("\n"), answer }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drives_are_meant_by_folder_or_id() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(meant("3f9a").unwrap(), "3f9a");
+        for gone in ["data/d1", "data/d1/"] {
+            assert_eq!(meant(gone).unwrap(), here.join("data/d1").display().to_string());
+        }
+        assert_eq!(meant("src").unwrap(), here.join("src").display().to_string());
+    }
+
+    #[test]
+    fn env_is_quoted_for_the_shell() {
+        assert_eq!(env(&json!({ "A": "it's", "B": "plain" })), "export A='it'\\''s'\nexport B='plain'");
+    }
+
+    #[test]
+    fn findings_of_a_verify_are_a_failure() {
+        let clean = json!({ "objects": 2, "segments": 3, "pieces": 18, "bytes": 5, "findings": [] });
+        assert!(verified(clean).good);
+        let done = verified(json!({ "objects": 2, "findings": ["photos/a: piece 1 on d1 is missing"] }));
+        assert!(!done.good && done.shown.contains("photos/a: piece 1"), "{}", done.shown);
+    }
 }

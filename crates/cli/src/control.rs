@@ -19,8 +19,18 @@ pub fn socket(home: &Path) -> PathBuf {
     home.join("control.sock")
 }
 
-/// Listens on the socket, as [`env::Listener`].
-pub struct Control(tokio::net::UnixListener);
+/// Listens on the socket, as [`env::Listener`]. The socket goes when this does.
+pub struct Control {
+    listener: tokio::net::UnixListener,
+    path: PathBuf,
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        // Still listened on, so nobody else has taken it over. A stale one is in nobody's way.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
 
 impl Control {
     /// Takes over a socket that nobody answers any more; refuses one that somebody does.
@@ -43,14 +53,14 @@ impl Control {
         }
         let listener = tokio::net::UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Control(listener))
+        Ok(Control { listener, path })
     }
 }
 
 impl env::Listener for Control {
     fn accept(&self) -> env::BoxFuture<'_, io::Result<(Box<dyn env::Stream>, SocketAddr)>> {
         Box::pin(async move {
-            let (stream, _) = self.0.accept().await?;
+            let (stream, _) = self.listener.accept().await?;
             Ok((Box::new(stream) as Box<dyn env::Stream>, (Ipv4Addr::LOCALHOST, 0).into()))
         })
     }
@@ -69,9 +79,20 @@ pub enum Error {
         /// Where it was looked for.
         home: String,
     },
+    /// The socket is there, and can't be used.
+    #[error("open the control socket {path}: {source}")]
+    Socket {
+        /// Where it is.
+        path: String,
+        /// The system's error.
+        source: io::Error,
+    },
     /// The connection broke.
     #[error("talk to the running abide: {0}")]
     Io(#[from] io::Error),
+    /// What was typed makes no sense.
+    #[error("{0}")]
+    Usage(String),
     /// The store refused; the text says what failed, why, and what to do.
     #[error("{text}")]
     Refused {
@@ -84,8 +105,7 @@ pub enum Error {
 
 /// Sends one request and gives the JSON answer.
 pub fn ask(home: &Path, method: &str, path: &str, body: &Value) -> Result<Value, Error> {
-    let mut stream =
-        UnixStream::connect(socket(home)).map_err(|_| Error::NotRunning { home: home.display().to_string() })?;
+    let mut stream = connect(home)?;
     // A scrub or a verify of everything takes hours.
     stream.set_read_timeout(Some(Duration::from_secs(24 * 3600)))?;
     let body = if body.is_null() { String::new() } else { body.to_string() };
@@ -97,7 +117,9 @@ pub fn ask(home: &Path, method: &str, path: &str, body: &Value) -> Result<Value,
     )?;
     let mut reader = BufReader::new(stream.take(ANSWER_BYTES_MAX));
     let mut line = String::new();
-    reader.read_line(&mut line)?;
+    if reader.read_line(&mut line)? == 0 {
+        return Err(io::Error::other("it ended before it answered: see what it printed").into());
+    }
     let status: u16 = line.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or_else(|| garbled(&line))?;
     let mut length = None;
     loop {
@@ -119,6 +141,15 @@ pub fn ask(home: &Path, method: &str, path: &str, body: &Value) -> Result<Value,
     }
     let text = answer["error"].as_str().unwrap_or("the store gave no reason").to_owned();
     Err(Error::Refused { text, answer })
+}
+
+fn connect(home: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(socket(home)).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            Error::NotRunning { home: home.display().to_string() }
+        }
+        _ => Error::Socket { path: socket(home).display().to_string(), source },
+    })
 }
 
 fn garbled(text: &str) -> io::Error {

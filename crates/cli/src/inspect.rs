@@ -61,11 +61,19 @@ fn pieces(path: &Path) -> Result<Done, String> {
             header.as_ref().map_or(String::new(), |header| {
                 format!("volume {}, {}+{}, group {}.{}", header.volume, header.k, header.m, header.policy, header.group)
             }),
-            if record.is_sound { String::new() } else { "DAMAGED".into() },
+            match record.extent {
+                _ if !record.is_sound => "DAMAGED".into(),
+                // Its body lies elsewhere: only what is here was checked.
+                Some(extent) => format!("body in extents-{:08x}, extent at {}", extent.file, extent.offset()),
+                None => String::new(),
+            },
         ]);
         answers.push(json!({
             "offset": record.offset, "bytes": record.bytes, "kind": kind, "piece": record.id.to_string(),
             "seq": record.seq, "body_len": record.body_len, "cell_bytes": record.cell_bytes,
+            "extent": record.extent.map(|extent| json!({
+                "file": extent.file, "offset": extent.offset(), "blocks": extent.blocks,
+            })),
             "sound": record.is_sound, "time": record.time.rfc3339(), "header": header.as_ref().map(shown),
         }));
     }

@@ -1,4 +1,5 @@
 //! The one binary: `abide up` runs a store, every other command asks it.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod args;
 mod ask;
@@ -9,7 +10,7 @@ mod show;
 mod tls;
 mod up;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -19,12 +20,15 @@ use show::{Paint, paint_error};
 
 fn main() -> ExitCode {
     let Cli { home, json, command } = Cli::parse();
-    let home = match home.map_or_else(default_home, Ok) {
+    let named = home.is_some();
+    let home = match home.map_or_else(default_home, |home| absolute(&home)) {
         Ok(home) => home,
         Err(why) => return failed(json, &why),
     };
     let done = match command {
-        Command::Up(up) => return up::run(&home, *up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS),
+        Command::Up(up) => {
+            return up::run(&home, named, *up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
+        }
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),
         command => ask::run(&home, &command).map_err(|error| {
             let answer = match &error {
@@ -42,9 +46,8 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stdout(), "{shown}");
             if done.good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
-        Err((why, Some(answer))) if json => {
+        Err((_, Some(answer))) if json => {
             eprintln!("{answer:#}");
-            let _ = why;
             ExitCode::FAILURE
         }
         Err((why, _)) => failed(json, &why),
@@ -63,10 +66,31 @@ fn failed(json: bool, why: &str) -> ExitCode {
 /// `$ABIDE_HOME`, else `~/.config/abide`.
 fn default_home() -> Result<PathBuf, String> {
     if let Some(home) = std::env::var_os("ABIDE_HOME").filter(|home| !home.is_empty()) {
-        return std::path::absolute(home).map_err(|error| format!("$ABIDE_HOME: {error}"));
+        return absolute(Path::new(&home));
     }
     match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
         Some(home) => Ok(PathBuf::from(home).join(".config").join("abide")),
         None => Err("neither $ABIDE_HOME nor $HOME is set: name a folder for keys with --home".into()),
+    }
+}
+
+/// The whole path, without the slash that a shell's completion puts at its end: folders are told
+/// apart by their text.
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    let whole = std::path::absolute(path).map_err(|error| format!("the path {}: {error}", path.display()))?;
+    Ok(whole.components().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_has_one_name() {
+        let here = std::env::current_dir().unwrap();
+        for name in ["data/d1", "data/d1/", "./data/d1", "data//d1/./"] {
+            assert_eq!(absolute(Path::new(name)).unwrap().into_os_string(), here.join("data/d1").into_os_string());
+        }
+        assert!(absolute(Path::new("")).is_err());
     }
 }

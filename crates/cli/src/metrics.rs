@@ -70,6 +70,12 @@ fn metrics(node: &Node, face: Option<&Face>) -> String {
         &each(|drive| drive.errors as f64),
     );
     let one = |value: f64| [(String::new(), value)];
+    let health = match node.health() {
+        Health::Green => 0.0,
+        Health::Yellow => 1.0,
+        Health::Red => 2.0,
+    };
+    family("abide_health", "gauge", "0 all drives work, 1 some are missing, 2 none works.", &one(health));
     family("abide_repair_pieces", "gauge", "Pieces left to rebuild.", &one(gauges.repair_pieces as f64));
     family(
         "abide_repaired_pieces_total",

@@ -1,15 +1,17 @@
 //! `abide up`: opens or makes a store and serves it until it is told to stop.
 
-use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use admin::Shown;
 use env::{Env, Listener};
 use node::{Node, Settings, Started};
+use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::absolute;
 use crate::args::Up;
 use crate::control::Control;
 use crate::metrics;
@@ -19,41 +21,63 @@ use crate::tls::Tls;
 /// How long requests under way may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
+/// Files that must be open at once for 10,000 connections and the logs of many drives.
+const FILES_WANTED: u64 = 12_000;
+
 /// Runs the store; returns after a clean end.
-pub fn run(home: &Path, up: Up) -> Result<(), String> {
-    log(up.log_json);
+pub fn run(home: &Path, named: bool, up: Up) -> Result<(), String> {
+    log(up.log_json)?;
+    raise_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("abide")
         .build()
         .map_err(|error| format!("start threads: {error}"))?;
-    let done = runtime.block_on(serve(home, up));
+    let done = runtime.block_on(serve(home, named, up));
     // What still runs holds nothing that isn't durable.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
 }
 
-fn log(json: bool) {
-    let filter = EnvFilter::try_from_env("ABIDE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// Logs go to standard error; `$ABIDE_LOG` filters them (`debug`, `info,s3=trace`).
+fn log(json: bool) -> Result<(), String> {
+    let filter = match std::env::var("ABIDE_LOG") {
+        Ok(text) if !text.is_empty() => {
+            EnvFilter::try_new(&text).map_err(|error| format!("$ABIDE_LOG is {text:?}: {error}"))?
+        }
+        _ => EnvFilter::new("info"),
+    };
+    // A log that nobody reads any more (`2>&1 | head`) must not stop what logs.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    let builder = builder.with_writer(std::io::stderr);
     if json {
         builder.json().init();
     } else {
-        use std::io::IsTerminal;
         builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
+    }
+    Ok(())
+}
+
+/// As many open files as the system lets us have: each connection is one.
+fn raise_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        // Nothing can be raised.
+    } else if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::info!(%error, "failed to raise the limit of open files");
+    }
+    if let Some(files) = getrlimit(Resource::Nofile).current.filter(|files| *files < FILES_WANTED) {
+        tracing::info!(files, "few files may be open at once, so few clients may connect: raise `ulimit -Hn`");
     }
 }
 
 fn settings(home: &Path, up: &Up) -> Result<Settings, String> {
-    let absolute = |path: &PathBuf| std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()));
-    let drives = up.drives.iter().map(absolute).collect::<Result<Vec<_>, _>>()?;
+    let drives = up.drives.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
     let mut settings = Settings::new(drives, home.to_path_buf());
-    settings.key_file = up.key_file.as_ref().map(absolute).transpose()?;
+    settings.key_file = up.key_file.as_deref().map(absolute).transpose()?;
     settings.policy.clone_from(&up.policy);
     settings.repair_after = Duration::from_secs(up.repair_after);
-    if up.words {
-        settings.words = Some(ask_words()?);
-    }
     Ok(settings)
 }
 
@@ -74,9 +98,9 @@ fn ask_words() -> Result<String, String> {
     }
 }
 
-async fn serve(home: &Path, up: Up) -> Result<(), String> {
+async fn serve(home: &Path, named: bool, up: Up) -> Result<(), String> {
     let env = Env::real();
-    let settings = settings(home, &up)?;
+    let mut settings = settings(home, &up)?;
     // Everything that may be refused comes before the store is touched.
     let plain = env
         .net
@@ -89,23 +113,30 @@ async fn serve(home: &Path, up: Up) -> Result<(), String> {
         _ => (plain, "http"),
     };
     let control = Control::bind(home).map_err(|error| format!("control socket: {error}"))?;
+    if up.words {
+        settings.words = Some(ask_words()?);
+    }
     let started = Node::open(env.clone(), settings).await.map_err(|error| error.to_string())?;
     let host =
         if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let shown = Shown { endpoint: format!("{scheme}://{host}"), region: up.region.clone() };
-    greet(&started, &shown.endpoint).await;
+    greet(&started, &shown.endpoint, named.then_some(home)).await;
     let node = started.node;
     env.spawn("control", admin::serve(env.clone(), Box::new(control), node.clone(), shown));
     let face = face(&env, &node, &up, scheme == "https");
-    let stop = stopped();
-    s3::serve(listener, face, stop).await;
-    tracing::info!("stopping: everything acknowledged is durable; a second Ctrl-C ends at once");
+    let (first, second) = stops(&env)?;
+    let stop = async {
+        first.await;
+        tracing::info!("stopping: everything acknowledged is durable; a second Ctrl-C ends at once");
+    };
+    let orderly = async {
+        s3::serve(listener, face, stop).await;
+        node.close().await;
+    };
     tokio::select! {
-        () = node.close() => {}
-        () = stopped() => {}
+        () = orderly => Ok(()),
+        () = second => Err("ended at once, with requests under way; what was acknowledged is durable".into()),
     }
-    let _ = std::fs::remove_file(crate::control::socket(home));
-    Ok(())
 }
 
 fn face(env: &Env, node: &Node, up: &Up, secure: bool) -> Arc<s3::Face> {
@@ -123,21 +154,29 @@ fn face(env: &Env, node: &Node, up: &Up, secure: bool) -> Arc<s3::Face> {
     })
 }
 
-/// Ready at Ctrl-C, or when a service manager says stop.
-async fn stopped() {
+/// Ready at the first Ctrl-C or when a service manager says stop; ready at the second.
+fn stops(env: &Env) -> Result<(impl Future<Output = ()>, impl Future<Output = ()>), String> {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut end) = signal(SignalKind::terminate()) else {
-        let _ = tokio::signal::ctrl_c().await;
-        return;
-    };
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = end.recv() => {}
-    }
+    let listen = |kind| signal(kind).map_err(|error| format!("listen to signals: {error}"));
+    let (mut interrupt, mut end) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (send, first) = watch::channel(0);
+    let second = first.clone();
+    env.spawn("signals", async move {
+        while !send.is_closed() {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = end.recv() => {}
+            }
+            send.send_modify(|count| *count += 1);
+        }
+    });
+    // Who counts lives as long as who waits: there is no error to handle.
+    let reached = |mut seen: watch::Receiver<u32>, count| async move { _ = seen.wait_for(|seen| *seen >= count).await };
+    Ok((reached(first, 1), reached(second, 2)))
 }
 
-/// Says where the store is and what to do next.
-async fn greet(started: &Started, endpoint: &str) {
+/// Says where the store is and what to do next. `home` is there if it must be named to be found.
+async fn greet(started: &Started, endpoint: &str, home: Option<&Path>) {
     let mut text = String::new();
     if let Some(words) = &started.words {
         text.push_str(&format!(
@@ -155,7 +194,9 @@ async fn greet(started: &Started, endpoint: &str) {
         text.push_str(&format!("store      {}\n", status.sentence));
     }
     text.push_str(&format!("S3         {endpoint}\n"));
-    text.push_str(&paint(Paint::Dim, "next       eval \"$(abide env)\" && aws s3 mb s3://photos; stop with Ctrl-C\n"));
+    let home = home.map_or(String::new(), |home| format!(" --home '{}'", home.display()));
+    let next = format!("next       eval \"$(abide{home} env)\" && aws s3 mb s3://photos; stop with Ctrl-C\n");
+    text.push_str(&paint(Paint::Dim, &next));
     let mut out = std::io::stdout().lock();
     // Nobody may be there to read it.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
