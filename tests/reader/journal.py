@@ -1,6 +1,7 @@
 """docs/formats/drive.md and metastore.md: from drives' folders to the rows of a shard."""
 
 import bisect
+import mmap
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,7 +102,7 @@ class Rows:
 class Copy:
     """A mirror's copy of a log file."""
 
-    data: bytes
+    data: mmap.mmap
     generation: int
     after: int
     previous: int
@@ -110,9 +111,15 @@ class Copy:
     key: bytes
 
 
+def mapped(path):
+    """A file's bytes, read as they are looked at."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
 def read_copy(path, shard, number, metadata):
     """The copy, or nothing if its head isn't sound."""
-    data = path.read_bytes()
+    data = mapped(path)
     head = data[:FILE_HEAD]
     if len(head) < FILE_HEAD or head[:5] != b"ALog\x01":
         return None
@@ -142,28 +149,45 @@ def record_at(copy, at):
     return head[4], seq, durable, body, (end + 7) // 8 * 8
 
 
+def sound_records(copy, at):
+    """(offset, record) of whole records from `at` on, wherever they begin."""
+    for found in re.compile(b"ARec").finditer(copy.data, at):
+        place = found.start()
+        record = record_at(copy, place) if place % 8 == 0 else None
+        if record:
+            yield place, record
+
+
 def acknowledged_beyond(copy, at):
     """Whether a later record says that what should be at this offset was acknowledged."""
-    for found in re.finditer(b"ARec", copy.data[at:]):
-        place = at + found.start()
-        record = record_at(copy, place) if place % 8 == 0 else None
-        if record and record[2] > at:
-            return True
-    return False
+    return any(durable > at for _, (_, _, durable, _, _) in sound_records(copy, at))
+
+
+def next_record(copy, at):
+    return next((place for place, _ in sound_records(copy, at)), None)
 
 
 class Shard:
-    """Replays the log files of a shard's good mirrors."""
+    """Replays the log files of a shard's good mirrors.
 
-    def __init__(self, drives, shard, metadata):
-        self.rows, self.seq, self.shard = Rows(), 0, shard
+    `tell` is told what is wrong with the metadata but can be passed over: rows may be older than they should be
+    then. Without it such things are errors.
+    """
+
+    def __init__(self, drives, shard, metadata, tell=None):
+        self.rows, self.seq, self.shard, self.tell = Rows(), 0, shard, tell
         files = {}
-        for drive in good_mirrors(drives, shard):
+        for drive in good_mirrors(drives, shard, self.trouble):
             for path in (drive.path / "meta" / str(shard)).iterdir():
                 if re.fullmatch("log-[0-9a-f]{16}", path.name):
                     files.setdefault(int(path.name[4:], 16), []).append(path)
         self.files, self.metadata = files, metadata
         self.replay()
+
+    def trouble(self, what):
+        if not self.tell:
+            raise Damaged(f"shard {self.shard}: {what}")
+        self.tell(f"shard {self.shard}: {what}")
 
     def copies(self, number):
         """The file's copies of the highest generation."""
@@ -180,16 +204,18 @@ class Shard:
             following = self.copies(numbers[at + 1]) if at + 1 < len(numbers) else []
             last = not following and at + 2 >= len(numbers)
             if not now:
-                if number == numbers[-1]:
-                    return  # It was being made: nothing was ever written to it.
-                raise Damaged(f"shard {self.shard}: no sound head of log file {number:x}")
+                if number != numbers[-1]:
+                    self.trouble(f"no sound head of log file {number:x}")
+                # Else it was being made: nothing was ever written to it.
+                now = following
+                continue
             if previous and now[0].previous != previous:
-                raise Damaged(f"shard {self.shard}: log file {now[0].previous:x} is missing")
+                self.trouble(f"log file {now[0].previous:x} is missing")
             if not previous and now[0].after:
-                raise Damaged(f"shard {self.shard}: the journal begins after batch {now[0].after}")
+                self.trouble(f"the journal begins after batch {now[0].after}")
             end = now[0].end or (following[0].previous_end if following else 0)
             if not end and not last:
-                raise Damaged(f"shard {self.shard}: no sound head of log file {numbers[at + 1]:x}")
+                self.trouble(f"no sound head of log file {numbers[at + 1]:x}")
             self.replay_file(number, now, end)
             previous, now = number, following
 
@@ -200,11 +226,15 @@ class Shard:
             if record is None:
                 if not end and not any(acknowledged_beyond(copy, at) for copy in copies):
                     return
-                raise Damaged(f"shard {self.shard}: the record at {at} of log file {number:x} is damaged on every mirror")
+                self.trouble(f"the record at {at} of log file {number:x} is damaged on every mirror at hand")
+                at = min(filter(None, (next_record(copy, at + 8) for copy in copies)), default=None)
+                if at is None:
+                    return
+                continue
             kind, seq, _, body, at = record
             if kind == BATCH:
                 if seq != self.seq + 1:
-                    raise Damaged(f"shard {self.shard}: batch {seq} follows batch {self.seq}")
+                    self.trouble(f"batch {seq} follows batch {self.seq}")
                 self.seq = seq
                 self.batch(Fields(body, f"batch {seq}"))
             elif kind == MOVED:
@@ -212,9 +242,12 @@ class Shard:
             elif kind != CLOSED:
                 raise Damaged(f"shard {self.shard}: a record of kind {kind} is not known here")
 
+    def event(self, data):
+        """What a batch tells readers of the journal: it makes no rows."""
+
     def batch(self, fields):
         for _ in range(fields.u32()):
-            fields.bytes()
+            self.event(fields.bytes())
         for _ in range(fields.u32()):
             self.rows.remove_range(fields.bytes(), fields.bytes())
         for _ in range(fields.u32()):
@@ -233,7 +266,7 @@ class Shard:
         fields.end()
 
 
-def good_mirrors(drives, shard):
+def good_mirrors(drives, shard, trouble):
     """The folders whose mirror has every acknowledged change."""
     found = []
     for drive in drives:
@@ -246,10 +279,10 @@ def good_mirrors(drives, shard):
     newest = max((known.epoch for _, known in found), default=0)
     remembered = [known for drive in drives for known in drive.members if known.shard == shard]
     best = max(remembered, key=lambda known: known.epoch, default=None)
-    if best and best.epoch > newest:
-        wanted = ", ".join(one.hex() for one in best.drives)
-        raise Damaged(f"shard {shard}: the newest metadata is on drives {wanted}, of which none is here")
     good = [drive for drive, known in found if known.epoch == newest and drive.id in known.drives]
+    if best and (best.epoch > newest or not good):
+        wanted = ", ".join(one.hex() for one in best.drives)
+        trouble(f"the newest metadata is on drives {wanted}, of which none is here")
     if not good:
         raise Damaged(f"shard {shard}: none of these folders holds the metadata")
     return good

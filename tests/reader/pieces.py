@@ -65,8 +65,8 @@ def log_life(data):
         copy = data[at : at + 48]
         if copy[:5] == b"ABpl\x01" and crc64(copy[:40]) == u64(copy, 40):
             return u64(copy, 16)
-    for found in re.finditer(b"ABpr", data[BLOCK:]):
-        head = head_of(data[BLOCK + found.start() :][:HEAD]) if found.start() % UNIT == 0 else None
+    for found in re.compile(b"ABpr").finditer(data, BLOCK):
+        head = head_of(data[found.start() : found.start() + HEAD]) if found.start() % UNIT == 0 else None
         if head:
             return head.life
     return None
@@ -157,6 +157,7 @@ class Pieces:
 
     def __init__(self, folders):
         self.folders = [folder / "pieces" for folder in folders if (folder / "pieces").is_dir()]
+        self.places = None
 
     def records(self):
         """(folder, log, offset, id) of every piece's record."""
@@ -175,10 +176,19 @@ class Pieces:
                 except OSError:
                     continue
 
+    def remember(self):
+        """Keeps every record's place, for who wants many segments."""
+        self.places = {}
+        for record in self.records():
+            self.places.setdefault(record[3][:16], []).append(record)
+        return self
+
     def of(self, segments):
         """Segment → index → its pieces, those of later logs first."""
         wanted = {segment: {} for segment in segments}
-        for folder, log, at, piece in self.records():
+        records = self.records() if self.places is None else [
+            record for segment in wanted for record in self.places.get(segment, ())]
+        for folder, log, at, piece in records:
             if piece[:16] in wanted:
                 loaded = load(folder, log, at, piece)
                 if loaded:

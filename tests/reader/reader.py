@@ -4,9 +4,14 @@
     reader.py --words FILE | --key FILE  FOLDER…  list [BUCKET]
     reader.py --words FILE | --key FILE  FOLDER…  versions BUCKET
     reader.py --words FILE | --key FILE  FOLDER…  get BUCKET KEY [--version ID] [-o FILE]
+    reader.py --words FILE | --key FILE  FOLDER…  rescue TARGET
 
 FILE holds the 24 words, or is the key file; `-` is the standard input. FOLDER… are drives of the store: any k
 of those that hold an object's pieces, one with the metadata among them. Nothing is written to them.
+
+--rough goes on when metadata is damaged or out of date: what is shown and read then may be older than
+it should be. `rescue` needs no metadata: it writes all that the pieces themselves tell into the folder TARGET, one
+file for each object or part of an upload, replaced and deleted ones too, but none of up to 4 KiB.
 
 It was written from docs/formats alone. Needs Python and the package `cryptography`, for AES.
 """
@@ -18,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import namespace  # noqa: E402
+import rescue  # noqa: E402
 import rootkey  # noqa: E402
 import segments  # noqa: E402
 from fields import Damaged  # noqa: E402
@@ -25,28 +31,38 @@ from journal import Shard, read_drive  # noqa: E402
 from pieces import Pieces  # noqa: E402
 
 SYSTEM, VOLUMES = 0, 1
-COMMANDS = ("list", "versions", "get")
+COMMANDS = {"list": (0, 1), "versions": (1,), "get": (2,), "rescue": (1,)}
+
+
+def tell(what):
+    print(f"reader: {what}", file=sys.stderr)
+
+
+def drives_of(folders, root):
+    """Those of the folders that are drives of the root key's store."""
+    drives = []
+    for folder in folders:
+        try:
+            drives.append(read_drive(Path(folder)))
+        except (Damaged, OSError) as error:
+            tell(f"{folder} is left out: {error}")
+    if not drives:
+        raise Damaged("none of the folders is a drive")
+    if len({drive.cluster for drive in drives}) > 1:
+        raise Damaged("the folders belong to different stores")
+    if any(drive.key_check != rootkey.check(root) for drive in drives):
+        raise Damaged("this is the root key of another store")
+    return drives
 
 
 class Store:
-    """A store, as far as these folders hold it."""
+    """A store, as far as these drives hold it."""
 
-    def __init__(self, folders, root):
-        self.root, self.drives = root, []
-        for folder in folders:
-            try:
-                self.drives.append(read_drive(Path(folder)))
-            except (Damaged, OSError) as error:
-                print(f"reader: {folder} is left out: {error}", file=sys.stderr)
-        if not self.drives:
-            raise Damaged("none of the folders is a drive")
-        if len({drive.cluster for drive in self.drives}) > 1:
-            raise Damaged("the folders belong to different stores")
-        if any(drive.key_check != rootkey.check(root) for drive in self.drives):
-            raise Damaged("this is the root key of another store")
-        metadata = rootkey.metadata_key(root)
-        self.buckets = namespace.buckets(Shard(self.drives, SYSTEM, metadata).rows)
-        self.rows = Shard(self.drives, VOLUMES, metadata).rows
+    def __init__(self, drives, root, rough=False):
+        self.root, self.drives = root, drives
+        metadata, heard = rootkey.metadata_key(root), tell if rough else None
+        self.buckets = namespace.buckets(Shard(drives, SYSTEM, metadata, heard).rows)
+        self.rows = Shard(drives, VOLUMES, metadata, heard).rows
 
     def volume(self, bucket):
         if bucket not in self.buckets:
@@ -116,7 +132,7 @@ def taken(words, option):
 
 
 def root_key(words):
-    kind, name = next(((kind, name) for kind in ("--words", "--key") if (name := taken(words, kind))), (None, None))
+    kind, name = next(((kind, name) for kind in ("--words", "--key", "--key-file") if (name := taken(words, kind))), (None, None))
     if not kind:
         raise SystemExit(__doc__)
     text = sys.stdin.read() if name == "-" else Path(name).read_text()
@@ -130,9 +146,13 @@ def main(words):
     before, (command, *rest) = words[:command_at], words[command_at:]
     root = root_key(before)
     target, wanted = taken(rest, "-o"), taken(rest, "--version")
-    if len(rest) not in {"list": (0, 1), "versions": (1,), "get": (2,)}[command]:
+    rough = "--rough" in before
+    drives = drives_of([word for word in before if word != "--rough"], root)
+    if len(rest) not in COMMANDS[command]:
         raise SystemExit(__doc__)
-    store = Store(before, root)
+    if command == "rescue":
+        return rescue.rescue([drive.path for drive in drives], root, Path(rest[0]), tell)
+    store = Store(drives, root, rough)
     if command == "get":
         write_out(store.read(*rest, wanted), target)
     elif rest:

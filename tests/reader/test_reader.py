@@ -17,6 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.store import Store, contents, seed  # noqa: E402
 
 READER = Path(__file__).with_name("reader.py")
+sys.path.insert(0, str(READER.parent))
+import fields  # noqa: E402
+import journal  # noqa: E402
+import pieces  # noqa: E402
+import rootkey  # noqa: E402
+import rows  # noqa: E402
+
 MIB = 1 << 20
 DRIVES, KEPT = 6, 4
 
@@ -78,6 +85,7 @@ class Filled:
         self.upload("upload/segments-only", [5 * MIB, 6 * MIB, 5 * MIB + 7])
         self.upload("upload/packed-end", [5 * MIB, 20_000])
         self.upload("upload/inline-end", [5 * MIB, 5 * MIB, 99])
+        self.upload("upload/long-manifest", [5 * MIB] * 6 + [10_000])
         self.upload("upload/one-small", [300])
         begun = self.client.create_multipart_upload(Bucket="shapes", Key="upload/under-way")["UploadId"]
         self.client.upload_part(
@@ -219,10 +227,6 @@ def flip(folder, chance):
 
 def forge(folder, chance):
     """Changes a cell of each piece together with its checksums."""
-    sys.path.insert(0, str(READER.parent))
-    import fields
-    import pieces
-
     count = 0
     for place, log, at, piece in list(pieces.Pieces([folder]).records()):
         loaded = pieces.load(place, log, at, piece)
@@ -288,10 +292,97 @@ def torn_metadata(reader, filled):
         shutil.rmtree(folder / "meta")
     said = reader.run("get", "shapes", "small", fails=True)
     assert "damaged" in said, said
+    assert b"shapes" in reader.run("--rough", "list"), "damage is not passed over where that was asked for"
     shutil.rmtree(mirrors[0] / "meta")
     said = reader.run("list", fails=True)
     assert "metadata" in said, said
     ok(f"a flipped byte of the journal is read from another mirror ({len(mirrors)} of 3 were at hand) or refused")
+
+
+def every_byte(reader):
+    """Every row, event, footer and record is as docs/formats says, also those that no object needs."""
+    root = rootkey.from_words(reader.words.read_text())
+    drives = [journal.read_drive(folder) for folder in reader.folders]
+    tables, kinds = {}, set()
+
+    class Shard(journal.Shard):
+        def event(self, data):
+            kinds.add(rows.check_event(data))
+
+    for number in (0, 1):
+        shard = Shard(drives, number, rootkey.metadata_key(root))
+        tables.update(rows.check_rows(shard.rows, number == 0))
+    missing = set("bovwcdpgsukj" "DVBMAHUPCRKL") - set(tables)
+    assert not missing, f"there is no row in tables {missing}"
+    assert {1, 2, 3, 6, 8, 9} <= kinds, f"there are events {kinds} only"
+    sealed = records = 0
+    for folder in reader.folders:
+        assert fields.crc64((folder / "pieces/store").read_bytes()[:24]) == pieces.u64((folder / "pieces/store").read_bytes(), 24)
+        for log in sorted((folder / "pieces").glob("log-*")):
+            told = pieces.footer(log, log.stat().st_size)
+            found = pieces.scanned(log)
+            if told is not None:
+                assert told == found, f"{log}: the footer tells other records than there are"
+                sealed += 1
+            for kind, piece, at in found:
+                loaded = pieces.load(log.parent, log, at, piece)
+                if kind in (pieces.PUT, pieces.LARGE) and loaded.body:
+                    first = min(loaded.cell_bytes, loaded.body)
+                    assert loaded.cell(0, first) is not None, f"{log}: a cell at {at} doesn't fit its checksum"
+                if kind == pieces.LARGE:
+                    check_lead(loaded, piece)
+                records += 1
+    assert sealed and records
+    ok(f"{sum(tables.values())} rows of {len(tables)} tables, {records} records and {sealed} footers are as they are described")
+
+
+def check_lead(piece, number):
+    """The first block of a large piece's run."""
+    lead = pieces.read_at(piece.path, piece.offset - pieces.BLOCK, pieces.BLOCK)
+    assert lead[:5] == b"ABpx\x01" and lead[7:24] == number
+    assert [pieces.u32(lead, at) for at in (24, 28, 32, 36)] == [
+        piece.cell_bytes, piece.body, len(piece.header), len(piece.table)]
+    assert pieces.u64(lead, 40) == fields.crc64(lead[64:]) and pieces.u64(lead, 56) == fields.crc64(lead[:56])
+    meta = piece.header + piece.table
+    assert lead[5] == (len(meta) <= 4032) and (not lead[5] or lead[64 : 64 + len(meta)] == meta)
+
+
+def rescued(reader, filled):
+    """Without any metadata: what was written is found again, by the pieces alone."""
+    for folder in reader.folders:
+        shutil.rmtree(folder / "meta", ignore_errors=True)
+    said = reader.run("list", fails=True)
+    assert "metadata" in said, said
+    reader.run("rescue", reader.base / "rescued")
+    found = {path.read_bytes() for path in (reader.base / "rescued").rglob("*") if path.is_file()}
+    wanted = {key: data for (bucket, key), data in filled.objects.items()
+              if len(data) > 4096 and not key.startswith(("upload/", "copy-of/"))}
+    missing = [key for key, data in wanted.items() if data not in found]
+    assert not missing, f"not rescued: {missing}"
+    names = {path.name.split("@")[0] for path in (reader.base / "rescued").rglob("*")}
+    assert "stripes" in names and "packed" in names, names
+    ok(f"without metadata {len(wanted)} objects of more than 4 KiB are found by what their pieces say")
+    shutil.rmtree(reader.base / "rescued")
+
+
+def outdated(reader, filled, store):
+    """A mirror that was away while things changed doesn't pass for the store."""
+    mirror = next(drive for drive in store.drives if (drive / "meta/1/members").exists())
+    store.start([drive for drive in store.drives if drive != mirror])
+    filled.client = store.boto3()
+    filled.put("since", 3000)
+    store.stop()
+    reader.folders = copies_of(store, store.drives, reader.base, "outdated")
+    assert reader.get("shapes", "since") == filled.objects["shapes", "since"]
+    for folder in reader.folders:
+        if folder.name != mirror.name:
+            shutil.rmtree(folder / "meta", ignore_errors=True)
+    said = reader.run("list", "shapes", fails=True)
+    assert "newest metadata" in said, said
+    before = reader.run("--rough", "list", "shapes").decode()
+    assert "stripes" in before and "since" not in before, before
+    shutil.rmtree(reader.base / "outdated")
+    ok("a mirror that missed changes is refused, or shown as what it is where that was asked for")
 
 
 def copies_of(store, kept, base, name):
@@ -318,6 +409,7 @@ def main():
         listings(reader, filled)
         ok("a store that lost power is read as it lies")
         shutil.rmtree(base / "cut")
+        outdated(reader, filled, store)
         store.start()
         filled.client = store.boto3()
         filled.grown(store.drives)
@@ -331,12 +423,15 @@ def main():
         listings(reader, filled)
         print(f"    ({time.monotonic() - began:.0f} s)", flush=True)
         refusals(reader, store, base)
+        every_byte(reader)
         torn_metadata(reader, filled)
         for harm in (flip, forge):
             reader.folders = [shutil.copytree(base / "all" / drive.name, base / harm.__name__ / drive.name)
                               for drive in store.drives]
             harmed(reader, filled, harm, chance)
             shutil.rmtree(base / harm.__name__)
+        reader.folders = [base / "all" / drive.name for drive in kept]
+        rescued(reader, filled)
     print("the reader that knows docs/formats alone reads it all")
 
 
