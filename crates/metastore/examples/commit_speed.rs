@@ -70,7 +70,11 @@ async fn main() {
     let written = (io("write_bytes") - written) as f64;
     println!("{count} mirror(s), {WRITERS} writers, rows of {ROW} bytes, {seconds} s");
     println!("  {:.0} commits/s", commits / took);
-    println!("  {:.0} bytes written per commit, {:.2} per byte of row and mirror", written / commits, written / commits / ROW as f64 / f64::from(count));
+    println!(
+        "  {:.0} bytes written per commit, {:.2} per byte of row and mirror",
+        written / commits,
+        written / commits / ROW as f64 / f64::from(count)
+    );
     println!("  {:.2} write calls per commit", (io("syscw") - calls) as f64 / commits);
     println!("  {:.3} ms of CPU per commit", (ticks() - cpu) as f64 * 10.0 / commits);
     println!("  {:?}", store.stats());

@@ -143,10 +143,7 @@ impl Kinded for Error {
             Error::TooLarge { .. } | Error::ForeignCursor { .. } | Error::Foreign { .. } => Kind::Invalid,
             Error::Full { .. } => Kind::Busy { retry_after: Duration::from_secs(30) },
             Error::Trimmed { .. } => Kind::Missing,
-            Error::Stale { wanted, .. } => Kind::TooFewPieces {
-                have: 0,
-                need: u16::from(!wanted.is_empty()),
-            },
+            Error::Stale { wanted, .. } => Kind::TooFewPieces { have: 0, need: u16::from(!wanted.is_empty()) },
             Error::Damaged { .. } => Kind::Damaged,
             Error::Io { kind, .. } => *kind,
             Error::Bug { .. } => Kind::Bug,

@@ -4,7 +4,7 @@ use base::kv::Batch;
 use base::{Epoch, Kind, Kinded, Seq};
 use crypt::MetaKey;
 
-use crate::record::{BatchBody, FILE_HEAD, FileHead, Placed, Raw, RecordKind, read_moves};
+use crate::record::{BatchBody, FILE_HEAD, FileHead, Placed, Raw, RecordKind, acknowledged_beyond, read_moves};
 
 /// What a log file's head says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +59,8 @@ pub struct Log {
     pub records: Vec<LogRecord>,
     /// Bytes behind the last whole record: 0 unless the end was torn, or something is damaged.
     pub rest: usize,
+    /// Whether something is missing that was acknowledged: then the rest is no torn end.
+    pub is_damaged: bool,
 }
 
 /// Why a file can't be read.
@@ -92,11 +94,17 @@ pub fn log(bytes: &[u8], key: &MetaKey) -> Result<Log, InspectError> {
     let mut at = FILE_HEAD as usize;
     while let Some(raw) = bytes.get(at..).and_then(|rest| Raw::parse(rest, at as u64)) {
         let plain = raw.open(&sealer)?;
-        records.push(LogRecord { offset: raw.offset, size: raw.size, seq: raw.seq, content: content(&raw, &plain, &head)? });
+        records.push(LogRecord {
+            offset: raw.offset,
+            size: raw.size,
+            seq: raw.seq,
+            content: content(&raw, &plain, &head)?,
+        });
         at += raw.size;
     }
     let FileHead { shard, number, generation, after, epoch, .. } = head;
-    Ok(Log { head: LogHead { shard, number, generation, after, epoch }, records, rest: bytes.len() - at })
+    let is_damaged = head.end > at as u64 || acknowledged_beyond(&bytes[at.min(bytes.len())..], at as u64, at as u64);
+    Ok(Log { head: LogHead { shard, number, generation, after, epoch }, records, rest: bytes.len() - at, is_damaged })
 }
 
 fn content(raw: &Raw<'_>, plain: &[u8], head: &FileHead) -> Result<Content, codec::Error> {

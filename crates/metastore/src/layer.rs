@@ -100,7 +100,11 @@ impl Layer {
         let rows = self.rows();
         let walk = rows.range::<[u8], _>(range);
         let own = |(key, versions): (&Vec<u8>, &Versions)| Some((key.clone(), visible(versions, at)?.clone()));
-        if reverse { walk.rev().filter_map(own).take(count).collect() } else { walk.filter_map(own).take(count).collect() }
+        if reverse {
+            walk.rev().filter_map(own).take(count).collect()
+        } else {
+            walk.filter_map(own).take(count).collect()
+        }
     }
 
     /// Every row's versions, oldest first, in the order of the keys.

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use base::kv::{Batch, Row, View, ViewError};
 use base::{Epoch, Seq};
 
+use crate::Error;
 use crate::layer::{Cell, Layer};
 use crate::merge;
 use crate::store::{BATCH_BYTES_MAX, Cursor, CursorPart, Entry, Position, ShardStore, Snapshot};
-use crate::Error;
 
 const GENERATION: u32 = 1;
 

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use base::kv::Batch;
 use base::{Epoch, Seq};
 
-use crate::store::{BATCH_BYTES_MAX, Cursor, CursorPart, Entry, ShardStore};
 use crate::Error;
+use crate::store::{BATCH_BYTES_MAX, Cursor, CursorPart, Entry, ShardStore};
 
 /// Makes stores of one implementation.
 #[async_trait]
@@ -244,7 +244,8 @@ pub async fn the_tail_has_no_gaps(factory: &dyn Factory) {
         store.checkpoint().await.unwrap();
         store = factory.reopen(store).await;
     }
-    let events: Vec<_> = journal(&*store, Cursor::start(), 5).into_iter().flat_map(|entry| entry.batch.events).collect();
+    let events: Vec<_> =
+        journal(&*store, Cursor::start(), 5).into_iter().flat_map(|entry| entry.batch.events).collect();
     assert_eq!(events, (0..made).map(|number| number.to_be_bytes().to_vec()).collect::<Vec<_>>());
     assert!(store.tail(&Cursor::start(), 0).unwrap().is_empty());
 }

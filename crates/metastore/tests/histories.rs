@@ -48,7 +48,7 @@ fn random_key(chance: &mut Chance) -> Vec<u8> {
 }
 
 async fn history(seed: u64, steps: usize) {
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut chance = Chance(seed);
     let drives = Drives::default();
     let root = std::path::Path::new("/");

@@ -1,31 +1,24 @@
 //! A shard on real directories: mirrors that vanish, return, join.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+mod common;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use base::Seq;
 use base::kv::Batch;
-use base::{DriveId, Seq};
+use common::{drive, key, mirror};
 use crypt::MetaKey;
 use env::Env;
-use metastore::{Embedded, Error, MemberSet, Mirror, Options, ShardStore};
+use metastore::{Embedded, Error, MemberSet, Options, ShardStore};
 
-fn drive(number: u8) -> DriveId {
-    DriveId([number; 16])
-}
-
-fn mirror(root: &Path, number: u8) -> Mirror {
-    Mirror { drive: drive(number), dir: root.join(format!("d{number}/meta/7")) }
-}
-
-fn key() -> MetaKey {
-    MetaKey::new([9; 32])
+fn options() -> Options {
+    Options { reserve_bytes: 0, ..Options::default() }
 }
 
 async fn open(root: &Path, numbers: &[u8], expected: Option<MemberSet>) -> Result<Arc<Embedded>, Error> {
-    let mirrors = numbers.iter().map(|number| mirror(root, *number)).collect();
-    let options = Options { reserve_bytes: 0, ..Options::default() };
-    Embedded::open(&Env::real(), 7, mirrors, &key(), expected, options).await
+    common::open_in(&Env::real(), root, numbers, expected, options()).await
 }
 
 fn value(number: u64) -> Vec<u8> {
@@ -72,7 +65,7 @@ async fn rows_outlive_closing_and_dropping() {
     check(&store, 50);
     fill(&store, 50, 80).await;
     drop(store);
-    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    let store = common::open_when_free(&Env::real(), dir.path(), &[1, 2, 3], options()).await;
     check(&store, 80);
     fill(&store, 80, 100).await;
     store.close().await.unwrap();
@@ -82,7 +75,8 @@ async fn rows_outlive_closing_and_dropping() {
     let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
     check(&store, 100);
     for name in ["log-0000000000000001", "log-0000000000000002"] {
-        let copies: Vec<Vec<u8>> = (1..=3).map(|at| std::fs::read(mirror(dir.path(), at).dir.join(name)).unwrap()).collect();
+        let copies: Vec<Vec<u8>> =
+            (1..=3).map(|at| std::fs::read(mirror(dir.path(), at).dir.join(name)).unwrap()).collect();
         assert!(copies[0] == copies[1] && copies[1] == copies[2], "{name} differs between mirrors");
     }
 }
@@ -93,7 +87,7 @@ async fn a_second_owner_is_locked_out() {
     let store = open(dir.path(), &[1, 2], None).await.unwrap();
     assert!(matches!(open(dir.path(), &[1, 2], None).await, Err(Error::Locked { .. })));
     drop(store);
-    open(dir.path(), &[1, 2], None).await.unwrap();
+    common::open_when_free(&Env::real(), dir.path(), &[1, 2], options()).await;
 }
 
 #[tokio::test]

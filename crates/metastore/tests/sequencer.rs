@@ -1,5 +1,5 @@
 //! One order of changes, each on everything before it.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
 

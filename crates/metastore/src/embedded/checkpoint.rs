@@ -1,20 +1,28 @@
 //! Bringing the maps up to date, without stalling commits.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use base::Epoch;
+use base::{Epoch, Seq};
 
 use crate::Error;
+use crate::embedded::commit::WRITE_LIMIT;
 use crate::embedded::map::Applied;
-use crate::embedded::side::TRUST_MS;
+use crate::embedded::side::{Side, TRUST_MS};
 use crate::embedded::{Embedded, Layers, Shared, Writer};
 use crate::layer::Layer;
 use crate::record::{RecordKind, append};
 use crate::store::Position;
+
+/// Layers of rows that may be in memory while a mirror joins: checkpoints wait for that, commits
+/// should not.
+const JOINING_LAYERS: usize = 16;
+
+/// How long a drive may take over one checkpoint.
+const APPLY_LIMIT: Duration = Duration::from_secs(300);
 
 impl Embedded {
     /// Makes a last checkpoint and refuses everything from then on.
@@ -23,6 +31,22 @@ impl Embedded {
     /// If no mirror could be written; all that was acknowledged is in the log even so.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.detached(|shared| async move { shared.close().await }).await
+    }
+}
+
+impl Embedded {
+    /// Looks at once whether every mirror is where it was and what it was; the store does so by
+    /// itself twice a second. Mirrors that aren't leave the member set.
+    ///
+    /// # Errors
+    /// If none is left: reopen the shard.
+    pub async fn check_mirrors(&self) -> Result<(), Error> {
+        self.shared
+            .detached(|shared| async move {
+                shared.look().await;
+                shared.writer.lock().await.broken.clone().map_or(Ok(()), Err)
+            })
+            .await
     }
 }
 
@@ -54,17 +78,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Waits until the rows in memory are few enough: one layer that is being written and one that
+    /// Waits until the rows in memory are few enough: a layer that is being written and one that
     /// fills.
     pub(super) async fn wait_for_room_in_memory(&self) {
         loop {
             let made = self.made.notified();
             let layers = self.layers().1;
-            let full = layers.active.bytes() >= self.options.layer_bytes;
+            let bytes: usize = layers.stack().iter().map(|layer| layer.bytes()).sum();
+            let most = if self.joining.load(Ordering::Relaxed) { JOINING_LAYERS } else { 2 };
             // A checkpoint that failed everywhere leaves its layer behind: the commit will say so.
-            if !full || layers.frozen.is_none() || self.writer.lock().await.broken.is_some() {
+            if bytes < self.options.layer_bytes.saturating_mul(most) || self.writer.lock().await.broken.is_some() {
                 return;
             }
+            self.due.notify_one();
             made.await;
         }
     }
@@ -85,10 +111,12 @@ impl Shared {
     /// As [`Shared::checkpoint`], for who holds `upkeep`.
     pub(super) async fn checkpoint_alone(&self) -> Result<Position, Error> {
         let Some((layer, applied)) = self.freeze().await? else {
-            return Ok(Position { seq: self.layers().1.maps.first().map_or_else(Default::default, |map| map.applied.seq) });
+            return Ok(Position {
+                seq: self.layers().1.maps.first().map_or_else(Default::default, |map| map.applied.seq),
+            });
         };
         let sides = self.sides();
-        let failed = self.on_all(&sides, move |side| side.map()?.apply(&layer, applied)).await;
+        let failed = self.on_all(&sides, APPLY_LIMIT, move |side| side.map()?.apply(&layer, applied)).await;
         let mut views = Vec::new();
         let mut bad = failed;
         for side in sides.iter() {
@@ -142,7 +170,20 @@ impl Shared {
             return;
         }
         let (file, now) = (writer.current.as_ref().map(|(file, _)| *file), self.env.clock.now());
-        let failed = self.on_all(&self.sides(), move |side| side.look(file, now)).await;
+        // A journal that reaches back to its beginning makes any map anew.
+        let is_whole = {
+            let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+            logs.values().next().is_some_and(|info| info.after == Seq(0))
+        };
+        let look = move |side: &Side| {
+            let found = side.look(file, now);
+            if is_whole && matches!(found, Err(Error::Io { kind: base::Kind::Damaged, .. })) {
+                side.give_up_map()
+                    .map_err(|error| Error::io(format!("rename the map in {}", side.dir.display()), &error))?;
+            }
+            found
+        };
+        let failed = self.on_all(&self.sides(), WRITE_LIMIT, look).await;
         if let Err(error) = self.drop_sides(failed).await {
             tracing::error!(shard = self.shard, %error, "failed to find any mirror of the metadata");
             writer.broken = Some(Error::Broken { why: error.to_string() });

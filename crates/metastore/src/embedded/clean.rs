@@ -130,7 +130,8 @@ impl Shared {
         let mut walk = Walk::within(file, FILE_HEAD);
         let mut values = 0;
         while let Some(record) = walk.next(self)? {
-            values += large(&record, file, self.options.value_bytes_min)?.iter().map(|one| u64::from(one.len)).sum::<u64>();
+            values +=
+                large(&record, file, self.options.value_bytes_min)?.iter().map(|one| u64::from(one.len)).sum::<u64>();
         }
         if let Some(info) = self.logs.write().unwrap_or_else(PoisonError::into_inner).get_mut(&file) {
             info.values = Some(values);
@@ -293,7 +294,8 @@ impl Shared {
         seq: Seq,
         file: u64,
     ) -> Result<(Batch, Vec<bool>), Error> {
-        let body = BatchBody::decode(plain).map_err(|error| Error::damaged(format!("batch {seq} in the log: {error}")))?;
+        let body =
+            BatchBody::decode(plain).map_err(|error| Error::damaged(format!("batch {seq} in the log: {error}")))?;
         let mut keep = Vec::with_capacity(body.puts.len());
         for put in &body.puts {
             let stays = if (put.len as usize) < self.options.value_bytes_min {

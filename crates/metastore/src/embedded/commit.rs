@@ -19,6 +19,9 @@ const ROOM_TTL: Duration = Duration::from_secs(1);
 /// Groups from this size on are sealed off the reactor.
 const INLINE_SEAL_BYTES: usize = 128 * 1024;
 
+/// How long a drive may take over one write and sync.
+pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(20);
+
 /// A batch on its way into the rows.
 struct Pending {
     range_dels: Vec<std::ops::Range<Vec<u8>>>,
@@ -43,10 +46,13 @@ fn apply(layers: &Layers, before: Seq, pending: Vec<Pending>) -> Result<Seq, Err
 }
 
 impl Shared {
-    /// Runs `work` for every mirror side by side, off the reactor; gives the mirrors that failed.
+    /// Runs `work` for every mirror side by side, off the reactor; gives the mirrors that failed. A
+    /// drive that doesn't answer within the limit has failed: it must not hold up the others. What
+    /// it still does later hurts nobody, since it is no member any more.
     pub(super) async fn on_all(
         &self,
         sides: &[Arc<Side>],
+        limit: Duration,
         work: impl Fn(&Side) -> Result<(), Error> + Send + Sync + 'static,
     ) -> Vec<(DriveId, Error)> {
         let work = Arc::new(work);
@@ -55,15 +61,26 @@ impl Shared {
             let (send, receive) = oneshot::channel();
             let (task_side, work) = (Arc::clone(side), Arc::clone(&work));
             self.env.spawn.blocking(Box::new(move || {
+                let result = work(&task_side);
+                // Let go of before it is told: who waits may want to open the shard again.
+                drop((task_side, work));
                 // Who waits may have been cancelled; the work is done all the same.
-                let _ = send.send(work(&task_side));
+                let _ = send.send(result);
             }));
-            waits.push((side.drive, receive));
+            waits.push((side, receive));
         }
         let mut failed = Vec::new();
-        for (drive, wait) in waits {
-            if let Err(error) = wait.await.unwrap_or_else(|_| Err(env::Cut.into())) {
-                failed.push((drive, error));
+        for (side, wait) in waits {
+            let result = match self.env.timeout(limit, wait).await {
+                Some(result) => result.unwrap_or_else(|_| Err(env::Cut.into())),
+                None => Err(Error::Io {
+                    what: format!("use the metadata in {}", side.dir.display()),
+                    kind: base::Kind::Unreachable,
+                    text: format!("the drive did not answer for {} s", limit.as_secs()),
+                }),
+            };
+            if let Err(error) = result {
+                failed.push((side.drive, error));
             }
         }
         failed
@@ -95,7 +112,7 @@ impl Shared {
         let set = MemberSet { epoch: base::Epoch(old.epoch.0 + 1), drives, ..old };
         let written = set.clone();
         let failed = self
-            .on_all(&sides, move |side| {
+            .on_all(&sides, WRITE_LIMIT, move |side| {
                 members::write(&*side.disk, &side.dir, &written)
                     .map_err(|error| Error::io(format!("write {}", side.dir.join("members").display()), &error))
             })
@@ -149,7 +166,7 @@ impl Shared {
         let sealer = Arc::new(self.key.log_key(head.salt));
         let (number, after) = (head.number, head.after);
         let failed = self
-            .on_all(&self.sides(), move |side| {
+            .on_all(&self.sides(), WRITE_LIMIT, move |side| {
                 side.create_log(&head)
                     .map_err(|error| Error::io(format!("create {}", side.path(head.number).display()), &error))
             })
@@ -166,7 +183,7 @@ impl Shared {
     pub(super) async fn append(&self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), Error> {
         let (file, offset, len) = (writer.file, writer.end, bytes.len() as u64);
         let now = self.env.clock.now();
-        let failed = self.on_all(&self.sides(), move |side| side.append(file, offset, &bytes, now)).await;
+        let failed = self.on_all(&self.sides(), WRITE_LIMIT, move |side| side.append(file, offset, &bytes, now)).await;
         self.drop_sides(failed).await?;
         writer.end += len;
         writer.since += len;

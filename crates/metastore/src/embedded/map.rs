@@ -1,8 +1,10 @@
 //! The ordered map of one mirror: what the log made of the rows up to some point, in one redb file.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::Seq;
 use codec::{Reader, Writer};
@@ -36,6 +38,8 @@ pub(crate) struct Map {
     db: Database,
     file: Arc<dyn File>,
     path: PathBuf,
+    /// Whether a page was found that isn't what was written.
+    damaged: Arc<AtomicBool>,
 }
 
 /// A cut of a map.
@@ -72,9 +76,12 @@ impl Map {
             None => SectorFile::open(disk, &path, shard, key),
         };
         let sectors = sectors.map_err(|error| Error::io(format!("open {}", path.display()), &error))?;
-        let file = sectors.file();
-        let db = Database::builder().set_cache_size(cache_bytes).create_with_backend(sectors);
-        let map = Self { db: db.map_err(|error| failed("open", error))?, file, path };
+        let (file, damaged) = (sectors.file(), sectors.damaged());
+        // The first page has no checksum of ours, and redb asserts some of what it says.
+        let build = || Database::builder().set_cache_size(cache_bytes).create_with_backend(sectors);
+        let db = catch_unwind(AssertUnwindSafe(build))
+            .map_err(|_| Error::damaged(format!("the ordered map {}", path.display())))?;
+        let map = Self { db: db.map_err(|error| failed("open", error))?, file, path, damaged };
         if new.is_some() {
             map.apply(&Layer::default(), Applied::default())?;
         }
@@ -93,6 +100,11 @@ impl Map {
     /// Whether the file is still where it was opened.
     pub fn is_in_place(&self) -> bool {
         self.file.is_at(&self.path)
+    }
+
+    /// Whether a page was found that isn't what was written.
+    pub fn is_damaged(&self) -> bool {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// The map as it is now.
@@ -260,8 +272,11 @@ impl Applied {
 
     fn decode(bytes: &[u8]) -> Result<Self, codec::Error> {
         let mut from = Reader::new(bytes);
-        let this =
-            Self { seq: Seq(from.u64("applied seq")?), file: from.u64("applied file")?, offset: from.u64("applied offset")? };
+        let this = Self {
+            seq: Seq(from.u64("applied seq")?),
+            file: from.u64("applied file")?,
+            offset: from.u64("applied offset")?,
+        };
         from.end("applied")?;
         Ok(this)
     }
@@ -315,4 +330,3 @@ impl Ground for AnyMap<'_> {
         self.first(|map| map.get(key))
     }
 }
-

@@ -4,6 +4,7 @@
 //! with commits waiting, what was written meanwhile; then it is named in the member set.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base::DriveId;
 
@@ -21,7 +22,14 @@ impl Embedded {
     /// # Errors
     /// If the directory can't be written or is in use; the member set is as it was then.
     pub async fn add_mirror(&self, mirror: Mirror) -> Result<(), Error> {
-        self.shared.detached(|shared| async move { shared.add_mirror(mirror).await }).await
+        let join = |shared: Arc<Shared>| async move {
+            let _upkeep = shared.upkeep.lock().await;
+            shared.joining.store(true, Ordering::Relaxed);
+            let result = shared.add_mirror(mirror).await;
+            shared.joining.store(false, Ordering::Relaxed);
+            result
+        };
+        self.shared.detached(join).await
     }
 
     /// Goes on without a mirror.
@@ -36,7 +44,6 @@ impl Embedded {
 impl Shared {
     async fn add_mirror(self: &Arc<Self>, mirror: Mirror) -> Result<(), Error> {
         let shared = self;
-        let _upkeep = shared.upkeep.lock().await;
         if shared.members.borrow().drives.contains(&mirror.drive) {
             return Ok(());
         }

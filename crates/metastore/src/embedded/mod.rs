@@ -191,6 +191,8 @@ struct Shared {
     /// A checkpoint was made.
     made: Notify,
     gone: std::sync::atomic::AtomicBool,
+    /// A mirror is joining.
+    joining: std::sync::atomic::AtomicBool,
     /// How often values were moved away from old files.
     cleanings: std::sync::atomic::AtomicU64,
     /// The cleaning that waits for older snapshots to go; 0 for none.

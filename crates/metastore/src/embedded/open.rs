@@ -62,7 +62,8 @@ impl Embedded {
         options: Options,
     ) -> Result<Arc<Self>, Error> {
         let salts = mirrors.iter().map(|_| env.random()).collect();
-        let asked = Asked { env: env.clone(), shard, mirrors, key: key.clone(), options: options.clone(), expected, salts };
+        let asked =
+            Asked { env: env.clone(), shard, mirrors, key: key.clone(), options: options.clone(), expected, salts };
         let found = env.blocking(move || find(asked)).await??;
         if found.changed
             && let Some(tell) = &options.on_members
@@ -104,6 +105,7 @@ fn shared(env: &Env, key: &MetaKey, shard: u32, options: Options, found: Found) 
         due: Arc::new(Notify::new()),
         made: Notify::new(),
         gone: AtomicBool::new(false),
+        joining: AtomicBool::new(false),
         cleanings: AtomicU64::new(0),
         waits: AtomicU64::new(0),
         files: RwLock::new(()),
@@ -197,7 +199,11 @@ fn choose(asked: &Asked, sides: &mut Vec<Arc<Side>>) -> Result<(MemberSet, bool)
     if known.is_empty() {
         return Err(last.unwrap_or_else(|| Error::bug("no mirror and no error")));
     }
-    let newest = known.iter().filter_map(|(_, set)| set.as_ref()).max_by_key(|set| set.epoch).cloned();
+    let sets = || known.iter().filter_map(|(_, set)| set.as_ref());
+    // A change that the power cut short can leave another set of the same epoch on a mirror. Where
+    // the drives remember one, it is the one under which commits went on.
+    let remembered = asked.expected.as_ref().filter(|expected| sets().any(|set| set == *expected));
+    let newest = sets().max_by_key(|set| (set.epoch, Some(*set) == remembered)).cloned();
     let found = newest.as_ref().map_or(Epoch(0), |set| set.epoch);
     if let Some(expected) = asked.expected.as_ref().filter(|expected| expected.epoch > found) {
         return Err(Error::Stale { found, expected: expected.epoch, wanted: expected.drives.clone() });
@@ -214,13 +220,14 @@ fn choose(asked: &Asked, sides: &mut Vec<Arc<Side>>) -> Result<(MemberSet, bool)
     };
     if let Some((side, set)) = known.iter().find_map(|(side, set)| {
         let set = set.as_ref()?;
-        (set.epoch == newest.epoch && *set != newest).then_some((side, set))
+        let contradicts = set.epoch == newest.epoch && *set != newest && remembered != Some(&newest);
+        contradicts.then_some((side, set))
     }) {
         let what = format!("{} has {set:?}, another has {newest:?}", side.dir.display());
         return Err(Error::Split { what });
     }
     let live = known.into_iter().filter(|(side, set)| {
-        fresh || set.as_ref().is_some_and(|set| set.epoch == newest.epoch && set.drives.contains(&side.drive))
+        fresh || set.as_ref().is_some_and(|set| *set == newest && set.drives.contains(&side.drive))
     });
     *sides = live.map(|(side, _)| side).collect();
     if sides.is_empty() {

@@ -25,18 +25,48 @@ pub(super) struct Replay<'a> {
     pub layer_bytes: usize,
 }
 
+/// One mirror's bytes of a file.
+enum Copy {
+    Own(Vec<u8>),
+    /// The same as the first mirror's.
+    AsFirst,
+}
+
+/// How many of the bytes are whole records, one after the other.
+fn whole(log: &LogFile, offset: u64, bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(raw) = Raw::parse(&bytes[at..], offset + at as u64).filter(|raw| raw.open(&log.sealer).is_ok()) {
+        at += raw.size;
+    }
+    at
+}
+
 impl Replay<'_> {
     /// Takes in a log file from `offset` on; `end` is where it ends if that is known. Mirrors that
     /// have less, or other bytes, are put right. Gives the end.
     pub fn file(&mut self, number: u64, offset: u64, end: Option<u64>) -> Result<u64, Error> {
-        let mut copies: Vec<Vec<u8>> = Vec::with_capacity(self.sides.len());
-        for side in self.sides {
-            // A mirror that can't be read now has nothing to offer; writing to it will tell.
-            copies.push(side.read_from(number, offset).unwrap_or_default());
-        }
         let log = self.any_log(number)?;
-        let good = self.agree(&log, number, offset, end, &copies)?;
+        let mut copies: Vec<Copy> = Vec::with_capacity(self.sides.len());
+        for side in self.sides {
+            // Files can be large, and as a rule all are the same: one in memory is enough then.
+            let same = copies.first().is_some_and(|first| match first {
+                Copy::Own(bytes) => side.holds(number, offset, bytes).unwrap_or(false),
+                Copy::AsFirst => false,
+            });
+            // A mirror that can't be read now has nothing to offer; writing to it will tell.
+            copies.push(if same {
+                Copy::AsFirst
+            } else {
+                Copy::Own(side.read_from(number, offset).unwrap_or_default())
+            });
+        }
+        let good = self.agree(&log, number, offset, end, &mut copies)?;
         for (side, copy) in self.sides.iter().zip(&copies) {
+            let copy = match (copy, copies.first()) {
+                (Copy::Own(copy), _) | (Copy::AsFirst, Some(Copy::Own(copy))) => copy,
+                // All are the same, and good.
+                _ => &good,
+            };
             let same = copy.iter().zip(&good).take_while(|(a, b)| a == b).count();
             // Also those that agree are synced: what another process left unsynced must not be
             // shown and lost later.
@@ -68,9 +98,22 @@ impl Replay<'_> {
         number: u64,
         offset: u64,
         end: Option<u64>,
-        copies: &[Vec<u8>],
+        copies: &mut Vec<Copy>,
     ) -> Result<Vec<u8>, Error> {
-        let mut good = Vec::with_capacity(copies.iter().map(Vec::len).max().unwrap_or(0));
+        if let Some(Copy::Own(first)) = copies.first()
+            && copies[1..].iter().all(|copy| matches!(copy, Copy::AsFirst))
+            && whole(log, offset, first) == first.len()
+            && end.is_none_or(|end| offset + first.len() as u64 == end)
+            && let Copy::Own(first) = std::mem::replace(&mut copies[0], Copy::AsFirst)
+        {
+            return Ok(first);
+        }
+        let own = |copy| match copy {
+            &Copy::Own(ref bytes) => Some(bytes.as_slice()),
+            &Copy::AsFirst => None,
+        };
+        let copies: Vec<&[u8]> = copies.iter().filter_map(own).collect();
+        let mut good = Vec::with_capacity(copies.iter().map(|copy| copy.len()).max().unwrap_or(0));
         loop {
             let at = offset + good.len() as u64;
             if end.is_some_and(|end| at >= end) {
@@ -84,14 +127,17 @@ impl Replay<'_> {
             });
             match whole {
                 Some(bytes) => good.extend_from_slice(bytes),
-                None if end.is_none() && !rest.clone().any(|bytes| acknowledged_beyond(bytes, at, at)) => return Ok(good),
+                None if end.is_none() && !rest.clone().any(|bytes| acknowledged_beyond(bytes, at, at)) => {
+                    return Ok(good);
+                }
                 None => return Err(Error::damaged(format!("the record at {at} of log file {number:x}"))),
             }
         }
     }
 
     fn records(&mut self, log: &LogFile, number: u64, offset: u64, good: &[u8]) -> Result<(), Error> {
-        let damaged = |at: u64, why: String| Error::damaged(format!("the record at {at} of log file {number:x}: {why}"));
+        let damaged =
+            |at: u64, why: String| Error::damaged(format!("the record at {at} of log file {number:x}: {why}"));
         let mut at = 0;
         while let Some(raw) = Raw::parse(&good[at..], offset + at as u64) {
             let plain = raw.open(&log.sealer).map_err(|error| damaged(raw.offset, error.to_string()))?;

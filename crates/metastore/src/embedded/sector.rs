@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crypt::{MetaKey, SectorCipher};
@@ -23,6 +24,8 @@ pub(crate) struct SectorFile {
     file: Arc<dyn File>,
     cipher: SectorCipher,
     sums: Mutex<Sums>,
+    /// Set when a page doesn't match its checksum.
+    damaged: Arc<AtomicBool>,
 }
 
 #[derive(Default)]
@@ -95,7 +98,7 @@ impl SectorFile {
         let mut page = head(shard, salt);
         page.resize(PAGE as usize, 0);
         file.write_at(&page, 0)?;
-        Ok(Self { file, cipher: key.sector_key(salt), sums: Mutex::default() })
+        Ok(Self { file, cipher: key.sector_key(salt), sums: Mutex::default(), damaged: Arc::default() })
     }
 
     /// The file at `path`.
@@ -104,7 +107,7 @@ impl SectorFile {
         let mut page = vec![0; PAGE as usize];
         file.read_at(&mut page, 0)?;
         let salt = read_head(&page, shard).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let this = Self { file, cipher: key.sector_key(salt), sums: Mutex::default() };
+        let this = Self { file, cipher: key.sector_key(salt), sums: Mutex::default(), damaged: Arc::default() };
         this.load_sums()?;
         Ok(this)
     }
@@ -112,6 +115,11 @@ impl SectorFile {
     /// The handle, to ask whether it still lies where it should.
     pub fn file(&self) -> Arc<dyn File> {
         Arc::clone(&self.file)
+    }
+
+    /// Becomes true when a page doesn't match its checksum.
+    pub fn damaged(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.damaged)
     }
 
     fn load_sums(&self) -> io::Result<()> {
@@ -152,7 +160,10 @@ impl SectorFile {
                     return Ok(());
                 }
                 Some(sum) if *sum == sum_of(bytes) => {}
-                Some(_) => return Err(bad("a page of the ordered map doesn't match its checksum")),
+                Some(_) => {
+                    self.damaged.store(true, Ordering::Relaxed);
+                    return Err(bad("a page of the ordered map doesn't match its checksum"));
+                }
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }

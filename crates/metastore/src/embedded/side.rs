@@ -212,13 +212,29 @@ impl Side {
         if self.map().is_ok_and(|map| !map.is_in_place()) {
             return Err(gone(self.dir.join("map")));
         }
+        if self.map().is_ok_and(|map| map.is_damaged()) {
+            let what = format!("read the ordered map in {}", self.dir.display());
+            let text = "a page of it isn't what was written: the mirror has to be made anew".into();
+            return Err(Error::Io { what, kind: base::Kind::Damaged, text });
+        }
         self.seen.store(now.0, Ordering::Relaxed);
         Ok(())
     }
 
+    /// Takes the name from a damaged map, so that the next open makes it anew from the log.
+    pub fn give_up_map(&self) -> io::Result<()> {
+        let path = crate::embedded::sector::path(&self.dir);
+        self.disk.rename(&path, &crate::embedded::sector::path_new(&self.dir))?;
+        self.disk.sync_dir(&self.dir)
+    }
 
     /// The record at `offset`, if it is whole: as it is stored, and in clear.
-    pub fn read_record(&self, number: u64, offset: u64, size: usize) -> Result<(Arc<LogFile>, Vec<u8>, Vec<u8>), Error> {
+    pub fn read_record(
+        &self,
+        number: u64,
+        offset: u64,
+        size: usize,
+    ) -> Result<(Arc<LogFile>, Vec<u8>, Vec<u8>), Error> {
         let log = self.log(number)?;
         let mut bytes = vec![0; size];
         let path = || self.path(number).display().to_string();
@@ -237,6 +253,26 @@ impl Side {
         let mut bytes = vec![0; len.saturating_sub(offset) as usize];
         log.file.read_at(&mut bytes, offset).map_err(|error| what(&error))?;
         Ok(bytes)
+    }
+
+    /// Whether a log file's bytes from `offset` are exactly these.
+    pub fn holds(&self, number: u64, offset: u64, bytes: &[u8]) -> Result<bool, Error> {
+        /// Bytes per read.
+        const STEP: usize = 1024 * 1024;
+        let log = self.log(number)?;
+        let what = |error: &io::Error| Error::io(format!("read {}", self.path(number).display()), error);
+        if log.file.len().map_err(|error| what(&error))? != offset + bytes.len() as u64 {
+            return Ok(false);
+        }
+        let mut found = vec![0; STEP.min(bytes.len())];
+        for (at, part) in bytes.chunks(STEP).enumerate() {
+            let found = &mut found[..part.len()];
+            log.file.read_at(found, offset + (at * STEP) as u64).map_err(|error| what(&error))?;
+            if found != part {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Puts right what lies from `offset` to the end of a log file.

@@ -62,7 +62,9 @@ fn entry(shared: &Shared, snapshot: &read::ShardSnapshot, record: &Record) -> Re
         // has the last.
         let is_last = || body.puts[index + 1..].iter().all(|later| later.key != put.key);
         match snapshot.cell(put.key)? {
-            Some(Cell::Ref(place)) if place.seq == record.seq && is_last() => batch.puts[index].1 = shared.value(&place)?,
+            Some(Cell::Ref(place)) if place.seq == record.seq && is_last() => {
+                batch.puts[index].1 = shared.value(&place)?
+            }
             _ => dropped.push(index as u32),
         }
     }

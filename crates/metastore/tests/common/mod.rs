@@ -48,6 +48,17 @@ pub async fn open_in(
     Embedded::open(env, SHARD, mirrors, &key(), expected, options).await
 }
 
+/// As [`open_in`], once an owner that was dropped in the middle of something has let go.
+pub async fn open_when_free(env: &Env, root: &Path, numbers: &[u8], options: Options) -> Arc<Embedded> {
+    let began = env.clock.now();
+    loop {
+        match open_in(env, root, numbers, None, options.clone()).await {
+            Err(Error::Locked { .. }) if env.clock.now().since(began).as_secs() < 20 => tokio::task::yield_now().await,
+            other => return other.unwrap(),
+        }
+    }
+}
+
 /// The whole journal.
 pub fn journal(store: &dyn ShardStore) -> Vec<Entry> {
     let mut cursor = Cursor::start();
