@@ -225,11 +225,8 @@ impl Core {
 
     /// The closed log with the least live share, if it is worth it.
     fn choose_victim(&self) -> Result<Option<Victim>, Error> {
-        let logs: Vec<Arc<Log>> = self
-            .all_logs()
-            .into_iter()
-            .filter(|log| log.is_closed() && !log.held.load(Ordering::Acquire))
-            .collect();
+        let logs: Vec<Arc<Log>> =
+            self.all_logs().into_iter().filter(|log| log.is_closed() && !log.held.load(Ordering::Acquire)).collect();
         let small = self.options.log_bytes / 8;
         let is_small = |log: &&Arc<Log>| log.bytes() < small && !matches!(log.stream, Stream::Expiring(_));
         let many_small = logs.iter().filter(is_small).count() >= SMALL_LOGS_MAX;

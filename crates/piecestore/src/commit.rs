@@ -541,7 +541,15 @@ impl Core {
         })?;
         let log = Arc::new(Log::new(number, life, stream));
         self.add_log(log.clone());
-        let active = Active { log, file, at: LOG_HEAD_BYTES, ahead: LOG_HEAD_BYTES, count: 0, used: commit.uses, first_seq: commit.next_seq };
+        let active = Active {
+            log,
+            file,
+            at: LOG_HEAD_BYTES,
+            ahead: LOG_HEAD_BYTES,
+            count: 0,
+            used: commit.uses,
+            first_seq: commit.next_seq,
+        };
         commit.active.insert(stream, active);
         Ok(())
     }

@@ -258,6 +258,9 @@ impl PieceStore {
         };
         let items = self.on_disk(find).await?;
         if items.is_empty() {
+            // After a failed write nobody knows what the drive holds: "it isn't there" could be
+            // undone by the next open.
+            self.core.check_open()?;
             return Ok((0, Vec::new()));
         }
         let ids: Vec<PieceId> = items.iter().map(|item| item.id).collect();

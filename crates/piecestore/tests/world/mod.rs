@@ -43,8 +43,15 @@ impl Chance {
 /// A change that the store made.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { inode: Inode, offset: usize, bytes: Vec<u8> },
-    Len { inode: Inode, len: usize },
+    Write {
+        inode: Inode,
+        offset: usize,
+        bytes: Vec<u8>,
+    },
+    Len {
+        inode: Inode,
+        len: usize,
+    },
     Sync(Inode),
     /// `None` is a directory.
     Link(PathBuf, Option<Inode>),
@@ -137,9 +144,9 @@ impl Walk {
             }
             Op::Link(..) | Op::Unlink(_) | Op::Rename(..) => self.namings.push(op.clone()),
             Op::SyncDir(dir) => {
-                let (now, later): (Vec<Op>, Vec<Op>) = std::mem::take(&mut self.namings)
-                    .into_iter()
-                    .partition(|op| matches!(op, Op::Link(p, _) | Op::Unlink(p) | Op::Rename(_, p) if p.parent() == Some(dir)));
+                let (now, later): (Vec<Op>, Vec<Op>) = std::mem::take(&mut self.namings).into_iter().partition(
+                    |op| matches!(op, Op::Link(p, _) | Op::Unlink(p) | Op::Rename(_, p) if p.parent() == Some(dir)),
+                );
                 now.iter().for_each(|op| self.durable.apply(op));
                 self.namings = later;
             }
@@ -174,7 +181,11 @@ impl Walk {
                     while at < bytes.len() {
                         let end = bytes.len().min(at + SECTOR - (offset + at) % SECTOR);
                         if chance.half() {
-                            image.apply(&Op::Write { inode: *inode, offset: offset + at, bytes: bytes[at..end].to_vec() });
+                            image.apply(&Op::Write {
+                                inode: *inode,
+                                offset: offset + at,
+                                bytes: bytes[at..end].to_vec(),
+                            });
                         }
                         at = end;
                     }

@@ -72,7 +72,8 @@ impl Version {
 
     /// What it takes on the drive, by docs/formats/piecestore.md.
     fn bytes(&self) -> u64 {
-        let (body, run) = if self.len >= LARGE_MIN { (0, (4096 + self.len).div_ceil(4096) * 4096) } else { (self.len, 0) };
+        let (body, run) =
+            if self.len >= LARGE_MIN { (0, (4096 + self.len).div_ceil(4096) * 4096) } else { (self.len, 0) };
         let record = 128 + self.header().len() + 8 * self.len.div_ceil(self.cell as usize) + body;
         (record.div_ceil(16) * 16 + run) as u64
     }
@@ -294,7 +295,10 @@ impl Play {
             let mut places = self.model.of(n);
             places.retain(|place| matches_live(place, &live));
             assert!(!places.is_empty(), "piece {n} is {live:?}, but must be one of {:?}", self.model.of(n));
-            self.model.places.insert(n, places);
+            // What a fenced store began may show after the next open.
+            if self.store.health().state == State::Ok {
+                self.model.places.insert(n, places);
+            }
         }
     }
 
@@ -360,7 +364,13 @@ pub async fn verify(store: &Arc<PieceStore>, model: &Model, ids: u32) {
             }
             _ => false,
         });
-        let what = if is_live { "live" } else if seen.is_some() { "in the trash" } else { "absent" };
+        let what = if is_live {
+            "live"
+        } else if seen.is_some() {
+            "in the trash"
+        } else {
+            "absent"
+        };
         let header = seen.as_ref().map(|(header, _)| header);
         match found {
             Some(Place::Live(version)) => lives.push((id(n), version)),
