@@ -82,18 +82,14 @@ fn authorization(signer: &Signer, stamp: &str, method: &str, path: &str, query: 
     let scope = format!("{}/{}/s3/aws4_request", &stamp[..8], signer.region);
     let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
     let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hash}");
-    let mac = |key: &[u8], part: &str| {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), part.as_bytes()).as_ref().to_vec()
-    };
+    let mac =
+        |key: &[u8], part: &str| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), part.as_bytes()).as_ref().to_vec();
     let mut key = format!("AWS4{}", signer.secret_key).into_bytes();
     for part in [&stamp[..8], &signer.region, "s3", "aws4_request"] {
         key = mac(&key, part);
     }
     let signature = hex(&mac(&key, &text));
-    format!(
-        "AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}",
-        signer.access_key
-    )
+    format!("AWS4-HMAC-SHA256 Credential={}/{scope}, SignedHeaders={signed}, Signature={signature}", signer.access_key)
 }
 
 fn garbled(what: &'static str) -> io::Error {
@@ -188,7 +184,8 @@ mod tests {
         let mut plain: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: \"x\"\r\n\r\nhello";
         let got = answer(&mut plain, false).await.unwrap();
         assert_eq!((got.status, got.body.as_slice(), got.header("etag")), (200, &b"hello"[..], Some("\"x\"")));
-        let mut chunks: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n";
+        let mut chunks: &[u8] =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\nlo\r\n0\r\n\r\n";
         assert_eq!(answer(&mut chunks, false).await.unwrap().body, b"hello");
         let mut cut: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel";
         assert!(answer(&mut cut, false).await.is_err());
