@@ -252,7 +252,7 @@ fn random_histories_give_the_bytes_that_were_put() {
         tokio::runtime::Runtime::new().unwrap().block_on(async { env::Env::real().rng.fill(&mut seed) });
         u64::from_le_bytes(seed)
     });
-    println!("SEED={seed} cargo test -p client --test histories");
+    eprintln!("SEED={seed} cargo test -p client --test histories");
     let mut key = [0; 32];
     key[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases: 100, max_shrink_iters: 12, failure_persistence: None, ..Config::default() };

@@ -65,7 +65,7 @@ async fn one_more_lost_drive_than_m_is_too_few_pieces_and_never_wrong_bytes() {
 #[tokio::test]
 async fn ranges_are_those_of_the_bytes() {
     let seed: u64 = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0xab1de);
-    println!("SEED={seed}");
+    eprintln!("SEED={seed}");
     for (k, m) in [(1, 2), (3, 2), (4, 2)] {
         let rig = Rig::new(k, m, 6).await;
         for size in [900, 5000, 200_000, MIB, 3 * MIB + 777] {

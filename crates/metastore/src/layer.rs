@@ -49,6 +49,8 @@ impl Cell {
 
 type Versions = Vec<(Seq, Cell)>;
 pub(crate) type CellRow = (Vec<u8>, Cell);
+/// The ends of a walk over rows.
+pub(crate) type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// Bytes that a version takes beside its value, roughly: its place in a vector on the heap.
 const VERSION_BYTES: usize = 72;
@@ -123,6 +125,6 @@ fn visible(versions: &Versions, at: Seq) -> Option<&Cell> {
 }
 
 /// The bounds of a half-open range, empty if it is upside down.
-pub(crate) fn bounds<'a>(range: &Range<&'a [u8]>) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+pub(crate) fn bounds<'a>(range: &Range<&'a [u8]>) -> Option<Bounds<'a>> {
     (range.start < range.end).then_some((Bound::Included(range.start), Bound::Excluded(range.end)))
 }

@@ -184,7 +184,7 @@ fn drives_policies_and_groups_are_listed_in_order() {
     let (one, two) = (PolicyId(1), PolicyId(2));
     let policy_row = PolicyRow { id: one, coding: Coding { k: 4, m: 2 }, ack: 5, name: "default".into() };
     commit(&mut map, put_policy(&policy_row));
-    assert_eq!(policies(&map, None, 10).unwrap(), [policy_row.clone()]);
+    assert_eq!(policies(&map, None, 10).unwrap(), std::slice::from_ref(&policy_row));
     assert_eq!(policy(&map, one).unwrap(), Some(policy_row));
     for (policy, number) in [(one, 300), (one, 2), (two, 1)] {
         commit(&mut map, put_group(policy, GroupId(number), &number.to_be_bytes()));

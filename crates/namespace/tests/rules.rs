@@ -351,7 +351,7 @@ fn packs_are_found_by_what_is_left_in_them() {
         volume.run(rebody.clone());
         let now = volume.head(key).unwrap().object(None).unwrap();
         assert_eq!(now, Version { body: to, ..from });
-        assert_eq!(apply(&volume.map, VOLUME, &rebody, Wall(0)).unwrap().0.is_empty(), true);
+        assert!(apply(&volume.map, VOLUME, &rebody, Wall(0)).unwrap().0.is_empty());
     }
     assert_eq!(volume.garbage(), [1]);
     assert_eq!(packs(&volume, 16, Wall(volume.now + 1)), [(3, 3, 75), (2, 4, 100)]);

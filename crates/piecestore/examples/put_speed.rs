@@ -4,7 +4,7 @@
 //!
 //! Syncs are counted at the disk trait; bytes written to the device are the kernel's count for
 //! this process and, where its name is found, the block device's own (other processes' too).
-
+#![allow(clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a measurement of the real world")]
 
 use std::io;

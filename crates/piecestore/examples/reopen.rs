@@ -4,7 +4,7 @@
 //!
 //! Two processes' worth in one: the program starts itself again for the opening, so that nothing
 //! of the building counts as memory of the store.
-
+#![allow(clippy::print_stdout)]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a measurement of the real world")]
 
 use std::path::{Path, PathBuf};

@@ -28,6 +28,9 @@ struct Found {
     sealed: bool,
 }
 
+/// A log whose records are being applied: those that follow, and the next.
+type Replayed = (Arc<Log>, std::vec::IntoIter<Entry>, Option<Entry>);
+
 /// A run that a large piece takes.
 struct Run {
     extent: Extent,
@@ -226,7 +229,7 @@ impl Core {
         found.sort_by_key(|log| (log.first_seq, log.log.number));
         let mut waiting = found.into_iter().peekable();
         let mut heap: BinaryHeap<Reverse<(u64, usize)>> = BinaryHeap::new();
-        let mut open: BTreeMap<usize, (Arc<Log>, std::vec::IntoIter<Entry>, Option<Entry>)> = BTreeMap::new();
+        let mut open: BTreeMap<usize, Replayed> = BTreeMap::new();
         let mut large = Vec::new();
         let mut opened = 0;
         loop {

@@ -8,6 +8,7 @@ use crate::attrs::Stored;
 use crate::error::{Code, Error, Result};
 
 /// A checksum's way to be computed.
+#[expect(clippy::large_enum_variant, reason = "lives on the stack, once per copy")]
 enum Hasher {
     Crc(crc_fast::Digest, usize),
     Sha(digest::Context),

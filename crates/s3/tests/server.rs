@@ -1,5 +1,5 @@
 //! What the server does with connections: limits, keep-alive, refusals, its end.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "support/client.rs"]
 mod client;

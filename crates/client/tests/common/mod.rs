@@ -309,7 +309,7 @@ pub fn new_version(content: Content) -> NewVersion {
 }
 
 pub async fn put(client: &Client, bucket: &Bucket, key: &str, bytes: &[u8]) -> Version {
-    let content = write(client, bucket, bytes, bytes.len() % 2 == 0).await.unwrap();
+    let content = write(client, bucket, bytes, bytes.len().is_multiple_of(2)).await.unwrap();
     assert_eq!(content.size, bytes.len() as u64);
     let command = Command::Put { key: key.into(), new: new_version(content), condition: Condition::default() };
     client.commit(bucket, command).await.unwrap();

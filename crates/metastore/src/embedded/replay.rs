@@ -98,7 +98,7 @@ impl Replay<'_> {
         number: u64,
         offset: u64,
         end: Option<u64>,
-        copies: &mut Vec<Copy>,
+        copies: &mut [Copy],
     ) -> Result<Vec<u8>, Error> {
         if let Some(Copy::Own(first)) = copies.first()
             && copies[1..].iter().all(|copy| matches!(copy, Copy::AsFirst))
@@ -108,11 +108,13 @@ impl Replay<'_> {
         {
             return Ok(first);
         }
-        let own = |copy| match copy {
-            &Copy::Own(ref bytes) => Some(bytes.as_slice()),
-            &Copy::AsFirst => None,
-        };
-        let copies: Vec<&[u8]> = copies.iter().filter_map(own).collect();
+        let copies: Vec<&[u8]> = copies
+            .iter()
+            .filter_map(|copy| match copy {
+                Copy::Own(bytes) => Some(bytes.as_slice()),
+                Copy::AsFirst => None,
+            })
+            .collect();
         let mut good = Vec::with_capacity(copies.iter().map(|copy| copy.len()).max().unwrap_or(0));
         loop {
             let at = offset + good.len() as u64;

@@ -67,6 +67,9 @@ pub(crate) fn log_number(name: &str) -> Option<u64> {
     (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok())?
 }
 
+/// A log file, one of its records as it is stored, and in clear.
+pub(super) type ReadRecord = (Arc<LogFile>, Vec<u8>, Vec<u8>);
+
 impl Side {
     /// Takes the directory for this process.
     pub fn attach(
@@ -229,12 +232,7 @@ impl Side {
     }
 
     /// The record at `offset`, if it is whole: as it is stored, and in clear.
-    pub fn read_record(
-        &self,
-        number: u64,
-        offset: u64,
-        size: usize,
-    ) -> Result<(Arc<LogFile>, Vec<u8>, Vec<u8>), Error> {
+    pub fn read_record(&self, number: u64, offset: u64, size: usize) -> Result<ReadRecord, Error> {
         let log = self.log(number)?;
         let mut bytes = vec![0; size];
         let path = || self.path(number).display().to_string();

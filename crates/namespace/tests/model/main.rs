@@ -150,10 +150,10 @@ impl World {
 
     fn attrs(pick: u16) -> Attrs {
         let mut attrs = Attrs::from([("content-type".to_owned(), vec![b't'; usize::from(pick % 30)])]);
-        if pick % 3 == 0 {
+        if pick.is_multiple_of(3) {
             attrs.insert("parts".to_owned(), vec![1; 300]);
         }
-        if pick % 5 == 0 {
+        if pick.is_multiple_of(5) {
             attrs.extend((0..5).map(|n| (format!("meta:{n}"), vec![n; 150])));
         }
         attrs
@@ -221,8 +221,8 @@ impl World {
             30..44 => Command::Delete { key, version: None, condition },
             44..58 => Command::Delete { version: Some(self.version(&key, step.pick)), key, condition },
             58..63 => {
-                let version = (step.pick % 3 > 0).then(|| self.version(&key, step.pick / 3));
-                let value = (step.body % 4 > 0).then(|| vec![step.body; usize::from(step.body) * 2]);
+                let version = (!step.pick.is_multiple_of(3)).then(|| self.version(&key, step.pick / 3));
+                let value = (!step.body.is_multiple_of(4)).then(|| vec![step.body; usize::from(step.body) * 2]);
                 let set = vec![("tags".into(), value), ("content-type".into(), None)];
                 Command::SetAttrs { key, version, set, condition }
             }
@@ -252,7 +252,7 @@ impl World {
                 let version = self.version(&key, step.pick);
                 let versions = self.oracle.keys.get(&key).into_iter().flatten();
                 let found = versions.map(|made| &made.version).find(|made| made.id == version && !made.marker);
-                let stale = step.condition % 4 == 0;
+                let stale = step.condition.is_multiple_of(4);
                 let from = found.filter(|_| !stale).map_or(Body::Inline(vec![1]), |found| found.body.clone());
                 let size = found.map_or(0, |found| found.size);
                 let to = match step.body % 3 {
@@ -284,10 +284,10 @@ impl World {
             .filter(|part| step.body & (1 << part.number) == 0)
             .map(|part| (part.number, part.etag.clone()))
             .collect();
-        if step.body % 11 == 0 {
+        if step.body.is_multiple_of(11) {
             parts.reverse();
         }
-        if step.body % 13 == 0 {
+        if step.body.is_multiple_of(13) {
             parts.push((9, "p0".into()));
         }
         if parts.is_empty() {
@@ -432,7 +432,7 @@ impl World {
             let there = lines.iter().position(|(line, thing)| line == after && thing.is_some());
             match there {
                 // Go on inside a key, after its first version.
-                Some(at) if query.limit % 2 == 0 => {
+                Some(at) if query.limit.is_multiple_of(2) => {
                     query.after_version = lines[at].1.as_ref().map(|(version, _)| version.id);
                     lines.drain(..=at);
                 }
@@ -458,7 +458,7 @@ impl World {
         if let Some(after) = &query.after {
             let there = lines.iter().position(|(line, thing)| line == after && thing.is_some());
             match there {
-                Some(at) if query.limit % 2 == 0 => {
+                Some(at) if query.limit.is_multiple_of(2) => {
                     query.after_upload = lines[at].1.as_ref().map(|(id, _)| *id);
                     lines.drain(..=at);
                 }

@@ -375,6 +375,7 @@ impl Rng for Part {
 }
 
 impl Spawn for Part {
+    #[allow(clippy::disallowed_methods)]
     fn spawn(&self, _: &'static str, task: BoxFuture<'static, ()>) {
         tokio::spawn(task);
     }
@@ -394,7 +395,7 @@ impl Disk for Part {
             (None, Open::Read | Open::Write) => return Err(io::ErrorKind::NotFound.into()),
             (None, _) => {
                 state.change(0, true)?;
-                if !path.parent().is_some_and(|dir| state.now.names.get(dir) == Some(&None)) {
+                if path.parent().is_none_or(|dir| state.now.names.get(dir) != Some(&None)) {
                     return Err(io::ErrorKind::NotFound.into());
                 }
                 let inode = state.next;

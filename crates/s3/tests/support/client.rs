@@ -19,6 +19,7 @@ pub const USERS: &[Known] = &[
 ];
 
 /// A face over an empty store in memory, and where it listens.
+#[allow(clippy::disallowed_methods)]
 pub async fn start(settings: s3::Settings) -> (Arc<s3::Face>, SocketAddr) {
     let env = Env::real();
     let listener = env.net.bind(([127, 0, 0, 1], 0).into()).await.unwrap();
