@@ -117,6 +117,11 @@ impl Marks {
         lock(&self.drives).remove(&id);
     }
 
+    /// The lock on a drive's folder, if it is ours and the folder is still there.
+    pub fn held(&self, id: DriveId) -> Option<Arc<Lock>> {
+        lock(&self.drives).get(&id).map(|(_, held, _)| held.clone()).filter(|held| held.is_there())
+    }
+
     fn learn(&self, set: &MemberSet) {
         let mut sets = lock(&self.sets);
         if sets.get(&set.shard).is_none_or(|known| known.epoch <= set.epoch) {

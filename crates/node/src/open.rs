@@ -341,8 +341,19 @@ impl Inner {
         }
         let here: BTreeSet<DriveId> = self.fleet.all().iter().map(|drive| drive.id).collect();
         let expected = rows.iter().filter(|row| row.state != catalog::DriveState::Removed);
+        let places: BTreeSet<String> = self.fleet.all().iter().map(|drive| drive.path.display().to_string()).collect();
         for row in expected.filter(|row| !here.contains(&row.id)) {
-            notes.push(format!("drive {} is missing; it was last at {}", row.id, row.path));
+            if row.state == catalog::DriveState::Gone {
+                continue;
+            }
+            // Where another drive is now, it won't come back: its pieces needn't wait for it.
+            let is_replaced = places.contains(&row.path);
+            let then = if is_replaced { "another drive has taken its place" } else { "it was last there" };
+            notes.push(format!("drive {} at {} is missing; {then}", row.id, row.path));
+            if is_replaced {
+                let gone = catalog::DriveRow { state: catalog::DriveState::Gone, ..row.clone() };
+                self.change(move |_| Ok((catalog::put_drive(&gone), ()))).await?;
+            }
         }
         self.change(move |view| match catalog::cluster(view)? {
             Some(_) => Ok(Default::default()),

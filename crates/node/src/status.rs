@@ -210,7 +210,7 @@ impl Node {
             cluster: inner.cluster.to_string(),
             drives: inner.drives_shown(&rows),
         };
-        let needed = inner.needed()?;
+        let needed = inner.needed(&rows).await?;
         judge(&mut status, &rows, &needed);
         Ok(status)
     }
@@ -292,11 +292,26 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
 }
 
 impl Inner {
-    /// The drives that some group still names.
-    fn needed(&self) -> Result<BTreeSet<String>> {
-        let policies = self.look(groups::load)?;
-        let rows = policies.iter().flat_map(|(_, rows)| rows);
-        Ok(rows.flat_map(|row| row.members.iter().chain(&row.from)).map(DriveId::to_string).collect())
+    /// The lost drives that some group with data still names.
+    async fn needed(&self, rows: &[DriveRow]) -> Result<BTreeSet<String>> {
+        let mut lost: BTreeSet<DriveId> =
+            rows.iter().filter(|row| row.state == DriveState::Gone).map(|row| row.id).collect();
+        let mut needed = BTreeSet::new();
+        if lost.is_empty() {
+            return Ok(needed);
+        }
+        let volumes = self.volumes()?;
+        for (policy, groups) in self.look(groups::load)? {
+            for group in groups {
+                let here: Vec<DriveId> =
+                    group.members.iter().chain(&group.from).copied().filter(|drive| lost.contains(drive)).collect();
+                if !here.is_empty() && self.holds_data(&volumes, policy.id, group.group).await? {
+                    lost.retain(|drive| !here.contains(drive));
+                    needed.extend(here.iter().map(DriveId::to_string));
+                }
+            }
+        }
+        Ok(needed)
     }
 
     fn repair_left(&self) -> Repair {

@@ -239,9 +239,8 @@ impl Inner {
             // It only doesn't answer: that is seen by looking at it.
             return Ok(false);
         }
-        // The same folder as before is still locked by us.
-        let held = before.map(|drive| drive.lock.clone()).filter(|lock| lock.is_there());
-        let lock = match held {
+        // The same folder as before is still locked by us, even if its pieces could not be opened.
+        let lock = match self.marks.held(row.id) {
             Some(lock) => lock,
             None => {
                 let path = path.clone();

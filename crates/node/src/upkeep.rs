@@ -213,8 +213,15 @@ impl Inner {
         self.settings.scrub_every.mul_f64(share.min(1.0)).max(SCRUB_REST)
     }
 
-    /// A piece that a scrub found damaged: its place is known from its siblings.
-    async fn damaged(&self, piece: PieceId, drive: &Mounted) {
+    /// A piece that a scrub found damaged: its place is known from its siblings. False if nothing
+    /// names it: then it is waste, and goes.
+    async fn damaged(&self, piece: PieceId, drive: &Mounted) -> bool {
+        if self.is_orphan(drive, piece).await.unwrap_or(false) {
+            if let Err(error) = drive.store.delete(vec![piece]).await {
+                tracing::info!(drive = %drive.id, %piece, %error, "failed to delete an orphan: the next round will");
+            }
+            return false;
+        }
         lock(&self.upkeep).damaged += 1;
         match self.finding_of(piece, drive.id).await {
             Some(finding) => {
@@ -230,6 +237,7 @@ impl Inner {
                 self.tell(Severity::Error, "drive", &drive.id.to_string(), text);
             }
         }
+        true
     }
 
     /// Looks at some pieces of a drive: those that no row names go to the trash.
@@ -290,8 +298,7 @@ impl Node {
                 sum.bytes += step.bytes;
                 sum.pieces += step.findings.len() as u64;
                 for found in step.findings.iter().filter(|found| found.condition == Condition::Damaged) {
-                    sum.damaged += 1;
-                    inner.damaged(found.id, &drive).await;
+                    sum.damaged += u64::from(inner.damaged(found.id, &drive).await);
                 }
                 cursor = step.next;
                 if cursor.is_none() || inner.is_closing() {

@@ -137,6 +137,18 @@ pub struct Faults {
     pub capacity: Option<u64>,
 }
 
+/// What a drive claims without doing it: planted, to see whether the storms notice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lie {
+    /// It tells the truth.
+    #[default]
+    None,
+    /// Files are synced, it says, and aren't.
+    Sync,
+    /// Directories are synced, it says, and aren't.
+    SyncDir,
+}
+
 #[derive(Default)]
 struct State {
     names: BTreeMap<PathBuf, Node>,
@@ -146,6 +158,7 @@ struct State {
     next: Inode,
     life: u64,
     locks: BTreeSet<Inode>,
+    lie: Lie,
     faults: BTreeMap<PathBuf, Faults>,
     hidden: BTreeMap<PathBuf, BTreeMap<PathBuf, Node>>,
     /// How many calls were made: part of a run's fingerprint.
@@ -176,6 +189,18 @@ impl SimDisk {
 
     fn chance(&self) -> MutexGuard<'_, Chance> {
         self.chance.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// From now on syncs are as true as this.
+    pub fn plant(&self, lie: Lie) {
+        self.state().lie = lie;
+    }
+
+    /// The process ends without a word (`kill -9`): files stay as they are, handles die.
+    pub fn kill(&self) {
+        let mut state = self.state();
+        state.life += 1;
+        state.locks.clear();
     }
 
     /// The power goes: what was not synced is lost or torn, open handles die.
@@ -439,6 +464,9 @@ impl Disk for SimDisk {
         if state.names.get(path) != Some(&Node::Dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        if state.lie == Lie::SyncDir {
+            return Ok(());
+        }
         let namings = std::mem::take(&mut state.namings);
         for naming in namings {
             // A directory that can be synced has a name: its own entry is journalled before.
@@ -530,6 +558,9 @@ impl File for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.disk.state().lie == Lie::Sync {
+            return self.with(true, |_| Ok(()));
+        }
         self.with(true, |data| {
             data.sync();
             Ok(())

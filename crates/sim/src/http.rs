@@ -42,25 +42,41 @@ impl Answer {
     }
 }
 
-/// Sends one request on `stream` and reads its answer. `path` is encoded already; `query` has
-/// sorted, encoded pairs.
+/// What is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// `GET`, `PUT`…
+    pub method: &'a str,
+    /// Encoded already.
+    pub path: &'a str,
+    /// Sorted, encoded pairs.
+    pub query: &'a str,
+    /// Further headers: names in lower case, sorted. All are signed.
+    pub headers: &'a [(&'a str, &'a str)],
+    /// All of it.
+    pub body: &'a [u8],
+}
+
+/// Sends one request on `stream` and reads its answer; signed, if by somebody.
 pub async fn request<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    signer: &Signer,
+    signer: Option<&Signer>,
     now: Wall,
-    method: &str,
-    path: &str,
-    query: &str,
-    body: &[u8],
+    request: Request<'_>,
 ) -> io::Result<Answer> {
-    let stamp = stamp(now);
-    let authorization = authorization(signer, &stamp, method, path, query);
+    let Request { method, path, query, headers, body } = request;
     let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-    let head = format!(
-        "{method} {target} HTTP/1.1\r\nhost: store\r\nx-amz-date: {stamp}\r\n\
-         x-amz-content-sha256: UNSIGNED-PAYLOAD\r\nauthorization: {authorization}\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    let mut head = format!("{method} {target} HTTP/1.1\r\nhost: store\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(signer) = signer {
+        let stamp = stamp(now);
+        let authorization = authorization(signer, &stamp, &request);
+        head.push_str(&format!("x-amz-date: {stamp}\r\nx-amz-content-sha256: UNSIGNED-PAYLOAD\r\n"));
+        head.push_str(&format!("authorization: {authorization}\r\n"));
+    }
+    head.push_str("\r\n");
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(body).await?;
     stream.flush().await?;
@@ -73,12 +89,14 @@ fn stamp(now: Wall) -> String {
     format!("{}{}{}T{}{}{}Z", &text[..4], &text[5..7], &text[8..10], &text[11..13], &text[14..16], &text[17..19])
 }
 
-fn authorization(signer: &Signer, stamp: &str, method: &str, path: &str, query: &str) -> String {
-    let signed = "host;x-amz-content-sha256;x-amz-date";
-    let canonical = format!(
-        "{method}\n{path}\n{query}\nhost:store\nx-amz-content-sha256:UNSIGNED-PAYLOAD\nx-amz-date:{stamp}\n\n{signed}\n\
-         UNSIGNED-PAYLOAD"
-    );
+fn authorization(signer: &Signer, stamp: &str, request: &Request<'_>) -> String {
+    let Request { method, path, query, headers, .. } = *request;
+    let own = [("host", "store"), ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"), ("x-amz-date", stamp)];
+    let mut all: Vec<(&str, &str)> = headers.iter().copied().chain(own).collect();
+    all.sort_unstable();
+    let signed = all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";");
+    let lines: String = all.iter().map(|(name, value)| format!("{name}:{value}\n")).collect();
+    let canonical = format!("{method}\n{path}\n{query}\n{lines}\n{signed}\nUNSIGNED-PAYLOAD");
     let scope = format!("{}/{}/s3/aws4_request", &stamp[..8], signer.region);
     let hash = hex(digest::digest(&digest::SHA256, canonical.as_bytes()).as_ref());
     let text = format!("AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hash}");

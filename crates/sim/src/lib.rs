@@ -8,4 +8,6 @@
 pub mod chance;
 pub mod disk;
 pub mod http;
+mod oracle;
+pub mod storm;
 pub mod world;

@@ -25,6 +25,11 @@ pub fn env(seed: u64, disk: &SimDisk) -> Env {
     }
 }
 
+/// What every clock of the simulated world shows.
+pub fn wall() -> Wall {
+    Wall(EPOCH_MS + turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64)
+}
+
 struct SimClock;
 
 impl Clock for SimClock {
@@ -33,7 +38,7 @@ impl Clock for SimClock {
     }
 
     fn wall(&self) -> Wall {
-        Wall(EPOCH_MS + turmoil::sim_elapsed().unwrap_or_default().as_millis() as u64)
+        wall()
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {

@@ -137,7 +137,8 @@ impl Shared {
         }
         self.see(|seen| {
             let active = Arc::clone(&seen.layers.active);
-            seen.layers = Arc::new(Layers { active, frozen: None, maps: views });
+            // A commit may have gone on without a mirror meanwhile.
+            seen.layers = Arc::new(Layers { active, frozen: None, maps: self.still_mirrors(views) });
         });
         Ok(Position { seq: applied.seq })
     }

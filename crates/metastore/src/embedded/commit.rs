@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 use crate::embedded::apply::batch_cells;
+use crate::embedded::map::MapView;
 use crate::embedded::side::Side;
 use crate::embedded::{Layers, LogInfo, MemberSet, Shared, Writer, members};
 use crate::layer::CellRow;
@@ -251,7 +252,22 @@ impl Shared {
         }
     }
 
+    /// The mirrors from now on. Readers leave the maps of the others, which close when their last
+    /// user is gone.
     pub(super) fn replace_sides(&self, sides: Vec<Arc<Side>>) {
         *self.sides.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Arc::new(sides);
+        self.see(|seen| {
+            let layers = Layers::clone(&seen.layers);
+            let maps = self.still_mirrors(layers.maps);
+            seen.layers = Arc::new(Layers { maps, ..layers });
+        });
+    }
+
+    /// The views of maps that are mirrors still; all, if none is.
+    pub(super) fn still_mirrors(&self, views: Vec<Arc<MapView>>) -> Vec<Arc<MapView>> {
+        let sides = self.sides();
+        let left: Vec<_> =
+            views.iter().filter(|view| sides.iter().any(|side| view.is_in(&side.dir))).cloned().collect();
+        if left.is_empty() { views } else { left }
     }
 }

@@ -46,6 +46,14 @@ pub(crate) struct Map {
 pub(crate) struct MapView {
     rows: ReadOnlyTable<&'static [u8], &'static [u8]>,
     pub applied: Applied,
+    path: PathBuf,
+}
+
+impl MapView {
+    /// Whether it is of the map in this directory.
+    pub fn is_in(&self, dir: &Path) -> bool {
+        self.path == sector::path(dir)
+    }
 }
 
 fn failed(what: &str, error: impl Into<redb::Error>) -> Error {
@@ -116,7 +124,7 @@ impl Map {
         let applied = applied.ok_or_else(|| Error::damaged("the ordered map doesn't say how far it goes"))?;
         let applied = Applied::decode(applied.value())
             .map_err(|error| Error::damaged(format!("the ordered map doesn't say how far it goes: {error}")))?;
-        Ok(MapView { rows, applied })
+        Ok(MapView { rows, applied, path: self.path.clone() })
     }
 
     /// Brings the map up to `applied` with the newest version of each row of the layer.

@@ -166,16 +166,22 @@ impl Shared {
 
     /// Gives the mirror a map of its own.
     async fn copy_map(&self, side: &Arc<Side>) -> Result<(), Error> {
-        let Some(from) = self.layers().1.maps.first().cloned() else {
-            return Err(Error::bug("no mirror has an ordered map"));
-        };
+        let maps = self.layers().1.maps.clone();
         let (to, key, shard) = (Arc::clone(side), self.key.clone(), self.shard);
         let (cache, salt) = (self.options.cache_bytes, self.env.random());
         let work = move || {
-            let map = Map::open(&*to.disk, &to.dir, shard, &key, cache, Some(salt))?;
-            map.copy(&from)?;
-            to.set_map(map.install(&*to.disk, &to.dir)?);
-            Ok(())
+            let mut last = Error::bug("no mirror has an ordered map");
+            for from in maps {
+                let map = Map::open(&*to.disk, &to.dir, shard, &key, cache, Some(salt))?;
+                match map.copy(&from) {
+                    Ok(()) => {
+                        to.set_map(map.install(&*to.disk, &to.dir)?);
+                        return Ok(());
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
         };
         self.env.blocking(work).await?
     }
