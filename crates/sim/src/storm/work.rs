@@ -102,7 +102,8 @@ impl Worker {
             62..70 => self.range(&key).await,
             70..80 => {
                 let path = path_of(&key);
-                self.change(slot, &key, None, Request { method: "DELETE", path: &path, ..Request::default() }, 204).await
+                self.change(slot, &key, None, Request { method: "DELETE", path: &path, ..Request::default() }, 204)
+                    .await
             }
             80..86 => self.copy(slot, &key).await,
             86..91 => self.create_only(slot, &key).await,
@@ -295,7 +296,9 @@ pub async fn check_listing(stage: &Stage, prefix: &str, all: &[Truths]) -> Resul
         }
     }
     match seen.first_key_value() {
-        Some((key, size)) => Err(format!("the listing of {prefix:?} shows {key} of {size} bytes, which nobody wrote").into()),
+        Some((key, size)) => {
+            Err(format!("the listing of {prefix:?} shows {key} of {size} bytes, which nobody wrote").into())
+        }
         None => Ok(()),
     }
 }
