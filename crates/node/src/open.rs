@@ -91,7 +91,7 @@ fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result<Found> {
     let cluster = drives().next().map(|(path, identity)| (path.clone(), identity.cluster));
     let mut found = Found {
         cluster: cluster.as_ref().map_or(new, |(_, cluster)| *cluster),
-        key_check: drives().last().map(|(_, identity)| identity.key_check),
+        key_check: drives().next().map(|(_, identity)| identity.key_check),
         ready: drives().any(|(_, identity)| identity.ready),
         drives: Vec::new(),
         empty: Vec::new(),

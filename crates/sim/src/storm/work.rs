@@ -211,10 +211,10 @@ impl Worker {
         }
         let body = value.bytes();
         let mut parts = String::new();
-        let cuts = if value.len > PART { vec![0..PART, PART..value.len] } else { vec![0..value.len] };
-        for (number, cut) in cuts.into_iter().enumerate() {
+        let bodies = if body.len() > PART { vec![&body[..PART], &body[PART..]] } else { vec![&body[..]] };
+        for (number, part) in bodies.into_iter().enumerate() {
             let query = format!("partNumber={}&uploadId={id}", number + 1);
-            let put = Request { method: "PUT", path: &path, query: &query, body: &body[cut], ..Request::default() };
+            let put = Request { method: "PUT", path: &path, query: &query, body: part, ..Request::default() };
             let Fate::Done(answer) = self.send(put, 200).await else { return Ok(()) };
             let etag = answer.header("etag").unwrap_or_default();
             parts.push_str(&format!("<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", number + 1));
