@@ -9,7 +9,6 @@ use crate::error::{Code, Error, Result};
 use crate::md5::Md5;
 
 /// A checksum's way to be computed.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack, once per copy")]
 enum Hasher {
     Crc(Box<crc_fast::Digest>, usize),
     Sha(digest::Context),

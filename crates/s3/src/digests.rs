@@ -14,7 +14,7 @@ use crate::checks::{Check, is_algorithm, unbase64};
 use crate::chunked::Chain;
 use crate::error::{Code, Error, Result};
 use crate::md5::Md5;
-use crate::md5::pool::Pool;
+use crate::md5::pool::{Pool, Stream};
 use crate::payload::Summary;
 
 /// Bytes that are hashed in one go on another thread. Two such batches are held at the most.
@@ -115,6 +115,10 @@ pub struct Lane {
     /// All the rest.
     more: Turn<Result<Digester>>,
     has_more: bool,
+    /// From the first batch on. After `md5`, so that the pool sees that it was given up.
+    stream: Option<Stream>,
+    /// The pool was told that `md5` is needed soon.
+    hurried: bool,
     batch: Vec<Item>,
     bytes: usize,
 }
@@ -128,7 +132,16 @@ impl Lane {
     pub fn new(hashers: Hashers, mut digester: Digester) -> Self {
         let md5 = Turn::Here(std::mem::take(&mut digester.check.md5));
         let has_more = digester.has_more();
-        Lane { hashers, md5, more: Turn::Here(Ok(digester)), has_more, batch: Vec::new(), bytes: 0 }
+        Lane {
+            hashers,
+            md5,
+            more: Turn::Here(Ok(digester)),
+            has_more,
+            stream: None,
+            hurried: true,
+            batch: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Takes the next item; waits while the batch before the last is still being hashed.
@@ -139,14 +152,25 @@ impl Lane {
             Item::Chunk(_) => {}
         }
         self.batch.push(item);
-        match self.bytes < BATCH_BYTES && self.batch.len() < ITEMS_MAX {
-            true => Ok(()),
-            false => self.send().await,
+        if self.bytes >= BATCH_BYTES || self.batch.len() >= ITEMS_MAX {
+            return self.send().await;
+        }
+        if self.bytes >= BATCH_BYTES / 2 {
+            self.hurry();
+        }
+        Ok(())
+    }
+
+    /// The batch that is away will be waited for soon.
+    fn hurry(&mut self) {
+        if let (false, Some(stream)) = (std::mem::replace(&mut self.hurried, true), &self.stream) {
+            stream.hurry(&self.hashers.env);
         }
     }
 
     /// Hands the batch over, as soon as the one before is done.
     async fn send(&mut self) -> Result<()> {
+        self.hurry();
         let (md5, more) = (self.md5.back().await?, self.more.back().await??);
         let batch = std::mem::take(&mut self.batch);
         self.bytes = 0;
@@ -154,7 +178,9 @@ impl Lane {
             Item::Data(bytes) => Some(bytes.clone()),
             Item::Chunk(_) => None,
         });
-        self.md5 = Turn::Away(self.hashers.md5.submit(&self.hashers.env, md5, parts));
+        let stream = self.stream.get_or_insert_with(|| self.hashers.md5.stream());
+        self.md5 = Turn::Away(stream.submit(&self.hashers.env, md5, parts));
+        self.hurried = false;
         self.more = match self.has_more {
             false => Turn::Here(Ok(more)),
             true => {
@@ -174,6 +200,7 @@ impl Lane {
         if self.bytes > INLINE_BYTES {
             self.send().await?;
         }
+        self.hurry();
         let (mut md5, more) = (self.md5.back().await?, self.more.back().await??);
         for item in &self.batch {
             if let Item::Data(bytes) = item {

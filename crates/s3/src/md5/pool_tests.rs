@@ -25,7 +25,8 @@ impl Dice {
 }
 
 /// One stream of a history.
-struct Stream {
+struct Story {
+    stream: Stream,
     all: Bytes,
     left: Bytes,
     turn: Option<oneshot::Receiver<Md5>>,
@@ -36,23 +37,31 @@ struct Stream {
 /// Streams and workers whose every step is drawn: what an operating system may do, and more.
 struct World {
     dice: Dice,
-    pool: Pool,
+    pool: Arc<Pool>,
     workers: Vec<Worker>,
-    streams: Vec<Stream>,
+    streams: Vec<Story>,
 }
 
 impl World {
     fn new(seed: u64) -> World {
         let mut dice = Dice(seed);
+        let pool = Arc::new(Pool::default());
         let streams = (0..1 + dice.roll(40))
             .map(|_| {
                 let size = [0, 1, 63, 64, 65, 200, 5000, 50_000][dice.roll(8)];
                 let len = dice.roll(size + 1);
                 let all = dice.bytes(len);
-                Stream { left: all.clone(), all, turn: None, md5: Some(Md5::default()), submitted: false }
+                Story {
+                    stream: pool.stream(),
+                    left: all.clone(),
+                    all,
+                    turn: None,
+                    md5: Some(Md5::default()),
+                    submitted: false,
+                }
             })
             .collect();
-        World { dice, pool: Pool::default(), workers: Vec::new(), streams }
+        World { dice, pool, workers: Vec::new(), streams }
     }
 
     fn submit(&mut self, at: usize) {
@@ -65,8 +74,13 @@ impl World {
         let now = stream.left.split_to(self.dice.roll(stream.left.len() + 1));
         let (reply, answer) = oneshot::channel();
         stream.turn = Some(answer);
-        let job = Job { work: Work { md5, parts: self.dice.cut(now).into() }, reply };
-        if self.pool.enter(job) {
+        if stream.stream.enter(Work { md5, parts: self.dice.cut(now).into() }, reply) {
+            self.workers.push(self.pool.worker());
+        }
+    }
+
+    fn hurry(&mut self, at: usize) {
+        if self.streams[at].turn.is_some() && self.streams[at].stream.press() {
             self.workers.push(self.pool.worker());
         }
     }
@@ -98,10 +112,11 @@ impl World {
     }
 
     fn check_counts(&self) {
-        let shared = lock(&self.pool.shared);
+        let shared = self.pool.lock();
         assert_eq!(shared.workers, self.workers.len());
         assert_eq!(shared.held, self.workers.iter().map(|worker| worker.jobs.len()).sum::<usize>());
-        assert!(shared.waiting.is_empty() || shared.workers > 0, "waits, and nobody will look");
+        let must_be_seen = shared.waiting.len() >= lanes::MOST || shared.waiting.iter().any(Job::is_urgent);
+        assert!(!must_be_seen || shared.workers > 0, "waits, and nobody will look");
     }
 }
 
@@ -112,9 +127,10 @@ fn any_interleaving_of_up_to_40_streams_gives_each_the_librarys_digest() {
         let mut steps = 0;
         while !world.finished() {
             let at = world.dice.roll(world.streams.len());
-            match world.dice.roll(4) {
-                0 => world.submit(at),
-                1 => world.collect(at),
+            match world.dice.roll(16) {
+                0..4 => world.submit(at),
+                4..8 => world.collect(at),
+                8 => world.hurry(at),
                 _ => world.step(),
             }
             world.check_counts();
@@ -153,6 +169,7 @@ fn streams_given_up_half_way_and_lost_workers_harm_nobody_else() {
                 }
                 2..12 => world.submit(at),
                 12..20 => world.collect(at),
+                20..23 => world.hurry(at),
                 _ => world.step(),
             }
             // Who was with a lost worker learns it.
@@ -179,13 +196,20 @@ fn streams_given_up_half_way_and_lost_workers_harm_nobody_else() {
     }
 }
 
-#[test]
-fn a_worker_forgets_a_stream_that_was_given_up() {
-    let pool = Pool::default();
-    let mut dice = Dice(7);
-    let long = dice.bytes(1 << 20);
+fn enter(stream: &Stream, bytes: Bytes) -> (bool, oneshot::Receiver<Md5>) {
     let (reply, answer) = oneshot::channel();
-    assert!(pool.enter(Job { work: Work { md5: Md5::default(), parts: [long].into() }, reply }));
+    (stream.enter(Work { md5: Md5::default(), parts: [bytes].into() }, reply), answer)
+}
+
+#[test]
+fn a_stream_that_was_given_up_is_forgotten() {
+    let pool = Arc::new(Pool::default());
+    let (gone, other) = (pool.stream(), pool.stream());
+    let mut dice = Dice(7);
+    let (started, answer) = enter(&gone, dice.bytes(1 << 20));
+    assert!(!started, "it waits for the other");
+    let (_, others) = enter(&other, Bytes::new());
+    assert!(gone.press());
     let mut worker = pool.worker();
     assert!(worker.look());
     worker.slice();
@@ -193,18 +217,60 @@ fn a_worker_forgets_a_stream_that_was_given_up() {
     drop(answer);
     worker.slice();
     assert!(worker.jobs.is_empty() && !worker.look());
+    drop(others);
+    let (started, answer) = enter(&gone, dice.bytes(1000));
+    assert!(!started);
+    drop(answer);
+    drop(gone);
+    assert!(pool.lock().waiting.is_empty());
 }
 
 #[test]
-fn a_lone_stream_starts_a_worker_and_the_ninth_another() {
-    let pool = Pool::default();
+fn a_lone_stream_does_not_wait() {
+    let pool = Arc::new(Pool::default());
+    let stream = pool.stream();
+    let (started, _answer) = enter(&stream, Bytes::new());
+    assert!(started && !stream.press(), "one worker is enough");
+}
+
+#[test]
+fn streams_wait_for_each_other_until_one_hurries_or_all_lanes_are_full() {
+    let pool = Arc::new(Pool::default());
+    let streams: Vec<Stream> = (0..17).map(|_| pool.stream()).collect();
     let mut answers = Vec::new();
-    for number in 1..=17 {
-        let (reply, answer) = oneshot::channel();
+    for (number, stream) in (1..).zip(&streams) {
+        let (started, answer) = enter(stream, Bytes::new());
         answers.push(answer);
-        let started = pool.enter(Job { work: Work { md5: Md5::default(), parts: [].into() }, reply });
-        assert_eq!(started, number % 8 == 1, "stream {number}");
+        // The ninth finds the first worker's lanes taken.
+        assert_eq!(started, number == 8 || number == 9 || number == 17, "stream {number}");
     }
+    let pool = Arc::new(Pool::default());
+    let streams: Vec<Stream> = (0..3).map(|_| pool.stream()).collect();
+    for stream in &streams {
+        let (started, answer) = enter(stream, Bytes::new());
+        answers.push(answer);
+        assert!(!started);
+    }
+    assert!(streams[1].press());
+    let mut worker = pool.worker();
+    assert!(worker.look());
+    assert_eq!(worker.jobs.len(), 3);
+}
+
+#[test]
+fn a_worker_ends_when_nobody_it_has_is_in_a_hurry() {
+    let pool = Arc::new(Pool::default());
+    let streams: Vec<Stream> = (0..2).map(|_| pool.stream()).collect();
+    let mut dice = Dice(9);
+    let (_, _long) = enter(&streams[0], dice.bytes(100_000));
+    let (_, _short) = enter(&streams[1], dice.bytes(100));
+    assert!(streams[1].press());
+    let mut worker = pool.worker();
+    assert!(worker.look());
+    worker.slice();
+    assert_eq!(worker.jobs.len(), 1, "the one in a hurry is done");
+    assert!(!worker.look());
+    assert!(pool.lock().waiting.len() == 1 && streams[0].press(), "the other is not lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
