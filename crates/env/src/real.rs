@@ -135,6 +135,23 @@ impl File for SystemFile {
         self.file.read_exact_at(buffer, offset)
     }
 
+    /// Without zeroing memory first, which the system fills anyway.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            // The vector may have got more room than was asked for.
+            bytes.reserve_exact(len - bytes.len());
+            match rustix::io::pread(self.file.as_fd(), rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
