@@ -263,3 +263,24 @@ impl Spawn for TokioSpawn {
         self.runtime.spawn_blocking(work);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_whole_or_not_at_all() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let file = SystemDisk.open(&folder.path().join("f"), Open::CreateNew)?;
+        let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at * 31) as u8).collect();
+        file.write_at(&bytes, 5000)?;
+        for (from, len) in [(0, 0), (0, 99_999), (1, 100), (99_999, 1), (0, 100_000)] {
+            assert_eq!(file.read_vec_at(len, 5000 + from as u64)?, &bytes[from..from + len]);
+        }
+        for (from, len) in [(0, 100_001), (99_999, 2), (100_000, 1), (1 << 40, 1)] {
+            let error = file.read_vec_at(len, 5000 + from).err().map(|error| error.kind());
+            assert_eq!(error, Some(io::ErrorKind::UnexpectedEof), "{len} bytes from {from}");
+        }
+        Ok(())
+    }
+}
