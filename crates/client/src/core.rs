@@ -105,7 +105,13 @@ impl Core {
             Err(Error::TooFewPieces { .. } | Error::NoPolicy { .. }) => {
                 // The node may have changed the table a moment ago.
                 self.forget_map();
-                self.map().await?.choose(name.as_deref(), &self.drives, chance)
+                let map = self.map().await?;
+                match map.choose(name.as_deref(), &self.drives, chance) {
+                    // Too few drives are left for the bucket's own code: writes go on with the
+                    // store's, which follows the drives.
+                    Err(Error::TooFewPieces { .. }) if name.is_some() => map.choose(None, &self.drives, chance),
+                    other => other,
+                }
             }
             other => other,
         }

@@ -298,3 +298,23 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
     }
     files
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_code_needs_more_drives_than_are_left_still_takes_writes() {
+    let world = World::new();
+    let node = world.open(1..=6).await.unwrap().node;
+    let made = bucket(&node).await;
+    node.set_policy("bucket", "4+2").await.unwrap();
+    fill(&node, &made, 0, 5).await;
+    assert!(node.manifest("bucket/key/4").await.unwrap().segments.iter().all(|segment| segment.drives.len() == 6));
+    for number in [2, 5] {
+        std::fs::remove_dir_all(world.drive(number)).unwrap();
+    }
+    until("both drives are missed", || async {
+        node.status().await.unwrap().drives.iter().filter(|drive| drive.state != "up").count() == 2
+    })
+    .await;
+    fill(&node, &made, 5, 5).await;
+    check(&node, &made, 10).await;
+    assert!(node.manifest("bucket/key/9").await.unwrap().segments.iter().all(|segment| segment.drives.len() < 6));
+}
