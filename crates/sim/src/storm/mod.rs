@@ -125,8 +125,24 @@ fn settings(drives: &[PathBuf]) -> Settings {
     settings
 }
 
+/// When a process dies, tokio drops its tasks in an order that follows their numbers, and those count
+/// on through all runs of one test: each life begins at a round one, or no seed would be played twice
+/// the same.
+fn number_tasks_anew() {
+    const ROUND: u64 = 64;
+    // Tasks that only take numbers: they are never run, or they would take turns of others.
+    let idle = tokio::task::LocalSet::new();
+    for _ in 0..ROUND {
+        let number = idle.spawn_local(std::future::ready(())).id().to_string();
+        if number.parse::<u64>().is_ok_and(|number| number % ROUND == 0) {
+            return;
+        }
+    }
+}
+
 /// One incarnation of the process; like a service manager it tries again when it is refused.
 async fn live(stage: Stage) -> Result<(), Failed> {
+    number_tasks_anew();
     let life = stage.begin_life();
     let env = world::env(stage.seed ^ life << 40, &stage.disk);
     let node = loop {
