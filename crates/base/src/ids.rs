@@ -2,22 +2,22 @@
 
 use std::fmt;
 
-/// Sixteen random bytes, shown as 32 hex digits.
-macro_rules! random_id {
-    ($(#[$doc:meta])* $name:ident) => {
+/// So many bytes, random or a public key, shown as two hex digits each.
+macro_rules! byte_id {
+    ($(#[$doc:meta])* $name:ident, $size:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; 16]);
+        pub struct $name(pub [u8; $size]);
 
         impl $name {
-            /// The id whose bytes are `slice`, if it has 16 of them.
+            /// The id whose bytes are `slice`, if it has as many.
             pub fn from_slice(slice: &[u8]) -> Option<Self> {
                 slice.try_into().ok().map(Self)
             }
 
-            /// The id written as 32 hex digits.
+            /// The id written in hex digits.
             pub fn parse(text: &str) -> Option<Self> {
-                let mut bytes = [0; 16];
+                let mut bytes = [0; $size];
                 crate::ids::unhex(text, &mut bytes).then_some(Self(bytes))
             }
         }
@@ -53,14 +53,14 @@ macro_rules! number_id {
     };
 }
 
-random_id!(/// All machines under one root key.
-    ClusterId);
-random_id!(/// One `abide` process with one identity.
-    NodeId);
-random_id!(/// One directory or disk on a node that holds pieces.
-    DriveId);
-random_id!(/// An ordered part of an object's bytes: the unit that is encrypted, coded, placed, repaired.
-    SegmentId);
+byte_id!(/// All machines under one root key.
+    ClusterId, 16);
+byte_id!(/// One `abide` process with one identity: its Ed25519 public key.
+    NodeId, 32);
+byte_id!(/// One directory or disk on a node that holds pieces.
+    DriveId, 16);
+byte_id!(/// An ordered part of an object's bytes: the unit that is encrypted, coded, placed, repaired.
+    SegmentId, 16);
 number_id!(/// One namespace: an S3 bucket and a mountable file tree are the same volume.
     VolumeId, u32);
 number_id!(/// A durability policy: how segments are coded and spread.

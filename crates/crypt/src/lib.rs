@@ -3,7 +3,8 @@
 //! One root key (24 words) gives, by [`blake3::derive_key`] with fixed contexts, the key of the
 //! metadata ([`MetaKey`]) and the keys that wrap volume keys ([`VolumeKey`]); a volume's key wraps
 //! the random key of each segment ([`SegmentKey`]). Everything is AES-256-GCM but the ordered map's
-//! file, which is AES-256-XTS ([`SectorCipher`]): it is rewritten in place.
+//! file, which is AES-256-XTS ([`SectorCipher`]): it is rewritten in place. What members of a cluster
+//! must believe is signed by Ed25519 ([`SigningKey`]).
 //! docs/formats/keys.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,11 +13,13 @@ mod meta;
 mod root;
 mod sector;
 mod segment;
+mod sign;
 
 pub use meta::{LogSealer, MetaKey};
 pub use root::RootKey;
 pub use sector::SectorCipher;
 pub use segment::{SegmentKey, VolumeKey, WRAPPED_BYTES};
+pub use sign::{SIGNATURE_BYTES, SigningKey, verify};
 
 use base::{Kind, Kinded};
 
@@ -27,6 +30,12 @@ pub enum Error {
     #[error("{what} doesn't open: the bytes were changed, or they belong to another key")]
     Sealed {
         /// What was opened.
+        what: &'static str,
+    },
+    /// The signature is not one by this key over these bytes.
+    #[error("the signature of {what} is not valid: it was changed, or another key signed it")]
+    Signature {
+        /// What was signed.
         what: &'static str,
     },
     /// A word that is in no list.
@@ -58,6 +67,7 @@ impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Sealed { .. } => Kind::Damaged,
+            Error::Signature { .. } => Kind::Denied,
             Error::UnknownWord { .. } | Error::WordCount { .. } | Error::WordChecksum | Error::KeyFile { .. } => {
                 Kind::Invalid
             }

@@ -6,7 +6,7 @@ use base::VolumeId;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::segment::VolumeKey;
-use crate::{Error, MetaKey, derive};
+use crate::{Error, MetaKey, SigningKey, derive};
 
 /// The first line of a key file.
 const FILE_HEAD: &str = "abide root key v1";
@@ -82,6 +82,11 @@ impl RootKey {
         MetaKey::new(*derive("abide 2026 metadata v1", &[&self.0]))
     }
 
+    /// The key that signs what all members of the cluster believe: members and maps.
+    pub fn cluster_key(&self) -> SigningKey {
+        SigningKey::from_seed(&derive("abide 2026 cluster signing v1", &[&self.0]))
+    }
+
     /// The key of a volume. Derived, so that it can't be lost as long as the root key isn't.
     pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
         VolumeKey::new(volume, *derive("abide 2026 volume v1", &[&self.0, &volume.0.to_le_bytes()]))
@@ -121,5 +126,6 @@ mod tests {
     fn derivations_never_change() {
         let key = RootKey::new(std::array::from_fn(|i| i as u8));
         assert_eq!(base::ids::hex(&key.check()), include_str!("../tests/check.txt").trim());
+        assert_eq!(base::ids::hex(&key.cluster_key().public()), include_str!("../tests/cluster.txt").trim());
     }
 }
