@@ -1,0 +1,285 @@
+//! Tables of groups over failure domains.
+//!
+//! One rule for all of them: a position goes to the least full drive that keeps within the caps.
+//! With caps on domains that lie within each other (drive, node, rack, site, country) this always
+//! completes a group if any choice does (the sets that keep within the caps are the independent
+//! sets of a laminar matroid: whoever takes greedily ends with a largest one). Owners and models cut
+//! across; where the caps together can't be kept, the least important gives way first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::{Domain, DriveId, GroupId};
+
+use crate::caps::{Caps, Spec, Unmet};
+use crate::group::GroupRow;
+use crate::place::Places;
+use crate::table::{GROUPS_MAX, group_count};
+
+/// Caps give way in this order where they can't all be kept.
+const GIVE_WAY: [Domain; 6] = [Domain::Model, Domain::Owner, Domain::Country, Domain::Rack, Domain::Site, Domain::Node];
+/// How much fuller than fair a drive may stay after [`rebalance`], in thousandths.
+const EVEN_PERMILLE: u64 = 10;
+
+/// A number that looks random but depends on its arguments only: breaks ties, so that the groups of
+/// equal drives are all kinds of combinations (SplitMix64's finaliser over the parts).
+pub(crate) fn scatter(id: &[u8], salt: u64) -> u64 {
+    let mut z = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for part in id.chunks(8) {
+        let mut word = [0; 8];
+        word[..part.len()].copy_from_slice(part);
+        z = (z ^ u64::from_le_bytes(word)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z ^= z >> 29;
+    }
+    z.wrapping_mul(0x94d0_49bb_1331_11eb) ^ (z >> 31)
+}
+
+/// A whole new table. Empty if there are fewer open drives than pieces.
+pub fn build(places: &Places, spec: &Spec, caps: &Caps) -> Vec<GroupRow> {
+    let mut filler = Filler::new(places, caps, &[]);
+    filler.add(spec.n(), 0, group_count(places.open().count(), spec.n()))
+}
+
+/// Groups that a table gets when drives joined that are in none of its groups; what exists stays.
+/// Each new group holds as many of the new drives as the caps allow.
+pub fn grow(places: &Places, spec: &Spec, caps: &Caps, rows: &[GroupRow]) -> Vec<GroupRow> {
+    let n = spec.n();
+    let named: BTreeSet<DriveId> = rows.iter().flat_map(|row| row.members.iter().copied()).collect();
+    let drives = places.open().count();
+    let new = places.open().filter(|(_, place)| !named.contains(&place.drive)).count();
+    if drives < n || (new == 0 && !rows.is_empty()) {
+        return Vec::new();
+    }
+    let whole = group_count(drives, n);
+    let share = (whole * new).div_ceil(drives.max(1));
+    let count = whole.saturating_sub(rows.len()).max(share).min(GROUPS_MAX.saturating_sub(rows.len()));
+    let first = rows.iter().map(|row| row.group.0.saturating_add(1)).max().unwrap_or(0);
+    Filler::new(places, caps, rows).add(n, first, count)
+}
+
+/// The rows that change when the drives in `gone` no longer hold pieces: each of their positions goes
+/// to another. A row for which there is none stays as it is. `from` keeps where the pieces were, until
+/// they are moved or rebuilt.
+pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<DriveId>) -> Vec<GroupRow> {
+    let mut filler = Filler::new(places, caps, rows);
+    let mut changed = Vec::new();
+    for row in rows {
+        let mut now = row.clone();
+        for at in (0..row.members.len()).filter(|at| gone.contains(&row.members[*at])) {
+            // Where the other pieces are, or are about to be.
+            let mut held = filler.indices(&now.members);
+            held.retain(|index| !gone.contains(&places.list()[*index].drive));
+            let barred: Vec<usize> = filler.indices(&now.members);
+            let picked = filler.pick(&held, 1, |index, place| !gone.contains(&place) && !barred.contains(&index));
+            if let Some(index) = picked.first() {
+                filler.take(*index);
+                now.members[at] = places.list()[*index].drive;
+            }
+        }
+        if now.members != row.members {
+            now.version += 1;
+            changed.push(now);
+        }
+    }
+    changed
+}
+
+/// At most `moves` positions moved from drives that hold more than is fair to drives that hold less, at
+/// most one of a group, in settled groups only: none is moved that need not be.
+pub fn rebalance(places: &Places, caps: &Caps, rows: &[GroupRow], moves: usize) -> Vec<GroupRow> {
+    let mut filler = Filler::new(places, caps, rows);
+    let fair = filler.fair();
+    let mut order: Vec<&GroupRow> = rows.iter().filter(|row| row.moving().next().is_none()).collect();
+    order.sort_by_key(|row| (scatter(&row.group.0.to_le_bytes(), 1), row.group));
+    let mut changed = Vec::new();
+    for row in order {
+        if changed.len() >= moves {
+            break;
+        }
+        let members = filler.indices(&row.members);
+        if members.len() < row.members.len() {
+            continue;
+        }
+        let over = |index: usize| filler.loads[index] > fair[index] + fair[index] * EVEN_PERMILLE / 1000;
+        let Some(at) =
+            (0..members.len()).filter(|at| over(members[*at])).max_by_key(|at| filler.excess(members[*at], &fair))
+        else {
+            continue;
+        };
+        let held: Vec<usize> = members.iter().copied().filter(|index| *index != members[at]).collect();
+        // No relaxing here: a move that weakens a group is worse than a full drive.
+        let free = |index: usize, _| filler.loads[index] < fair[index] && !members.contains(&index);
+        let picked = filler.pick_within(&held, 1, &caps.most, free, &mut Vec::new());
+        if let Some(index) = picked.first() {
+            filler.give(members[at]);
+            filler.take(*index);
+            let mut now = row.clone();
+            now.members[at] = places.list()[*index].drive;
+            now.version += 1;
+            changed.push(now);
+        }
+    }
+    changed
+}
+
+/// Gives positions to drives, least full first.
+pub(crate) struct Filler<'a> {
+    places: &'a Places,
+    caps: &'a Caps,
+    /// Positions that each place holds.
+    loads: Vec<u64>,
+    /// Open places, the least full first.
+    order: BTreeSet<(u128, u64, usize)>,
+}
+
+impl<'a> Filler<'a> {
+    pub(crate) fn new(places: &'a Places, caps: &'a Caps, rows: &[GroupRow]) -> Self {
+        let mut loads = vec![0; places.list().len()];
+        for drive in rows.iter().flat_map(|row| &row.members) {
+            if let Some(index) = places.index(*drive) {
+                loads[index] += 1;
+            }
+        }
+        let mut filler = Self { places, caps, loads, order: BTreeSet::new() };
+        filler.order = places.open().map(|(index, _)| filler.key(index)).collect();
+        filler
+    }
+
+    /// How full a place would be with one more position, comparable between drives of any weight.
+    fn key(&self, index: usize) -> (u128, u64, usize) {
+        let load = self.loads[index];
+        let full = (u128::from(load + 1) << 64) / u128::from(self.caps.weights[index].max(1));
+        (full, scatter(&self.places.list()[index].drive.0, load), index)
+    }
+
+    fn change(&mut self, index: usize, change: impl Fn(u64) -> u64) {
+        let was = self.order.remove(&self.key(index));
+        self.loads[index] = change(self.loads[index]);
+        if was {
+            self.order.insert(self.key(index));
+        }
+    }
+
+    fn take(&mut self, index: usize) {
+        self.change(index, |load| load + 1);
+    }
+
+    fn give(&mut self, index: usize) {
+        self.change(index, |load| load.saturating_sub(1));
+    }
+
+    fn indices(&self, drives: &[DriveId]) -> Vec<usize> {
+        drives.iter().filter_map(|drive| self.places.index(*drive)).collect()
+    }
+
+    /// Positions that each place should hold; zero where closed.
+    fn fair(&self) -> Vec<u64> {
+        let positions: u64 = self.loads.iter().sum();
+        let all: u128 = self.caps.weights.iter().map(|weight| u128::from(*weight)).sum();
+        let fair = |weight: &u64| (u128::from(positions) * u128::from(*weight)).div_ceil(all.max(1)) as u64;
+        self.caps.weights.iter().map(fair).collect()
+    }
+
+    /// How far above fair a place is, in thousandths.
+    fn excess(&self, index: usize, fair: &[u64]) -> u64 {
+        self.loads[index].saturating_mul(1000) / fair[index].max(1)
+    }
+
+    /// `count` groups of `n` from group number `first` on.
+    pub(crate) fn add(&mut self, n: usize, first: u32, count: usize) -> Vec<GroupRow> {
+        let mut rows = Vec::with_capacity(count);
+        for group in (first..=u32::MAX).take(count) {
+            let picked = self.pick(&[], n, |_, _| true);
+            if n == 0 || picked.len() < n {
+                break;
+            }
+            for index in &picked {
+                self.take(*index);
+            }
+            let mut members: Vec<DriveId> = picked.iter().map(|index| self.places.list()[*index].drive).collect();
+            // Which of them holds which index is spread as well: data pieces are read more often.
+            members.sort_by_key(|drive| (scatter(&drive.0, u64::from(group) ^ 0x5a5a_5a5a), *drive));
+            rows.push(GroupRow { group: GroupId(group), version: 1, from: members.clone(), members });
+        }
+        rows
+    }
+
+    /// `want` places to join those `held`, within the caps as far as that is possible.
+    fn pick(&self, held: &[usize], want: usize, free: impl Fn(usize, DriveId) -> bool + Copy) -> Vec<usize> {
+        let mut most = self.caps.most;
+        let mut picked = self.pick_within(held, want, &most, free, &mut Vec::new());
+        for domain in GIVE_WAY {
+            if picked.len() >= want {
+                break;
+            }
+            most[domain as usize] = usize::MAX;
+            let mut have = picked;
+            picked = self.pick_within(held, want, &most, free, &mut have);
+        }
+        picked
+    }
+
+    fn pick_within(
+        &self,
+        held: &[usize],
+        want: usize,
+        most: &[usize; Domain::COUNT],
+        free: impl Fn(usize, DriveId) -> bool,
+        have: &mut Vec<usize>,
+    ) -> Vec<usize> {
+        let mut counts = Counts::default();
+        for index in held.iter().chain(have.iter()) {
+            counts.add(&self.places.list()[*index].at);
+        }
+        let mut picked = std::mem::take(have);
+        for (_, _, index) in &self.order {
+            if picked.len() >= want {
+                break;
+            }
+            let place = &self.places.list()[*index];
+            if counts.fits(&place.at, most) && free(*index, place.drive) {
+                counts.add(&place.at);
+                picked.push(*index);
+            }
+        }
+        picked
+    }
+}
+
+/// Pieces of one group by domain.
+#[derive(Default)]
+struct Counts(BTreeMap<(u8, u32), usize>);
+
+impl Counts {
+    fn add(&mut self, at: &[u32; Domain::COUNT]) {
+        for (kind, number) in at.iter().enumerate() {
+            *self.0.entry((kind as u8, *number)).or_insert(0) += 1;
+        }
+    }
+
+    fn fits(&self, at: &[u32; Domain::COUNT], most: &[usize; Domain::COUNT]) -> bool {
+        at.iter()
+            .zip(most)
+            .enumerate()
+            .all(|(kind, (number, most))| self.0.get(&(kind as u8, *number)).is_none_or(|count| count < most))
+    }
+}
+
+/// The table of a policy as the drives ask for it: rows that are new or changed. Drives that leave are
+/// replaced, drives that joined get groups.
+pub fn follow(
+    places: &Places,
+    spec: &Spec,
+    rows: &[GroupRow],
+    leaving: &BTreeSet<DriveId>,
+) -> (Vec<GroupRow>, Option<Unmet>) {
+    let (caps, unmet) = Caps::best(places, spec);
+    let mut now: BTreeMap<GroupId, GroupRow> = rows.iter().map(|row| (row.group, row.clone())).collect();
+    for row in replace(places, &caps, rows, leaving) {
+        now.insert(row.group, row);
+    }
+    let all: Vec<GroupRow> = now.into_values().collect();
+    let added = grow(places, spec, &caps, &all);
+    let old: BTreeMap<GroupId, &GroupRow> = rows.iter().map(|row| (row.group, row)).collect();
+    let changed = all.into_iter().chain(added).filter(|row| old.get(&row.group) != Some(&row)).collect();
+    (changed, unmet)
+}
