@@ -8,6 +8,7 @@ pub mod ids;
 pub mod kind;
 pub mod kv;
 pub mod limits;
+pub mod nearest;
 pub mod time;
 
 pub use domain::{Demand, Domain, Standing};

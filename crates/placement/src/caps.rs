@@ -14,7 +14,7 @@ use crate::place::Places;
 /// Share of the capacity that may stay idle for the sake of spreading nodes further than needed.
 const IDLE_NODE: f64 = 0.03;
 /// The same for racks, sites and so on.
-const IDLE_LABEL: f64 = 0.10;
+const IDLE_LABEL: f64 = 0.03;
 /// Rounds in which capacities are fitted to all caps; it converges in a few.
 const ROUNDS: usize = 6;
 /// A weight's full scale as an integer.
@@ -58,13 +58,13 @@ impl Spec {
 
 /// Why a policy can't be met.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{policy} needs {}{why}, and there {} {have}; {works}", .domain.count(*.need), if *.have == 1 { "is" } else { "are" })]
+#[error("{}", self.text())]
 pub struct Unmet {
     /// The policy's text.
     pub policy: String,
     /// What there are too few of.
     pub domain: Domain,
-    /// How many it takes.
+    /// How many it takes; 0 if no number is enough.
     pub need: usize,
     /// How many there are that take new pieces.
     pub have: usize,
@@ -72,6 +72,18 @@ pub struct Unmet {
     pub why: String,
     /// What would work.
     pub works: String,
+}
+
+impl Unmet {
+    fn text(&self) -> String {
+        let Self { policy, domain, need, have, why, works } = self;
+        let works = if works.is_empty() { String::new() } else { format!("; {works}") };
+        if *need == 0 {
+            return format!("{policy} is not possible{why}{works}");
+        }
+        let are = if *have == 1 { "is" } else { "are" };
+        format!("{policy} needs {}{why}, and there {are} {have}{works}", domain.count(*need))
+    }
 }
 
 impl Kinded for Unmet {
@@ -86,6 +98,8 @@ impl Kinded for Unmet {
 pub struct Caps {
     /// In the order of [`Domain::ALL`].
     pub most: [usize; Domain::COUNT],
+    /// What is tried for first: as few as there can be.
+    pub goal: [usize; Domain::COUNT],
     /// By place: the share of the pieces that is fair. Zero where closed.
     pub weights: Vec<u64>,
     /// The part of the open capacity that can be used, in thousandths.
@@ -112,10 +126,11 @@ impl Caps {
             let specs = codes.iter().map(|(k, m)| Spec { k: *k, m: *m, demands: demands.to_vec() });
             specs.into_iter().find(|other| Self::best(places, other).1.is_none())
         };
-        let more = if Domain::LABELS.contains(&unmet.domain) {
-            format!("label nodes of {} more", unmet.domain.count(unmet.need.saturating_sub(unmet.have).max(1)))
-        } else {
-            format!("add {} more", unmet.domain.count(unmet.need.saturating_sub(unmet.have).max(1)))
+        let missing = unmet.domain.count(unmet.need.saturating_sub(unmet.have).max(1)).replacen(' ', " more ", 1);
+        let more = match unmet.domain {
+            _ if unmet.need == 0 => "take a code with more parity".to_owned(),
+            label if Domain::LABELS.contains(&label) => format!("label nodes of {missing}"),
+            _ => format!("add {missing}"),
         };
         unmet.works = match (fits(&spec.demands), fits(&[])) {
             (Some(other), _) => format!("{more}, or take \"{}\", which would work", other.text()),
@@ -133,6 +148,7 @@ struct Fit<'a> {
     spec: &'a Spec,
     n: usize,
     most: [usize; Domain::COUNT],
+    goal: [usize; Domain::COUNT],
     weights: Vec<f64>,
     unmet: Option<Unmet>,
 }
@@ -144,12 +160,13 @@ impl<'a> Fit<'a> {
             places.list().iter().map(|place| if place.open { place.weight.max(1) as f64 } else { 0.0 }).collect();
         let mut most = [n; Domain::COUNT];
         most[Domain::Drive as usize] = 1;
-        Self { places, spec, n, most, weights, unmet: None }
+        Self { places, spec, n, most, goal: most, weights, unmet: None }
     }
 
     fn run(mut self) -> (Caps, Option<Unmet>) {
         let all: f64 = self.weights.iter().sum();
         let open = self.places.open().count();
+        self.check_parity();
         if open < self.n {
             self.fail(Domain::Drive, self.n, open, String::new());
         }
@@ -157,7 +174,6 @@ impl<'a> Fit<'a> {
         for domain in &Domain::ALL[1..] {
             self.fit(*domain);
         }
-        self.check_drives();
         for _ in 0..ROUNDS {
             for domain in Domain::ALL {
                 self.clip(domain);
@@ -167,7 +183,8 @@ impl<'a> Fit<'a> {
         let top = self.weights.iter().copied().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
         let whole = |weight: &f64| if *weight > 0.0 { ((weight / top * WEIGHT_SCALE) as u64).max(1) } else { 0 };
         let weights = self.weights.iter().map(whole).collect();
-        let caps = Caps { most: self.most, weights, usable_permille: (usable * 1000.0).round() as u16 };
+        let caps =
+            Caps { most: self.most, goal: self.goal, weights, usable_permille: (usable * 1000.0).round() as u16 };
         (caps, self.unmet)
     }
 
@@ -176,13 +193,13 @@ impl<'a> Fit<'a> {
         self.unmet.get_or_insert(Unmet { policy, domain, need, have, why, works });
     }
 
-    /// More lost drives than parity can't be survived, wherever they are.
-    fn check_drives(&mut self) {
+    /// Losses of more domains than there are parity pieces can't be survived, wherever pieces are.
+    fn check_parity(&mut self) {
         for demand in self.spec.demands.clone() {
-            if demand.pieces_max(self.spec.m) == 0 && self.unmet.is_none() {
-                let why = format!(", of which {demand} may be lost, while only {} of its pieces may be", self.spec.m);
-                let have = self.places.count(demand.domain);
-                self.fail(demand.domain, usize::MAX.min(have + 1), have, why);
+            if demand.pieces_max(self.spec.m) == 0 {
+                let lost = if self.spec.m == 1 { "piece" } else { "pieces" };
+                let why = format!(": it can do without {} {lost}, and each domain holds one at least", self.spec.m);
+                self.fail(demand.domain, 0, self.places.count(demand.domain), why);
             }
         }
     }
@@ -217,6 +234,7 @@ impl<'a> Fit<'a> {
         let all: f64 = sums.iter().sum();
         let enough = |most: &usize| usable(&sums, *most, self.n) >= all * (1.0 - idle);
         self.most[domain as usize] = (least..=highest).find(enough).unwrap_or(highest.max(least));
+        self.goal[domain as usize] = least;
         self.clip(domain);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use base::nearest::nearest;
 use base::{Domain, Kind, Kinded, NodeId};
 
 /// Bytes of a label's value at the most.
@@ -206,37 +207,6 @@ pub fn known_value<'a>(label: Domain, value: &str, known: impl IntoIterator<Item
         None => format!("there are {}", values.keys().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(", ")),
     };
     Err(format!("no node has {label}={value:?}: {hint}"))
-}
-
-/// Of `known`, the text that `text` was most likely meant to be: at most a third of its letters are
-/// different, missing, too many or swapped; case doesn't count.
-pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let distance = |other: &&str| distance(&text.to_lowercase(), &other.to_lowercase());
-    let near = known.into_iter().filter(|other| distance(other) * 3 <= text.chars().count().max(3));
-    near.min_by_key(|other| (distance(other), *other))
-}
-
-/// Edits between two texts, neighbours that changed places counted as one (optimal string alignment;
-/// Damerau 1964, Wagner and Fischer 1974). Long texts are cut: labels are short.
-fn distance(a: &str, b: &str) -> usize {
-    let cut = |text: &str| text.chars().take(VALUE_BYTES_MAX).collect::<Vec<char>>();
-    let (a, b) = (cut(a), cut(b));
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            rows[i][j] = if i == 0 || j == 0 {
-                i + j
-            } else {
-                let same = usize::from(a[i - 1] != b[j - 1]);
-                let mut least = (rows[i - 1][j] + 1).min(rows[i][j - 1] + 1).min(rows[i - 1][j - 1] + same);
-                if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                    least = least.min(rows[i - 2][j - 2] + 1);
-                }
-                least
-            };
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -16,10 +16,13 @@ pub mod caps;
 pub mod group;
 pub mod labels;
 pub mod map;
+pub mod outcome;
 pub mod place;
+pub mod restart;
 pub mod spread;
 pub mod survive;
 pub mod table;
+pub mod voters;
 
 pub use caps::{Caps, Spec, Unmet};
 pub use group::GroupRow;

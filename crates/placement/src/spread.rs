@@ -17,8 +17,12 @@ use crate::table::{GROUPS_MAX, group_count};
 
 /// Caps give way in this order where they can't all be kept.
 const GIVE_WAY: [Domain; 6] = [Domain::Model, Domain::Owner, Domain::Country, Domain::Rack, Domain::Site, Domain::Node];
+/// By how many positions a drive may be fuller than the emptiest to be taken for the sake of the goal.
+const GOAL_POSITIONS: u64 = 2;
 /// How much fuller than fair a drive may stay after [`rebalance`], in thousandths.
 const EVEN_PERMILLE: u64 = 10;
+/// From here on a position may be moved to a drive that has its fair share already.
+const UNEVEN_PERMILLE: u64 = 30;
 
 /// A number that looks random but depends on its arguments only: breaks ties, so that the groups of
 /// equal drives are all kinds of combinations (SplitMix64's finaliser over the parts).
@@ -69,7 +73,8 @@ pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<
             let mut held = filler.indices(&now.members);
             held.retain(|index| !gone.contains(&places.list()[*index].drive));
             let barred: Vec<usize> = filler.indices(&now.members);
-            let picked = filler.pick(&held, 1, |index, place| !gone.contains(&place) && !barred.contains(&index));
+            let is_gone = |index: usize| gone.contains(&places.list()[index].drive);
+            let picked = filler.pick(&held, 1, |index| !is_gone(index) && !barred.contains(&index));
             if let Some(index) = picked.first() {
                 filler.take(*index);
                 now.members[at] = places.list()[*index].drive;
@@ -84,41 +89,25 @@ pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<
 }
 
 /// At most `moves` positions moved from drives that hold more than is fair to drives that hold less, at
-/// most one of a group, in settled groups only: none is moved that need not be.
+/// most one of a group, in settled groups only. None is moved that need not be; where the caps
+/// leave a drive far above fair, its positions go to drives that are at it.
 pub fn rebalance(places: &Places, caps: &Caps, rows: &[GroupRow], moves: usize) -> Vec<GroupRow> {
     let mut filler = Filler::new(places, caps, rows);
     let fair = filler.fair();
     let mut order: Vec<&GroupRow> = rows.iter().filter(|row| row.moving().next().is_none()).collect();
     order.sort_by_key(|row| (scatter(&row.group.0.to_le_bytes(), 1), row.group));
-    let mut changed = Vec::new();
-    for row in order {
-        if changed.len() >= moves {
-            break;
-        }
-        let members = filler.indices(&row.members);
-        if members.len() < row.members.len() {
-            continue;
-        }
-        let over = |index: usize| filler.loads[index] > fair[index] + fair[index] * EVEN_PERMILLE / 1000;
-        let Some(at) =
-            (0..members.len()).filter(|at| over(members[*at])).max_by_key(|at| filler.excess(members[*at], &fair))
-        else {
-            continue;
-        };
-        let held: Vec<usize> = members.iter().copied().filter(|index| *index != members[at]).collect();
-        // No relaxing here: a move that weakens a group is worse than a full drive.
-        let free = |index: usize, _| filler.loads[index] < fair[index] && !members.contains(&index);
-        let picked = filler.pick_within(&held, 1, &caps.most, free, &mut Vec::new());
-        if let Some(index) = picked.first() {
-            filler.give(members[at]);
-            filler.take(*index);
-            let mut now = row.clone();
-            now.members[at] = places.list()[*index].drive;
-            now.version += 1;
-            changed.push(now);
+    let mut changed: BTreeMap<GroupId, GroupRow> = BTreeMap::new();
+    for (over, under) in [(EVEN_PERMILLE, 0), (UNEVEN_PERMILLE, EVEN_PERMILLE)] {
+        for row in &order {
+            if changed.len() < moves
+                && !changed.contains_key(&row.group)
+                && let Some(moved) = filler.shift(row, &fair, over, under)
+            {
+                changed.insert(row.group, moved);
+            }
         }
     }
-    changed
+    changed.into_values().collect()
 }
 
 /// Gives positions to drives, least full first.
@@ -179,6 +168,32 @@ impl<'a> Filler<'a> {
         self.caps.weights.iter().map(fair).collect()
     }
 
+    /// The row with its fullest drive replaced, if that is `over` thousandths above fair, by one that
+    /// is at most `under` above it.
+    fn shift(&mut self, row: &GroupRow, fair: &[u64], over: u64, under: u64) -> Option<GroupRow> {
+        let members = self.indices(&row.members);
+        if members.len() < row.members.len() {
+            return None;
+        }
+        let limit = |index: usize, permille: u64| fair[index] + fair[index] * permille / 1000;
+        let is_over = |at: &usize| self.loads[members[*at]] > limit(members[*at], over);
+        let at = (0..members.len()).filter(is_over).max_by_key(|at| self.excess(members[*at], fair))?;
+        let held: Vec<usize> = members.iter().copied().filter(|index| *index != members[at]).collect();
+        // No relaxing here: a move that leaves the caps is worse than a full drive.
+        let has_room = |index: usize| self.loads[index] < limit(index, under).max(1) + u64::from(under > 0);
+        let free = |index: usize| fair[index] > 0 && has_room(index) && !members.contains(&index);
+        let mut picked = Vec::new();
+        self.add_within(&mut picked, &held, 1, &self.caps.goal, u128::MAX, &free);
+        self.add_within(&mut picked, &held, 1, &self.caps.most, u128::MAX, &free);
+        let to = *picked.first()?;
+        self.give(members[at]);
+        self.take(to);
+        let mut now = row.clone();
+        now.members[at] = self.places.list()[to].drive;
+        now.version += 1;
+        Some(now)
+    }
+
     /// How far above fair a place is, in thousandths.
     fn excess(&self, index: usize, fair: &[u64]) -> u64 {
         self.loads[index].saturating_mul(1000) / fair[index].max(1)
@@ -188,7 +203,7 @@ impl<'a> Filler<'a> {
     pub(crate) fn add(&mut self, n: usize, first: u32, count: usize) -> Vec<GroupRow> {
         let mut rows = Vec::with_capacity(count);
         for group in (first..=u32::MAX).take(count) {
-            let picked = self.pick(&[], n, |_, _| true);
+            let picked = self.pick(&[], n, |_| true);
             if n == 0 || picked.len() < n {
                 break;
             }
@@ -204,44 +219,53 @@ impl<'a> Filler<'a> {
     }
 
     /// `want` places to join those `held`, within the caps as far as that is possible.
-    fn pick(&self, held: &[usize], want: usize, free: impl Fn(usize, DriveId) -> bool + Copy) -> Vec<usize> {
+    fn pick(&self, held: &[usize], want: usize, free: impl Fn(usize) -> bool) -> Vec<usize> {
+        let free = &free;
+        // The goal only among drives that are about as empty as the emptiest: balance comes first.
+        let most_full = self.order.iter().find(|(_, _, index)| free(*index)).map_or(0, |(full, _, index)| {
+            full + u128::from(GOAL_POSITIONS) * (1u128 << 64) / u128::from(self.caps.weights[*index].max(1))
+        });
+        let mut picked = Vec::new();
+        self.add_within(&mut picked, held, want, &self.caps.goal, most_full, free);
         let mut most = self.caps.most;
-        let mut picked = self.pick_within(held, want, &most, free, &mut Vec::new());
+        self.add_within(&mut picked, held, want, &most, u128::MAX, free);
         for domain in GIVE_WAY {
             if picked.len() >= want {
                 break;
             }
             most[domain as usize] = usize::MAX;
-            let mut have = picked;
-            picked = self.pick_within(held, want, &most, free, &mut have);
+            self.add_within(&mut picked, held, want, &most, u128::MAX, free);
         }
         picked
     }
 
-    fn pick_within(
+    /// Adds places in order until there are `want`, all of them within `most` together with `held`.
+    fn add_within(
         &self,
+        picked: &mut Vec<usize>,
         held: &[usize],
         want: usize,
         most: &[usize; Domain::COUNT],
-        free: impl Fn(usize, DriveId) -> bool,
-        have: &mut Vec<usize>,
-    ) -> Vec<usize> {
+        fullest: u128,
+        free: &impl Fn(usize) -> bool,
+    ) {
+        if picked.len() >= want {
+            return;
+        }
         let mut counts = Counts::default();
-        for index in held.iter().chain(have.iter()) {
+        for index in held.iter().chain(picked.iter()) {
             counts.add(&self.places.list()[*index].at);
         }
-        let mut picked = std::mem::take(have);
-        for (_, _, index) in &self.order {
-            if picked.len() >= want {
-                break;
-            }
-            let place = &self.places.list()[*index];
-            if counts.fits(&place.at, most) && free(*index, place.drive) {
-                counts.add(&place.at);
+        for (_, _, index) in self.order.iter().take_while(|(full, ..)| *full <= fullest) {
+            let at = &self.places.list()[*index].at;
+            if counts.fits(at, most) && free(*index) {
+                counts.add(at);
                 picked.push(*index);
+                if picked.len() >= want {
+                    break;
+                }
             }
         }
-        picked
     }
 }
 

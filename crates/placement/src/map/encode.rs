@@ -179,6 +179,11 @@ fn decode_row(n: usize, drives: &[DriveId], from: &mut Reader<'_>) -> Result<Gro
     Ok(GroupRow { group, version, members, from: before })
 }
 
+/// There was no version 0: one map, one encoding.
+fn first_version(version: u8) -> Result<(), Error> {
+    if version == 0 { Err(Error::Value { what: "version of a cluster map", value: 0 }) } else { Ok(()) }
+}
+
 /// All drives that rows name, in order: groups may name drives that are in the map no more.
 fn numbered(policies: &[Policy]) -> BTreeSet<DriveId> {
     let rows = policies.iter().flat_map(|policy| &policy.groups);
@@ -212,7 +217,8 @@ impl Versioned for Map {
         }
     }
 
-    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        first_version(version)?;
         let (cluster, epoch) = (ClusterId(from.array("cluster")?), Epoch(from.u64("epoch")?));
         let (previous, made) = (from.array("hash of the map before")?, Wall(from.u64("made")?));
         let nodes = many(from, "nodes", NODES_MAX, Node::decode)?;
@@ -247,7 +253,8 @@ impl Versioned for SignedMap {
         to.raw(&self.signer.0).raw(&self.signature).bytes(&self.bytes);
     }
 
-    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        first_version(version)?;
         let signer = NodeId(from.array("signer")?);
         let signature = from.array::<SIGNATURE_BYTES>("signature")?;
         Ok(Self { signer, signature, bytes: from.bytes("cluster map", MAP_BYTES_MAX)?.to_vec() })
