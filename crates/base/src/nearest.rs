@@ -7,7 +7,7 @@ const CHARS_MAX: usize = 64;
 /// different, missing, too many or swapped; case doesn't count.
 pub fn nearest<'a>(text: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |other: &&str| distance(&text.to_lowercase(), &other.to_lowercase());
-    let near = known.into_iter().filter(|other| distance(other) * 3 <= text.chars().count().max(3));
+    let near = known.into_iter().filter(|other| distance(other) * 3 <= text.chars().take(CHARS_MAX).count().max(3));
     near.min_by_key(|other| (distance(other), *other))
 }
 

@@ -24,6 +24,8 @@ const ASK: Duration = Duration::from_secs(5);
 /// How often nodes that don't answer are spoken to, and how many of them at a time.
 const CALL: Duration = Duration::from_secs(5);
 const CALLED: usize = 3;
+/// How soon again at the earliest.
+const CALL_AGAIN: Duration = Duration::from_secs(1);
 /// A new incarnation in so many spans of [`CONTEST_STEP`] within [`CONTEST`] means that another process
 /// has this node's key; a node that only comes back needs one or two.
 const CONTESTED: usize = 6;
@@ -107,6 +109,8 @@ pub struct Peer {
     /// When it was named as a member.
     named: Instant,
     told_gone: bool,
+    /// As foca has it; `None` if it never heard of the node.
+    state: Option<State>,
 }
 
 /// What to do about it.
@@ -204,12 +208,19 @@ struct Wishes {
     sends: Vec<(Identity, Vec<u8>)>,
     timers: Vec<(Timer<Identity>, Duration)>,
     renewed: usize,
+    /// Whether foca took up, or gave up, asking others.
+    active: Option<bool>,
 }
 
 impl Runtime<Identity> for Wishes {
     fn notify(&mut self, notification: Notification<'_, Identity>) {
         // Standings are read from the member list, which has them all.
-        self.renewed += usize::from(matches!(notification, Notification::Rejoin(_)));
+        match notification {
+            Notification::Rejoin(_) => self.renewed += 1,
+            Notification::Active => self.active = Some(true),
+            Notification::Idle | Notification::Defunct => self.active = Some(false),
+            Notification::MemberUp(_) | Notification::MemberDown(_) | Notification::Rename(..) => {}
+        }
     }
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
@@ -233,7 +244,10 @@ pub struct Engine {
     effects: Vec<Effect>,
     last: Instant,
     next_call: Instant,
+    last_call: Option<Instant>,
     called: Option<NodeId>,
+    /// Whether anybody alive has answered this incarnation; until then others must be called.
+    connected: bool,
     renewals: Vec<Instant>,
 }
 
@@ -262,7 +276,9 @@ impl Engine {
             effects,
             last: now,
             next_call: now,
+            last_call: None,
             called: None,
+            connected: false,
             renewals,
         }
     }
@@ -286,6 +302,7 @@ impl Engine {
                 down_since: None,
                 named: now,
                 told_gone: *told_gone,
+                state: None,
             };
             self.peers.entry(*node).or_insert(new).told_gone = *told_gone;
         }
@@ -315,6 +332,7 @@ impl Engine {
         let failed = done.as_ref().err().map(|error| refused(error.to_string()));
         self.settle(now, wishes, done.err());
         self.hear(now, from, &heard);
+        self.call(now);
         self.judge(now);
         failed.map_or(Ok(()), Err)
     }
@@ -395,8 +413,11 @@ impl Engine {
             }
         }
         if wishes.renewed > 0 {
+            self.connected = false;
             self.renewed(now);
         }
+        // After the renewal: an answer may be in the same message.
+        self.connected = wishes.active.unwrap_or(self.connected);
         match failed {
             // It goes on by itself: a probe was cut short, as after a pause.
             None | Some(foca::Error::IncompleteProbeCycle | foca::Error::NotConnected) => {}
@@ -405,6 +426,8 @@ impl Engine {
     }
 
     fn renewed(&mut self, now: Instant) {
+        // The others should hear of it soon; but two processes with one key must not make a storm.
+        self.next_call = self.last_call.map_or(now, |last| (last + CALL_AGAIN).max(now));
         self.renewals.retain(|at| now.since(*at) < CONTEST);
         if self.renewals.last().is_some_and(|at| now.since(*at) < CONTEST_STEP) {
             return;
@@ -433,8 +456,6 @@ impl Engine {
             let done = self.foca.change_identity(next, &mut wishes);
             wishes.renewed += 1;
             self.settle(now, wishes, done.err());
-            self.next_call = now;
-            self.call(now);
         }
     }
 
@@ -443,12 +464,12 @@ impl Engine {
         if now < self.next_call {
             return;
         }
-        self.next_call = now + CALL;
+        (self.next_call, self.last_call) = (now + CALL, Some(now));
         let alive: BTreeSet<NodeId> = self.foca.iter_members().map(|member| member.id().node).collect();
         let silent: Vec<NodeId> = self
             .peers
             .iter()
-            .filter(|(node, peer)| !peer.told_gone && !alive.contains(node))
+            .filter(|(node, peer)| !peer.told_gone && !(self.connected && alive.contains(node)))
             .map(|(node, _)| *node)
             .collect();
         // Each in turn, so that one that is gone for good doesn't keep others from being called.
@@ -463,15 +484,16 @@ impl Engine {
 
     /// Compares what is known with how peers stand.
     fn judge(&mut self, now: Instant) {
-        let mut known: BTreeMap<NodeId, (State, u64)> = BTreeMap::new();
+        self.peers.values_mut().for_each(|peer| peer.state = None);
         for member in self.foca.iter_membership_state() {
-            known.insert(member.id().node, (member.state(), member.id().incarnation));
+            if let Some(peer) = self.peers.get_mut(&member.id().node) {
+                peer.state = Some(member.state());
+                peer.incarnation = peer.incarnation.max(member.id().incarnation);
+            }
         }
         for (node, peer) in &mut self.peers {
-            let (state, incarnation) = known.get(node).copied().map_or((None, 0), |(state, one)| (Some(state), one));
-            peer.incarnation = peer.incarnation.max(incarnation);
             let was = peer.standing;
-            peer.standing = judged(peer, state, now, &self.settings);
+            peer.standing = judged(peer, now, &self.settings);
             if peer.standing != was {
                 peer.since = now;
                 self.effects.push(Effect::Changed { node: *node, from: was, to: peer.standing });
@@ -480,8 +502,8 @@ impl Engine {
     }
 }
 
-fn judged(peer: &mut Peer, state: Option<State>, now: Instant, settings: &Settings) -> Standing {
-    let standing = match state {
+fn judged(peer: &mut Peer, now: Instant, settings: &Settings) -> Standing {
+    let standing = match peer.state {
         Some(State::Alive) => Standing::Alive,
         Some(State::Suspect) => Standing::Suspected,
         None if now.since(peer.named) < settings.grace() => Standing::Suspected,
