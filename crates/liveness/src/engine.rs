@@ -469,7 +469,7 @@ impl Engine {
         let silent: Vec<NodeId> = self
             .peers
             .iter()
-            .filter(|(node, peer)| !peer.told_gone && !(self.connected && alive.contains(node)))
+            .filter(|(node, peer)| !(peer.told_gone || self.connected && alive.contains(node)))
             .map(|(node, _)| *node)
             .collect();
         // Each in turn, so that one that is gone for good doesn't keep others from being called.
