@@ -48,7 +48,7 @@ fn a_map_is_read_back_and_its_bytes_never_change() {
     assert_eq!(base::ids::hex(&bytes), include_str!("map.txt").trim());
     assert_eq!(Map::decode(&bytes).unwrap(), map);
     assert_eq!(base::ids::hex(&map.hash()), include_str!("map-hash.txt").trim());
-    let signed = map.sign(&key()).encode();
+    let signed = map.sign(&key()).unwrap().encode();
     assert_eq!(base::ids::hex(&signed), include_str!("map-signed.txt").trim());
     let read = SignedMap::decode(&signed).unwrap();
     assert_eq!(read.open(base::NodeId(key().public())).unwrap(), map);
@@ -57,11 +57,11 @@ fn a_map_is_read_back_and_its_bytes_never_change() {
 #[test]
 fn a_map_of_another_key_or_with_a_changed_byte_is_refused() {
     let (map, trusted) = (sample(), base::NodeId(key().public()));
-    let signed = map.sign(&key());
+    let signed = map.sign(&key()).unwrap();
     let other = SigningKey::from_seed(&[1; 32]);
-    let error = map.sign(&other).open(trusted).unwrap_err();
+    let error = map.sign(&other).unwrap().open(trusted).unwrap_err();
     assert!(matches!(error, Error::Signer { .. }) && error.to_string().contains("another cluster"), "{error}");
-    let pretended = SignedMap { signer: trusted, ..map.sign(&other) };
+    let pretended = SignedMap { signer: trusted, ..map.sign(&other).unwrap() };
     assert!(matches!(pretended.open(trusted), Err(Error::Signature(_))));
     for at in 0..signed.bytes.len() {
         let mut changed = signed.clone();
@@ -103,8 +103,26 @@ fn a_map_that_contradicts_itself_is_refused() {
         breaks(&mut map);
         let error = map.check().unwrap_err();
         assert!(matches!(error, Error::Inconsistent(_)), "{number}");
-        let signed = map.sign(&key());
+        assert!(map.sign(&key()).is_err(), "{number}");
+        let bytes = map.encode();
+        let signature = key().sign(placement::map::CONTEXT, &crypt::hash(&bytes));
+        let signed = SignedMap { signer: base::NodeId(key().public()), signature, bytes };
         assert!(signed.open(base::NodeId(key().public())).is_err(), "{number}: a signature makes it no better");
+    }
+}
+
+#[test]
+fn a_map_that_others_could_not_read_is_not_signed() {
+    let break_it: [fn(&mut Map); 4] = [
+        |map| map.nodes[0].name = "x".repeat(256),
+        |map| map.nodes[0].addresses = vec!["a:1".into(); 17],
+        |map| map.policies[0].demands[0].count = 0,
+        |map| map.policies[0].within = vec![(Domain::Site, "x".repeat(65))],
+    ];
+    for breaks in break_it {
+        let mut map = sample();
+        breaks(&mut map);
+        assert!(matches!(map.sign(&key()), Err(Error::Codec(_))));
     }
 }
 
@@ -134,7 +152,7 @@ fn bytes_that_are_no_map_are_errors_and_never_a_panic() {
     place(&mut big, &Spec::new(3, 2));
     big.policies[0].groups.truncate(20);
     let (mut read, mut refused) = (0, 0);
-    for whole in [sample().encode(), big.encode(), sample().sign(&key()).encode()] {
+    for whole in [sample().encode(), big.encode(), sample().sign(&key()).unwrap().encode()] {
         for cut in 0..whole.len() {
             assert!(Map::decode(&whole[..cut]).is_err() && SignedMap::decode(&whole[..cut]).is_err());
         }

@@ -25,8 +25,8 @@ use crate::survive::{self, Survival};
 
 pub use encode::{ADDRESSES_MAX, DRIVES_MAX, MAP_BYTES_MAX, NODES_MAX, POLICIES_MAX};
 
-/// What a map's signature is bound to.
-const CONTEXT: &str = "abide 2026 cluster map v1";
+/// What a map's signature is bound to; it is over the map's hash.
+pub const CONTEXT: &str = "abide 2026 cluster map v1";
 
 /// Why a map isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -300,11 +300,18 @@ impl Map {
         Map { epoch, previous: self.hash(), made: now, ..self.clone() }
     }
 
-    /// Signs it.
-    pub fn sign(&self, key: &SigningKey) -> SignedMap {
+    /// Signs it, if others will be able to read it: what is handed out can't be taken back.
+    pub fn sign(&self, key: &SigningKey) -> Result<SignedMap, Error> {
+        self.check()?;
         let bytes = self.encode();
+        if bytes.len() > MAP_BYTES_MAX {
+            return Err(Error::Inconsistent(format!("it has {} bytes, more than {MAP_BYTES_MAX}", bytes.len())));
+        }
+        if Map::decode(&bytes)? != *self {
+            return Err(Error::Inconsistent("it isn't read back as it was written".into()));
+        }
         let signature = key.sign(CONTEXT, &crypt::hash(&bytes));
-        SignedMap { signer: NodeId(key.public()), signature, bytes }
+        Ok(SignedMap { signer: NodeId(key.public()), signature, bytes })
     }
 }
 
