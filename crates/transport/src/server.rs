@@ -100,7 +100,8 @@ async fn meet(core: Arc<Core>, serial: u64, knock: Box<dyn Knock>, cancelled: on
         return;
     };
     match greeted {
-        Guest::Joiner { joiner, reader, writer } => {
+        Guest::Joiner(joiner) => {
+            let (joiner, reader, writer) = *joiner;
             let limit = core.settings.greeting + core.settings.stall;
             if core.env.timeout(limit, let_join(&core, joiner, reader, writer)).await.is_none() {
                 tracing::info!(%from, "a machine that joins took too long");
@@ -113,7 +114,7 @@ async fn meet(core: Arc<Core>, serial: u64, knock: Box<dyn Knock>, cancelled: on
 /// Somebody who greeted well.
 enum Guest {
     Member(Box<Member>),
-    Joiner { joiner: Joiner, reader: FrameReader, writer: FrameWriter },
+    Joiner(Box<(Joiner, FrameReader, FrameWriter)>),
 }
 
 struct Member {
@@ -170,7 +171,7 @@ async fn greet_in(core: &Arc<Core>, serial: u64, knock: Box<dyn Knock>) -> Optio
         let shown = Shown { claim, proof, binding: &secured.binding, key: secured.peer };
         admit_joiner(core, &hello, shown, &mut writer).await?;
         let joiner = Joiner { key: secured.peer, claim: *claim, address: from };
-        return Some(Guest::Joiner { joiner, reader, writer });
+        return Some(Guest::Joiner(Box::new((joiner, reader, writer))));
     }
     let Intent::Member(certificate) = &hello.intent else { return None };
     let node = match core.admit(&secured.peer, certificate.as_ref()) {
