@@ -285,9 +285,8 @@ impl Endpoint {
         if self.core.trust.borrow().keys(node).is_empty() {
             return Err(Error::NoMember { node });
         }
-        let peer = Peer::new(self.core.clone(), node);
+        let peer = Peer::start(self.core.clone(), node);
         peers.insert(node, peer.clone());
-        self.core.env.spawn("watch a peer", peer.clone().watch());
         Ok(peer)
     }
 

@@ -9,7 +9,8 @@ use crypt::PublicKey;
 use env::BoxFuture;
 use futures_util::FutureExt;
 use futures_util::future::{Either, select};
-use tokio::sync::OwnedSemaphorePermit;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use wire::Fault;
 use wire::frame::{Kind, LEN_UNKNOWN, RequestHead, ResponseHead, millis};
 use wire::greet::Class;
@@ -26,6 +27,9 @@ use crate::server::stream::{INLINE_STREAM_MAX, send_body};
 const DRAIN: Duration = Duration::from_secs(1);
 /// … and this many bytes.
 const DRAIN_BYTES_MAX: u64 = 4 << 20;
+
+/// Calls of one peer that are being cancelled, and as many more that wait for it.
+pub(crate) const CANCELLED_MAX: usize = 32;
 
 /// A connection that can be used.
 pub(crate) struct Conn {
@@ -48,11 +52,9 @@ impl Conn {
         self.reader.next().now_or_never().is_none()
     }
 
-    /// Cancels the call and waits for its end; false if the connection can't be used again.
-    async fn drain(&mut self, stall: Duration, peer: &Peer) -> bool {
-        let call = self.last_call;
-        self.writer.push(Kind::Cancel, false, call, []);
-        if self.writer.flush_within(&peer.core.env, stall).await.is_err() {
+    /// Waits for the end of a cancelled call; false if the connection can't be used again.
+    async fn drain(&mut self) -> bool {
+        if self.writer.flush().await.is_err() {
             return false;
         }
         let mut taken = 0;
@@ -66,6 +68,28 @@ impl Conn {
             }
         }
         false
+    }
+}
+
+/// Brings cancelled calls to their end and their connections back to the pool. Ends with the peer.
+pub(crate) async fn drain_all(peer: Arc<Peer>, mut cancelled: mpsc::Receiver<(Class, Conn)>) {
+    let mut ended = peer.ended();
+    let mut draining = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            _ = ended.wait_for(|ended| *ended) => return,
+            Some((class, mut conn)) = cancelled.recv(), if draining.len() < CANCELLED_MAX => {
+                let env = &peer.core.env;
+                draining.push(async move { (env.timeout(DRAIN, conn.drain()).await, class, conn) });
+            }
+            Some((done, class, conn)) = draining.next() => {
+                if done == Some(true) {
+                    peer.put_back(class, conn);
+                }
+            }
+            else => return,
+        }
     }
 }
 
@@ -176,15 +200,10 @@ impl Drop for Lease {
             self.peer.put_back(self.class, conn);
             return;
         }
-        let (peer, class) = (self.peer.clone(), self.class);
-        let task_peer = peer.clone();
-        peer.core.env.spawn("cancel a call", async move {
-            let stall = task_peer.core.settings.stall;
-            let env = &task_peer.core.env;
-            if env.timeout(DRAIN, conn.drain(stall, &task_peer)).await == Some(true) {
-                task_peer.put_back(class, conn);
-            }
-        });
+        // Not a task from here: a destructor may run where none can be begun. If too many are being
+        // cancelled the connection is closed, which cancels too.
+        conn.writer.push(Kind::Cancel, false, conn.last_call, []);
+        self.peer.cancel(self.class, conn);
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use base::NodeId;
 use crypt::PublicKey;
 use futures_util::future::{Either, select};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use wire::frame::millis;
 use wire::greet::{Class, Intent, Refused};
 
@@ -24,7 +24,7 @@ use crate::endpoint::{Core, lock};
 use crate::error::{Error, Result};
 use crate::framed::Heard;
 use crate::greet::{Greeted, Introduction, introduce};
-use crate::lease::{Conn, Lease};
+use crate::lease::{CANCELLED_MAX, Conn, Lease, drain_all};
 use crate::mux::Mux;
 
 /// A peer that is down is looked for this often at first …
@@ -72,6 +72,7 @@ pub(crate) struct Peer {
     wake: Notify,
     asked: Mutex<base::Instant>,
     keys: Mutex<BTreeSet<PublicKey>>,
+    cancelled: mpsc::Sender<(Class, Conn)>,
 }
 
 /// One call under way.
@@ -84,9 +85,19 @@ impl Drop for InFlight {
 }
 
 impl Peer {
-    pub(crate) fn new(core: Arc<Core>, node: NodeId) -> Arc<Peer> {
+    /// A peer, and its tasks.
+    pub(crate) fn start(core: Arc<Core>, node: NodeId) -> Arc<Peer> {
+        let (cancelled, to_drain) = mpsc::channel(CANCELLED_MAX);
+        let peer = Arc::new(Peer::new(core, node, cancelled));
+        peer.core.env.spawn("watch a peer", peer.clone().watch());
+        peer.core.env.spawn("cancel calls", drain_all(peer.clone(), to_drain));
+        peer
+    }
+
+    fn new(core: Arc<Core>, node: NodeId, cancelled: mpsc::Sender<(Class, Conn)>) -> Peer {
         let settings = &core.settings;
-        Arc::new(Peer {
+        Peer {
+            cancelled,
             node,
             heard: Heard::new(&core.env),
             state: watch::Sender::default(),
@@ -99,7 +110,19 @@ impl Peer {
             asked: Mutex::new(core.env.clock.now()),
             keys: Mutex::default(),
             core,
-        })
+        }
+    }
+
+    /// Becomes true when the peer is done with for good.
+    pub(crate) fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+
+    /// Has a cancelled call's connection brought to a state in which it can be used again.
+    pub(crate) fn cancel(&self, class: Class, conn: Conn) {
+        if !self.is_stale(conn.failures, &conn.key) {
+            let _ = self.cancelled.try_send((class, conn));
+        }
     }
 
     pub(crate) fn is_up(&self) -> Option<bool> {
@@ -361,7 +384,7 @@ impl Peer {
     }
 
     /// Pings while calls are under way, looks for it while it is down. Ends with the peer.
-    pub(crate) async fn watch(self: Arc<Self>) {
+    async fn watch(self: Arc<Self>) {
         let mut ended = self.ended.subscribe();
         let ended = std::pin::pin!(ended.wait_for(|ended| *ended));
         let work = std::pin::pin!(async {

@@ -319,7 +319,8 @@ async fn a_body_that_is_cut_or_stalls_ends_as_an_error_on_either_side() {
     let one = town.start(&env, hasty(), 1, town.list(1, &[1, 2], &[]), anywhere()).await;
     // The caller's side breaks off, says less than promised, more than promised, or nothing more.
     let head = wire::frame::RequestHead { service: COUNT.0, deadline_ms: 0, body_len: 100, head: b"" }.encode();
-    let request = [&Header { kind: Frame::Request, more: true, call: 1, len: head.len() as u32 }.encode()[..], &head].concat();
+    let request =
+        [&Header { kind: Frame::Request, more: true, call: 1, len: head.len() as u32 }.encode()[..], &head].concat();
     for (what, rest, close) in [
         ("cut", frame(Frame::Data, 1, &[0; 50]), true),
         ("stalled", frame(Frame::Data, 1, &[0; 50]), false),
@@ -369,7 +370,8 @@ async fn read_frame(stream: &mut Secured) -> Option<(Frame, Vec<u8>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_idle_connections_cost_little_and_are_let_go() {
-    let settings = Settings { inbound_of_one_max: 1000, greeting_max: 1000, idle: Duration::from_secs(3), ..Settings::default() };
+    let settings =
+        Settings { inbound_of_one_max: 1000, greeting_max: 1000, idle: Duration::from_secs(3), ..Settings::default() };
     let (env, town, two) = server(settings).await;
     let one = town.start(&env, Settings::default(), 1, town.list(1, &[1, 2], &[]), anywhere()).await;
     let hello = frame(Frame::Hello, 0, &hello(Class::Small, None).encode());
