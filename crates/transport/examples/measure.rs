@@ -1,7 +1,8 @@
 //! Measures the transport over loopback: bulk bytes per CPU-second of both ends together, and
 //! calls per second.
 //!
-//! `cargo run --release -p transport --example measure [GIB]`
+//! `cargo run --release -p transport --example measure [GIB]`; between two machines
+//! `measure listen ADDRESS` on one and `measure ask ADDRESS MIB STREAMS` on the other.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 #[path = "../tests/common/mod.rs"]
@@ -70,8 +71,39 @@ async fn calls(one: &Endpoint, callers: usize, class: Class, size: usize) {
     );
 }
 
+/// One side of two: reads with some streams and says how fast it was.
+async fn between(mode: &str, args: &[String]) {
+    let (env, town) = (Env::real(), Town::new());
+    let list = town.list(1, &[1, 2], &[]);
+    let address = args[0].parse().unwrap();
+    if mode == "listen" {
+        let _two = town.start(&env, Settings::default(), 2, list, address).await;
+        return std::future::pending().await;
+    }
+    let (mib, streams): (u64, u64) = (args[1].parse().unwrap(), args[2].parse().unwrap());
+    town.book.0.lock().unwrap().insert(node(2), vec![address]);
+    let one = town.start(&env, Settings::default(), 1, list, "0.0.0.0:0".parse().unwrap()).await;
+    for round in ["cold", "warm"] {
+        let began = Instant::now();
+        futures_util::future::join_all((0..streams).map(|_| read(&one, (mib << 20) / streams))).await;
+        let seconds = began.elapsed().as_secs_f64();
+        println!(
+            "{round}: {mib} MiB with {streams} streams in {seconds:.2} s: {:.0} Mbit/s",
+            mib as f64 * 8.388_608 / seconds
+        );
+    }
+    let began = Instant::now();
+    one.call(node(2), echo(Class::Control, b"x", Body::empty())).await.unwrap();
+    one.call(node(2), echo(Class::Control, b"x", Body::empty())).await.unwrap();
+    println!("two control calls: {:?}", began.elapsed());
+}
+
 #[tokio::main]
 async fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(mode @ ("listen" | "ask")) = args.first().map(String::as_str) {
+        return between(mode, &args[1..]).await;
+    }
     let gib: u64 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(4);
     let (env, town) = (Env::real(), Town::new());
     let list = town.list(1, &[1, 2], &[]);

@@ -13,6 +13,7 @@
 //! silence of a peer that hangs. docs/design/0003-transport.md says why it is so.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod ahead;
 mod body;
 mod call;
 mod carrier;

@@ -8,19 +8,15 @@ use std::time::Duration;
 use crypt::SigningKey;
 use env::{BoxFuture, Env, Listener, Stream};
 use rustls::pki_types::ServerName;
-use tokio::io::BufReader;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use wire::greet::Class;
 
+use crate::ahead::ReadAhead;
 use crate::carrier::{Carrier, Door, Knock, Secured, Target};
 use crate::endpoint::lock;
 use crate::error::{Error, Result};
 use crate::tls::{Tls, key_of};
 
-/// Bytes of ciphertext that one system call may bring: rustls itself asks for 4 KiB at a time.
-const READ_BYTES: usize = 128 << 10;
-/// The same for connections that carry small things.
-const READ_SMALL_BYTES: usize = 8 << 10;
 /// Bytes of ciphertext that wait for the socket: sixteen records go out with one system call.
 const WRITE_BYTES: usize = 256 << 10;
 /// RFC 5705's name for our use of the connection's secret.
@@ -47,7 +43,7 @@ impl TcpCarrier {
         Ok(TcpCarrier { env, tls: Arc::new(Mutex::new(set_up(key)?)), connect })
     }
 
-    async fn dial_one(&self, target: &Target, class: Class, address: SocketAddr) -> Result<Secured> {
+    async fn dial_one(&self, target: &Target, address: SocketAddr) -> Result<Secured> {
         let cut = |why: String| Error::Cut { why: format!("connect to {address}: {why}") };
         let stream = match self.env.timeout(self.connect, self.env.net.connect(address)).await {
             None => return Err(cut(format!("no answer in {} ms", self.connect.as_millis()))),
@@ -56,10 +52,8 @@ impl TcpCarrier {
         let tls = lock(&self.tls).clone();
         let settings = tls.dialling(&target.keys).map_err(|error| cut(error.to_string()))?;
         let Ok(name) = ServerName::try_from("abide") else { return Err(cut("no name".into())) };
-        let reads = if class == Class::Bulk { READ_BYTES } else { READ_SMALL_BYTES };
-        let stream = BufReader::with_capacity(reads, stream);
         let handshake = TlsConnector::from(settings)
-            .connect_with(name, stream, |connection| connection.set_buffer_limit(Some(WRITE_BYTES)));
+            .connect_with(name, ReadAhead::new(stream), |connection| connection.set_buffer_limit(Some(WRITE_BYTES)));
         // The hello's limit is the caller's; this one is for the next address to get its chance.
         let stream = match self.env.timeout(self.connect * 2, handshake).await {
             None => return Err(cut("it took too long to shake hands".into())),
@@ -80,7 +74,7 @@ fn explain(error: &io::Error) -> String {
     }
 }
 
-fn secured(stream: TlsStream<BufReader<Box<dyn Stream>>>, address: SocketAddr) -> Result<Secured> {
+fn secured(stream: TlsStream<ReadAhead<Box<dyn Stream>>>, address: SocketAddr) -> Result<Secured> {
     let session = stream.get_ref().1;
     let shown = session.peer_certificates().and_then(|shown| shown.first());
     let peer = shown.and_then(|shown| key_of(shown)).ok_or(Error::Protocol("it shows no key".into()))?;
@@ -93,11 +87,11 @@ fn secured(stream: TlsStream<BufReader<Box<dyn Stream>>>, address: SocketAddr) -
 }
 
 impl Carrier for TcpCarrier {
-    fn dial<'a>(&'a self, target: &'a Target, class: Class) -> BoxFuture<'a, Result<Secured>> {
+    fn dial<'a>(&'a self, target: &'a Target, _class: Class) -> BoxFuture<'a, Result<Secured>> {
         Box::pin(async move {
             let mut last = Error::Cut { why: "it has no address".into() };
             for address in &target.addresses {
-                match self.dial_one(target, class, *address).await {
+                match self.dial_one(target, *address).await {
                     Ok(secured) => return Ok(secured),
                     Err(error) => last = error,
                 }
@@ -151,8 +145,7 @@ impl Knock for TcpKnock {
 
     fn secure(self: Box<Self>) -> BoxFuture<'static, Result<Secured>> {
         Box::pin(async move {
-            // What it is for is said after the handshake; a class of its own buffer would come late.
-            let stream = BufReader::with_capacity(READ_BYTES, self.stream);
+            let stream = ReadAhead::new(self.stream);
             let handshake = TlsAcceptor::from(self.tls.listening.clone())
                 .accept_with(stream, |connection| connection.set_buffer_limit(Some(WRITE_BYTES)));
             let stream = handshake.await.map_err(|error| Error::Cut { why: explain(&error) })?;

@@ -1,5 +1,5 @@
 //! A real process that is stopped (SIGSTOP) under its callers.
-#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 mod common;
 

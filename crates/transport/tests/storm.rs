@@ -1,5 +1,5 @@
 //! Endpoints on a simulated network, in simulated time, from a seed.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Who isn't let in, who isn't told why, and what bad bytes do.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod common;
 

@@ -213,9 +213,7 @@ impl Town {
         )
         .await
         .unwrap();
-        if !self.book.0.lock().unwrap().contains_key(&node) {
-            self.book.0.lock().unwrap().insert(node, vec![endpoint.address().unwrap()]);
-        }
+        self.book.0.lock().unwrap().entry(node).or_insert_with(|| vec![endpoint.address().unwrap()]);
         endpoint
     }
 }
