@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use common::{BYTES, COUNT, Town, echo, node, zeros};
 use env::Env;
-use transport::{Body, Call, Class, Endpoint, Settings};
+use transport::{Body, Call, Carrier, Class, Endpoint, Settings, Target};
 
 /// CPU time of the whole process: both ends run in it.
 fn cpu() -> Duration {
@@ -71,6 +71,26 @@ async fn calls(one: &Endpoint, callers: usize, class: Class, size: usize) {
     );
 }
 
+/// What a handshake costs, and what an idle connection keeps: both ends together.
+async fn idle(env: &Env, to: &Endpoint) {
+    let resident = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4
+    };
+    let carrier = transport::TcpCarrier::new(env.clone(), common::key(1), Duration::from_secs(1)).unwrap();
+    let target = Target { node: None, keys: vec![], addresses: vec![to.address().unwrap()] };
+    let (began, before) = (cpu(), resident());
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        open.push(carrier.dial(&target, Class::Small).await.unwrap());
+    }
+    println!(
+        "handshake {:.0} µs CPU, both ends; a connection keeps {} KiB, both ends",
+        (cpu() - began).as_secs_f64() * 1e4,
+        (resident() - before) / 100
+    );
+}
+
 /// One side of two: reads with some streams and says how fast it was.
 async fn between(mode: &str, args: &[String]) {
     let (env, town) = (Env::real(), Town::new());
@@ -109,7 +129,8 @@ async fn main() {
     let list = town.list(1, &[1, 2], &[]);
     let anywhere = "127.0.0.1:0".parse().unwrap();
     let one = town.start(&env, Settings::default(), 1, list.clone(), anywhere).await;
-    let _two = town.start(&env, Settings::default(), 2, list, anywhere).await;
+    let two = town.start(&env, Settings::default(), 2, list, anywhere).await;
+    idle(&env, &two).await;
     read(&one, 1 << 20).await;
     for streams in [1u64, 4] {
         let began = (Instant::now(), cpu());

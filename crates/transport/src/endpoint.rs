@@ -1,7 +1,7 @@
 //! A node's one port, and its way to all others.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +9,7 @@ use base::{Epoch, NodeId};
 use codec::Versioned;
 use crypt::{PublicKey, SigningKey};
 use env::Env;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use wire::greet::{Class, Instance};
 use wire::{Certificate, MemberList, Trust};
 
@@ -66,7 +66,8 @@ pub(crate) struct Core {
     pub(crate) services: Services,
     pub(crate) host: Option<Arc<dyn Host>>,
     pub(crate) inbound: Mutex<BTreeMap<u64, Inbound>>,
-    pub(crate) greeting: Mutex<BTreeMap<u64, tokio::sync::oneshot::Sender<()>>>,
+    /// Those that haven't greeted: where from, and how to cut them.
+    pub(crate) greeting: Mutex<BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>>,
     pub(crate) control_calls: Arc<Semaphore>,
     pub(crate) calls: Arc<Semaphore>,
     pub(crate) refused: AtomicU64,

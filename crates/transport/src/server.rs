@@ -3,13 +3,16 @@
 //! Invariants:
 //! 1. Nothing is said to a stranger: before a key is known for a member's (or its holder for a
 //!    ticket's) the only bytes that go out are TLS's own.
-//! 2. Strangers are bounded in count and time; a member can't be kept out by them for longer than
-//!    it takes to open one more connection than they have.
+//! 2. Strangers are bounded in count and time. If there are too many, the one who has waited longest
+//!    of those from the address that sent most gives way: a flood from a few addresses keeps
+//!    nobody else out.
 //! 3. A connection lives no longer than its key's membership.
 
 pub(crate) mod control;
 pub(crate) mod stream;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -61,7 +64,7 @@ pub(crate) async fn accept(core: Arc<Core>, door: Box<dyn Door>) {
         match accepted {
             Ok(knock) => {
                 serial += 1;
-                let cancelled = take_place(&core, serial);
+                let cancelled = take_place(&core, serial, knock.from().ip());
                 core.env.spawn("node connection", meet(core.clone(), serial, knock, cancelled));
             }
             Err(error) => {
@@ -73,14 +76,24 @@ pub(crate) async fn accept(core: Arc<Core>, door: Box<dyn Door>) {
     }
 }
 
-/// A place among those that haven't greeted; the oldest gives way if there is none.
-fn take_place(core: &Core, serial: u64) -> oneshot::Receiver<()> {
+/// A place among those that haven't greeted; one gives way if there is none.
+fn take_place(core: &Core, serial: u64, from: IpAddr) -> oneshot::Receiver<()> {
     let (send, receive) = oneshot::channel();
     let mut greeting = lock(&core.greeting);
     if greeting.len() >= core.settings.greeting_max {
-        greeting.pop_first();
+        // The newcomer counts too: at a tie it is the one who sends more that gives way.
+        let mut counts = BTreeMap::from([(from, 1usize)]);
+        for (address, _) in greeting.values() {
+            *counts.entry(*address).or_default() += 1;
+        }
+        let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(address, _)| address);
+        let first = greeting.iter().find(|(_, (address, _))| Some(*address) == most).map(|(serial, _)| *serial);
+        match first {
+            Some(first) => _ = greeting.remove(&first),
+            None => _ = greeting.pop_first(),
+        }
     }
-    greeting.insert(serial, send);
+    greeting.insert(serial, (from, send));
     receive
 }
 

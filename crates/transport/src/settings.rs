@@ -26,7 +26,7 @@ pub struct Settings {
     /// An unused connection stays in the pool for so long; less than `idle`, so that none is
     /// taken that the other side is about to close.
     pub pooled: Duration,
-    /// Connections that haven't greeted yet; the oldest gives way to one more.
+    /// Connections that haven't greeted yet; beyond it one from the address with most gives way.
     pub greeting_max: usize,
     /// Connections that others opened. An idle one costs about 30 KB.
     pub inbound_max: usize,

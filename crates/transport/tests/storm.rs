@@ -114,6 +114,50 @@ fn a_split_in_one_direction_is_noticed_too() {
     notices(|| turmoil::partition_oneway(name(2), name(1)), || turmoil::repair_oneway(name(2), name(1)));
 }
 
+#[test]
+fn a_flood_of_strangers_keeps_no_member_out() {
+    let mut world = builder(3).build();
+    let town = Arc::new(Town::new());
+    let there = town.clone();
+    world.host(name(2), move || {
+        let town = there.clone();
+        async move {
+            let env = sim(2);
+            fill(&town, &[1, 2]);
+            let settings = Settings { greeting_max: 4, ..Settings::default() };
+            let two = town.start(&env, settings, 2, town.list(1, &[1, 2], &[]), here()).await;
+            loop {
+                assert!(two.stats().greeting <= 4);
+                env.clock.sleep(Duration::from_millis(1)).await;
+            }
+        }
+    });
+    world.host("stranger", || async {
+        let env = sim(9);
+        let mut open = std::collections::VecDeque::new();
+        loop {
+            // Twenty times as many as there is room for, all the time.
+            if let Ok(stream) = env.net.connect(SocketAddr::new(turmoil::lookup(name(2)), PORT)).await {
+                open.push_back(stream);
+            }
+            if open.len() > 80 {
+                open.pop_front();
+            }
+        }
+    });
+    world.client(name(1), async move {
+        let env = sim(1);
+        fill(&town, &[1, 2]);
+        let one = town.start(&env, Settings::default(), 1, town.list(1, &[1, 2], &[]), here()).await;
+        env.clock.sleep(Duration::from_secs(2)).await;
+        for class in Class::ALL {
+            one.call(node(2), echo(class, b"x", Body::empty())).await.unwrap();
+        }
+        Ok(())
+    });
+    world.run().unwrap();
+}
+
 /// What the nodes of a storm share with its oracle.
 #[derive(Default)]
 struct Log {
@@ -148,10 +192,10 @@ async fn work(mut chance: u64, me: u8, seeds: &'static [u8], endpoint: Endpoint,
         let mark = next(&mut chance) as u8;
         let body = match class {
             Class::Control => Body::from(vec![mark; len as usize]),
-            _ if mark % 2 == 0 => zeros(len),
+            _ if mark.is_multiple_of(2) => zeros(len),
             _ => Body::from(vec![mark; len as usize]),
         };
-        let wanted = if class != Class::Control && mark % 2 == 0 { 0 } else { mark };
+        let wanted = if class != Class::Control && mark.is_multiple_of(2) { 0 } else { mark };
         let timeout = Duration::from_millis(200 + next(&mut chance) % 3000);
         let call = endpoint.call(node(to), echo(class, b"head", body).with_timeout(timeout));
         let result = match next(&mut chance) % 8 {
@@ -199,7 +243,7 @@ fn storm(seed: u64) -> Vec<String> {
     let mut down = None;
     while ms(&world) < 8_000 {
         world.step().unwrap();
-        if next(&mut chance) % 300 != 0 {
+        if !next(&mut chance).is_multiple_of(300) {
             continue;
         }
         let (a, b) = (1 + next(&mut chance) % 4, 1 + next(&mut chance) % 4);
