@@ -28,7 +28,7 @@ pub struct Settings {
     pub pooled: Duration,
     /// Connections that haven't greeted yet; beyond it one from the address with most gives way.
     pub greeting_max: usize,
-    /// Connections that others opened. An idle one costs about 30 KB.
+    /// Connections that others opened. An idle one costs about 20 KB.
     pub inbound_max: usize,
     /// Of those, so many from one node.
     pub inbound_of_one_max: usize,
