@@ -11,6 +11,7 @@ use base::{Kind, Kinded};
 use bytes::Bytes;
 use common::{BYTES, COUNT, FAIL, HANG, Town, echo, node, until, zeros};
 use env::Env;
+use futures_util::FutureExt;
 use transport::{Body, Call, Class, Endpoint, Error, Settings};
 
 fn anywhere() -> SocketAddr {
@@ -133,9 +134,12 @@ async fn a_busy_server_says_when_to_come_back() {
         assert_eq!(error.kind(), Kind::Busy { retry_after: Settings::default().retry_after });
         held.iter().for_each(tokio::task::JoinHandle::abort);
         until(&env, "they are cancelled", || town.hang.inside.load(SeqCst) == 0).await;
-        one.call(node(2), echo(class, b"x", Body::empty())).await.unwrap();
+        // A handler's place is given back just after the handler has ended.
+        while let Err(error) = one.call(node(2), echo(class, b"x", Body::empty())).await {
+            assert!(matches!(error.kind(), Kind::Busy { .. }), "{error}");
+        }
     }
-    assert_eq!(two.stats().busy, 2);
+    assert!(two.stats().busy >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -148,17 +152,13 @@ async fn a_full_pool_queues_and_a_full_queue_says_busy() {
     };
     let holder = call(Class::Small);
     until(&env, "the connection is in use", || town.hang.entered.load(SeqCst) == 1).await;
-    let waiter = {
-        let one = one.clone();
-        tokio::spawn(async move { one.call(node(2), echo(Class::Small, b"x", Body::empty())).await })
-    };
-    until(&env, "nobody else may wait", || {
-        let extra = one.call(node(2), echo(Class::Small, b"x", Body::empty()));
-        matches!(futures_util::FutureExt::now_or_never(extra), Some(Err(Error::Busy { .. })))
-    })
-    .await;
+    let ask = || Box::pin(one.call(node(2), echo(Class::Small, b"x", Body::empty())));
+    let mut waiter = ask();
+    assert!((&mut waiter).now_or_never().is_none(), "one may wait");
+    let error = ask().now_or_never().unwrap().unwrap_err();
+    assert_eq!(error.kind(), Kind::Busy { retry_after: Settings::default().retry_after }, "nobody else may");
     holder.abort();
-    waiter.await.unwrap().unwrap();
+    waiter.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
