@@ -2,22 +2,22 @@
 
 use std::fmt;
 
-/// So many bytes, random or a public key, shown as two hex digits each.
-macro_rules! byte_id {
-    ($(#[$doc:meta])* $name:ident, $size:literal) => {
+/// Sixteen bytes without meaning, shown as 32 hex digits.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(pub [u8; $size]);
+        pub struct $name(pub [u8; 16]);
 
         impl $name {
-            /// The id whose bytes are `slice`, if it has as many.
+            /// The id whose bytes are `slice`, if it has 16 of them.
             pub fn from_slice(slice: &[u8]) -> Option<Self> {
                 slice.try_into().ok().map(Self)
             }
 
-            /// The id written in hex digits.
+            /// The id written as 32 hex digits.
             pub fn parse(text: &str) -> Option<Self> {
-                let mut bytes = [0; $size];
+                let mut bytes = [0; 16];
                 crate::ids::unhex(text, &mut bytes).then_some(Self(bytes))
             }
         }
@@ -53,14 +53,15 @@ macro_rules! number_id {
     };
 }
 
-byte_id!(/// All machines under one root key.
-    ClusterId, 16);
-byte_id!(/// One `abide` process with one identity: its Ed25519 public key.
-    NodeId, 32);
-byte_id!(/// One directory or disk on a node that holds pieces.
-    DriveId, 16);
-byte_id!(/// An ordered part of an object's bytes: the unit that is encrypted, coded, placed, repaired.
-    SegmentId, 16);
+random_id!(/// All machines under one root key.
+    ClusterId);
+random_id!(/// One `abide` process with one identity. It comes from the node's first public key and stays when
+    /// the key is replaced.
+    NodeId);
+random_id!(/// One directory or disk on a node that holds pieces.
+    DriveId);
+random_id!(/// An ordered part of an object's bytes: the unit that is encrypted, coded, placed, repaired.
+    SegmentId);
 number_id!(/// One namespace: an S3 bucket and a mountable file tree are the same volume.
     VolumeId, u32);
 number_id!(/// A durability policy: how segments are coded and spread.

@@ -1,7 +1,8 @@
 //! The ground floor: what every other crate may use and nothing that could surprise it.
 //!
-//! Typed ids, the one [`Kind`] of error that tells a caller what to do, points in time, and the
-//! rows of an ordered map ([`kv`]) in which rules speak to stores, and the names of what fails together ([`domain`]). No clock, no disk, no async.
+//! Typed ids, the one [`Kind`] of error that tells a caller what to do, points in time, the rows of
+//! an ordered map ([`kv`]) in which rules speak to stores, and the names of what fails together
+//! ([`domain`]). No clock, no disk, no async.
 
 pub mod domain;
 pub mod ids;

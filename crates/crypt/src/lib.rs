@@ -19,7 +19,7 @@ pub use meta::{LogSealer, MetaKey};
 pub use root::RootKey;
 pub use sector::SectorCipher;
 pub use segment::{SegmentKey, VolumeKey, WRAPPED_BYTES};
-pub use sign::{SIGNATURE_BYTES, SigningKey, verify};
+pub use sign::{PublicKey, SIGNATURE_BYTES, SigningKey};
 
 use base::{Kind, Kinded};
 
@@ -30,12 +30,6 @@ pub enum Error {
     #[error("{what} doesn't open: the bytes were changed, or they belong to another key")]
     Sealed {
         /// What was opened.
-        what: &'static str,
-    },
-    /// The signature is not one by this key over these bytes.
-    #[error("the signature of {what} is not valid: it was changed, or another key signed it")]
-    Signature {
-        /// What was signed.
         what: &'static str,
     },
     /// A word that is in no list.
@@ -67,7 +61,6 @@ impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Sealed { .. } => Kind::Damaged,
-            Error::Signature { .. } => Kind::Denied,
             Error::UnknownWord { .. } | Error::WordCount { .. } | Error::WordChecksum | Error::KeyFile { .. } => {
                 Kind::Invalid
             }

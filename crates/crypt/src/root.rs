@@ -83,8 +83,16 @@ impl RootKey {
     }
 
     /// The key that signs what all members of the cluster believe: members and maps.
-    pub fn cluster_key(&self) -> SigningKey {
-        SigningKey::from_seed(&derive("abide 2026 cluster signing v1", &[&self.0]))
+    pub fn signing_key(&self) -> SigningKey {
+        SigningKey::from_seed(&derive("abide 2026 root signing v1", &[&self.0]))
+    }
+
+    /// The secret of a join ticket that says `claim`. Derived, so that whoever has the root key can
+    /// check any ticket without having kept it.
+    pub fn ticket_secret(&self, claim: &[u8]) -> [u8; 16] {
+        let mut secret = [0; 16];
+        secret.copy_from_slice(&derive("abide 2026 ticket v1", &[&self.0, claim])[..16]);
+        secret
     }
 
     /// The key of a volume. Derived, so that it can't be lost as long as the root key isn't.
@@ -126,6 +134,8 @@ mod tests {
     fn derivations_never_change() {
         let key = RootKey::new(std::array::from_fn(|i| i as u8));
         assert_eq!(base::ids::hex(&key.check()), include_str!("../tests/check.txt").trim());
-        assert_eq!(base::ids::hex(&key.cluster_key().public()), include_str!("../tests/cluster.txt").trim());
+        let signing = key.signing_key().public().to_string();
+        assert_eq!(signing, include_str!("../tests/signing.txt").trim());
+        assert_eq!(base::ids::hex(&key.ticket_secret(b"claim")), include_str!("../tests/ticket.txt").trim());
     }
 }

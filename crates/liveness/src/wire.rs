@@ -10,7 +10,7 @@ pub(crate) const MESSAGE_BYTES_MAX: usize = 4096;
 /// The first byte of every message.
 const VERSION: u8 = 1;
 /// Bytes of an identity and of a member.
-const IDENTITY_BYTES: usize = 48;
+const IDENTITY_BYTES: usize = 32;
 const MEMBER_BYTES: usize = IDENTITY_BYTES + 3;
 
 /// One start of a node.
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     fn id(number: u8) -> Identity {
-        Identity { node: NodeId([number; 32]), incarnation: u64::from(number) << 8, run: u64::from(number) << 4 }
+        Identity { node: NodeId([number; 16]), incarnation: u64::from(number) << 8, run: u64::from(number) << 4 }
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Courier for Bag {
 }
 
 fn id(number: u8) -> NodeId {
-    NodeId([number; 32])
+    NodeId([number; 16])
 }
 
 async fn until(service: &Service, node: NodeId, wanted: Standing) {

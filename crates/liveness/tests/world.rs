@@ -27,7 +27,7 @@ impl Chance {
 }
 
 fn id(number: usize) -> NodeId {
-    NodeId([number as u8 + 1; 32])
+    NodeId([number as u8 + 1; 16])
 }
 
 fn seeds(name: &str, count: u64) -> Vec<u64> {

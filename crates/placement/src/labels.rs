@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_slip_is_answered_with_the_nearest_known_label() {
         let office = labels(&["site=office", "rack=r1", "country=de"]);
-        let known = [(NodeId([1; 32]), &office)];
+        let known = [(NodeId([1; 16]), &office)];
         let refused = |text| Labels::parse([text], &known).unwrap_err().to_string();
         assert!(refused("siet=office").contains("did you mean \"site\"?"), "{}", refused("siet=office"));
         assert!(refused("site=ofice").contains("site=\"office\": did you mean that?"), "{}", refused("site=ofice"));

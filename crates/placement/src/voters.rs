@@ -255,7 +255,7 @@ mod tests {
     use super::*;
 
     fn id(number: u8) -> NodeId {
-        NodeId([number; 32])
+        NodeId([number; 16])
     }
 
     fn site(number: u8, sites: u8) -> Labels {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::limits::CODE_PIECES_MAX;
 use base::{ClusterId, Demand, Domain, DriveId, Epoch, GroupId, NodeId, PolicyId, Wall};
 use codec::{Error, Reader, Versioned, Writer};
-use crypt::SIGNATURE_BYTES;
+use crypt::{PublicKey, SIGNATURE_BYTES};
 
 use super::{Drive, Map, Node, Policy, SignedMap, State};
 use crate::group::GroupRow;
@@ -83,7 +83,7 @@ fn decode_labels(from: &mut Reader<'_>) -> Result<Labels, Error> {
 
 impl Node {
     fn encode(&self, to: &mut Writer) {
-        to.raw(&self.id.0).u8(self.state as u8).str(&self.name);
+        to.raw(&self.id.0).raw(&self.key.0).u8(self.state as u8).str(&self.name);
         to.u32(self.addresses.len() as u32);
         for address in &self.addresses {
             to.str(address);
@@ -95,6 +95,7 @@ impl Node {
     fn decode(from: &mut Reader<'_>) -> Result<Self, Error> {
         Ok(Self {
             id: NodeId(from.array("node")?),
+            key: PublicKey(from.array("node's key")?),
             state: State::decode(from, "node state")?,
             name: from.str("node name", TEXT_BYTES_MAX)?.to_owned(),
             addresses: many(from, "addresses", ADDRESSES_MAX, |from| {
@@ -255,7 +256,7 @@ impl Versioned for SignedMap {
 
     fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
         first_version(version)?;
-        let signer = NodeId(from.array("signer")?);
+        let signer = PublicKey(from.array("signer")?);
         let signature = from.array::<SIGNATURE_BYTES>("signature")?;
         Ok(Self { signer, signature, bytes: from.bytes("cluster map", MAP_BYTES_MAX)?.to_vec() })
     }

@@ -2,7 +2,7 @@
 //!
 //! 1. Each change raises the epoch by one and names the hash of the map before: two maps of one epoch, or
 //!    a gap, are noticed.
-//! 2. A map counts only if the cluster's key signed it. The signature covers the hash of its bytes.
+//! 2. A map counts only if the cluster's root signing key signed it. The signature covers the hash of its bytes.
 //! 3. One map has one encoding: everything in it is sorted and without doubles, and the decoder
 //!    refuses what isn't.
 //! 4. Rows of one machine's store (drives, policies, groups) go into a map as they are.
@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{ClusterId, Demand, Domain, DriveId, Epoch, Kind, Kinded, NodeId, PolicyId, Wall};
 use codec::Versioned;
-use crypt::{SIGNATURE_BYTES, SigningKey};
+use crypt::{PublicKey, SIGNATURE_BYTES, SigningKey};
 
 use crate::caps::{Caps, Spec, Unmet};
 use crate::group::GroupRow;
@@ -34,16 +34,16 @@ pub enum Error {
     /// Its bytes can't be read.
     #[error("the cluster map can't be read: {0}")]
     Codec(#[from] codec::Error),
-    /// Nobody who may signed it.
-    #[error("the cluster map is not taken: {0}")]
-    Signature(#[from] crypt::Error),
+    /// Its signature isn't one by the key that it names.
+    #[error("the cluster map isn't signed by this cluster's key: it was changed; ask another node for it")]
+    Signature,
     /// Another key than the one of this cluster signed it.
     #[error("the cluster map is signed by {signer}, not by this cluster's key {wanted}: it is another cluster's")]
     Signer {
         /// Who signed.
-        signer: NodeId,
+        signer: PublicKey,
         /// Who should have.
-        wanted: NodeId,
+        wanted: PublicKey,
     },
     /// It is of another cluster.
     #[error("the map is of cluster {found}, and this is cluster {wanted}")]
@@ -78,7 +78,7 @@ impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Codec(error) => error.kind(),
-            Error::Signature(_) | Error::Signer { .. } | Error::Cluster { .. } => Kind::Denied,
+            Error::Signature | Error::Signer { .. } | Error::Cluster { .. } => Kind::Denied,
             Error::Stale { .. } | Error::Forked { .. } => Kind::Conflict,
             Error::Inconsistent(_) => Kind::Damaged,
         }
@@ -99,11 +99,14 @@ pub enum State {
     Removed = 3,
 }
 
-/// A member of the cluster.
+/// A node that holds data, did, or may. Whether it may speak is said by the signed member list
+/// (`wire`), not here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its public key.
+    /// Its id: stays when its key is replaced, so drives and voters name it.
     pub id: NodeId,
+    /// Its public key as of this map. While the key is being replaced the member list has two.
+    pub key: PublicKey,
     /// What it is there for.
     pub state: State,
     /// Its name, for people.
@@ -265,6 +268,12 @@ impl Map {
         if !self.nodes.is_sorted_by(|a, b| a.id < b.id) {
             return fail("its nodes are not sorted, or one is there twice".into());
         }
+        let mut keys = BTreeMap::new();
+        for node in &self.nodes {
+            if let Some(other) = keys.insert(node.key, node.id) {
+                return fail(format!("nodes {other} and {} have the same key", node.id));
+            }
+        }
         if !self.drives.is_sorted_by(|a, b| a.id < b.id) {
             return fail("its drives are not sorted, or one is there twice".into());
         }
@@ -310,8 +319,8 @@ impl Map {
         if Map::decode(&bytes)? != *self {
             return Err(Error::Inconsistent("it isn't read back as it was written".into()));
         }
-        let signature = key.sign(CONTEXT, &crypt::hash(&bytes));
-        Ok(SignedMap { signer: NodeId(key.public()), signature, bytes })
+        let signature = key.sign_as(CONTEXT, &crypt::hash(&bytes));
+        Ok(SignedMap { signer: key.public(), signature, bytes })
     }
 }
 
@@ -356,8 +365,8 @@ fn check_policy_rows(policy: &Policy) -> Result<(), Error> {
 /// A map as it travels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedMap {
-    /// Who signed: the cluster's key.
-    pub signer: NodeId,
+    /// Who signed: the public half of the cluster's root signing key.
+    pub signer: PublicKey,
     /// Over the hash of the bytes.
     pub signature: [u8; SIGNATURE_BYTES],
     /// The map's encoding.
@@ -366,11 +375,13 @@ pub struct SignedMap {
 
 impl SignedMap {
     /// The map, if `trusted` signed it and it is sound. Nothing of it is looked at before.
-    pub fn open(&self, trusted: NodeId) -> Result<Map, Error> {
+    pub fn open(&self, trusted: PublicKey) -> Result<Map, Error> {
         if self.signer != trusted {
             return Err(Error::Signer { signer: self.signer, wanted: trusted });
         }
-        crypt::verify(&trusted.0, CONTEXT, &crypt::hash(&self.bytes), &self.signature, "the cluster map")?;
+        if !trusted.verify_as(CONTEXT, &crypt::hash(&self.bytes), &self.signature) {
+            return Err(Error::Signature);
+        }
         let map = Map::decode(&self.bytes)?;
         map.check()?;
         Ok(map)

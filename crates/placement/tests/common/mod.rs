@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use base::{ClusterId, Domain, DriveId, Epoch, NodeId, PolicyId, Wall};
+use crypt::PublicKey;
 use placement::map::{Drive, Map, Node, Policy, State};
 use placement::{Labels, Spec};
 
@@ -35,9 +36,16 @@ pub fn seeds(name: &str, count: u64) -> Vec<u64> {
 }
 
 pub fn node_id(number: usize) -> NodeId {
-    let mut id = [0; 32];
+    let mut id = [0; 16];
     id[..8].copy_from_slice(&(number as u64).to_be_bytes());
     NodeId(id)
+}
+
+/// The key of a node, told apart from its id: nothing may take one for the other.
+pub fn node_key(number: usize) -> PublicKey {
+    let mut key = [0xee; 32];
+    key[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    PublicKey(key)
 }
 
 pub fn drive_id(node: usize, drive: usize) -> DriveId {
@@ -59,7 +67,8 @@ pub fn join(map: &mut Map, number: usize, sizes: &[u64], labels: &[&str]) {
     let id = node_id(number);
     let labels = Labels::parse(labels.iter().copied(), &[]).unwrap();
     let name = format!("n{number}");
-    map.nodes.push(Node { id, state: State::Active, name, addresses: Vec::new(), labels, joined: Wall(0) });
+    let (key, addresses) = (node_key(number), Vec::new());
+    map.nodes.push(Node { id, key, state: State::Active, name, addresses, labels, joined: Wall(0) });
     for (at, size) in sizes.iter().enumerate() {
         map.drives.push(Drive { id: drive_id(number, at), node: id, state: State::Active, size: *size });
     }
