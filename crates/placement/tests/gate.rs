@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use base::{Domain, NodeId, Standing};
-use common::{cluster, drive_id, node_id, place};
+use common::{cluster, drive_id, node_id, node_key, place};
 use placement::map::{Map, State};
 use placement::outcome::{Held, outcome};
 use placement::restart::{Wave, restart_plan};
@@ -51,6 +51,20 @@ fn draining_a_node_of_many_is_permitted_and_says_what_moves() {
     assert_eq!(out.after.of(Domain::Node), 2, "until it is empty, its pieces count");
     let text = out.to_string();
     assert!(text.contains("now:   survives the loss of: any 2 drives, any 2 nodes"), "{text}");
+}
+
+#[test]
+fn replacing_a_nodes_key_moves_nothing_and_needs_no_confirmation() {
+    let map = placed(6, 2, 3, 4, 2);
+    let mut after = map.next(map.made);
+    after.nodes[2].key = node_key(1000);
+    after.check().unwrap();
+    after.follows(&map).unwrap();
+    let out = outcome(&map, &after, &BTreeSet::new(), held);
+    out.permit(None).unwrap();
+    assert_eq!((out.move_bytes, out.unreadable_segments, &out.after), (0, 0, &out.before));
+    assert_eq!(after.drives_of(&[node_id(2)].into()).len(), 2, "its drives are its drives still");
+    assert_ne!(after.hash(), map.hash());
 }
 
 #[test]
