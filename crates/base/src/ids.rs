@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Sixteen random bytes, shown as 32 hex digits.
+/// Sixteen bytes without meaning, shown as 32 hex digits.
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -55,7 +55,8 @@ macro_rules! number_id {
 
 random_id!(/// All machines under one root key.
     ClusterId);
-random_id!(/// One `abide` process with one identity.
+random_id!(/// One `abide` process with one identity. It comes from the node's first public key and stays when
+    /// the key is replaced.
     NodeId);
 random_id!(/// One directory or disk on a node that holds pieces.
     DriveId);

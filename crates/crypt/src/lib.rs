@@ -3,7 +3,8 @@
 //! One root key (24 words) gives, by [`blake3::derive_key`] with fixed contexts, the key of the
 //! metadata ([`MetaKey`]) and the keys that wrap volume keys ([`VolumeKey`]); a volume's key wraps
 //! the random key of each segment ([`SegmentKey`]). Everything is AES-256-GCM but the ordered map's
-//! file, which is AES-256-XTS ([`SectorCipher`]): it is rewritten in place.
+//! file, which is AES-256-XTS ([`SectorCipher`]): it is rewritten in place. What members of a cluster
+//! must believe is signed by Ed25519 ([`SigningKey`]).
 //! docs/formats/keys.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -12,11 +13,13 @@ mod meta;
 mod root;
 mod sector;
 mod segment;
+mod sign;
 
 pub use meta::{LogSealer, MetaKey};
 pub use root::RootKey;
 pub use sector::SectorCipher;
 pub use segment::{SegmentKey, VolumeKey, WRAPPED_BYTES};
+pub use sign::{PublicKey, SIGNATURE_BYTES, SigningKey};
 
 use base::{Kind, Kinded};
 

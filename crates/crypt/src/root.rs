@@ -6,7 +6,7 @@ use base::VolumeId;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::segment::VolumeKey;
-use crate::{Error, MetaKey, derive};
+use crate::{Error, MetaKey, SigningKey, derive};
 
 /// The first line of a key file.
 const FILE_HEAD: &str = "abide root key v1";
@@ -82,6 +82,19 @@ impl RootKey {
         MetaKey::new(*derive("abide 2026 metadata v1", &[&self.0]))
     }
 
+    /// The key that signs what all members of the cluster believe: members and maps.
+    pub fn signing_key(&self) -> SigningKey {
+        SigningKey::from_seed(&derive("abide 2026 root signing v1", &[&self.0]))
+    }
+
+    /// The secret of a join ticket that says `claim`. Derived, so that whoever has the root key can
+    /// check any ticket without having kept it.
+    pub fn ticket_secret(&self, claim: &[u8]) -> [u8; 16] {
+        let mut secret = [0; 16];
+        secret.copy_from_slice(&derive("abide 2026 ticket v1", &[&self.0, claim])[..16]);
+        secret
+    }
+
     /// The key of a volume. Derived, so that it can't be lost as long as the root key isn't.
     pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
         VolumeKey::new(volume, *derive("abide 2026 volume v1", &[&self.0, &volume.0.to_le_bytes()]))
@@ -121,5 +134,8 @@ mod tests {
     fn derivations_never_change() {
         let key = RootKey::new(std::array::from_fn(|i| i as u8));
         assert_eq!(base::ids::hex(&key.check()), include_str!("../tests/check.txt").trim());
+        let signing = key.signing_key().public().to_string();
+        assert_eq!(signing, include_str!("../tests/signing.txt").trim());
+        assert_eq!(base::ids::hex(&key.ticket_secret(b"claim")), include_str!("../tests/ticket.txt").trim());
     }
 }

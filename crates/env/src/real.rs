@@ -229,6 +229,15 @@ impl Net for SystemNet {
             Ok(Box::new(SystemListener { listener }) as Box<dyn Listener>)
         })
     }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            // As with accepted ones: small requests must not wait for a delayed ACK.
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
 }
 
 struct SystemListener {

@@ -13,7 +13,7 @@ use base::{DriveId, GroupId, PolicyId};
 use client::POLICY_SETTING;
 use codec::Versioned;
 use namespace::catalog::{self, DriveState, PolicyRow};
-use placement::{Candidate, GroupRow};
+use placement::{Candidate, GROUPS_MAX, GroupRow};
 use policy::Coding;
 
 use crate::error::{Error, Result};
@@ -22,8 +22,6 @@ use crate::node::Inner;
 
 /// The setting that fixes the code of new data, if it isn't to follow the number of drives.
 const FIXED: &str = "fixed policy";
-/// Groups of one policy at the most.
-const GROUPS_MAX: usize = 4096;
 
 /// A code that so many drives can hold.
 pub(crate) fn parse(text: &str, drives: usize) -> Result<Option<Coding>> {

@@ -1,6 +1,11 @@
-//! How data is coded, as data: k + m, how many pieces must be durable before an answer, and the
-//! ladder of defaults by number of drives. Doesn't know which drives there are.
+//! How data is coded, as data: k + m, how many pieces must be durable before an answer, the
+//! ladder of defaults by number of drives and nodes, and what a policy demands besides ([`rule`]). Doesn't
+//! know which drives there are.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod rule;
+
+pub use rule::Rule;
 
 use std::fmt;
 
@@ -71,6 +76,28 @@ impl Coding {
         Self { k, m }
     }
 
+    /// The codes of the ladder, the widest first.
+    pub const LADDER: [Self; 8] = [
+        Self { k: 8, m: 4 },
+        Self { k: 6, m: 3 },
+        Self { k: 5, m: 3 },
+        Self { k: 4, m: 2 },
+        Self { k: 3, m: 2 },
+        Self { k: 2, m: 2 },
+        Self { k: 1, m: 2 },
+        Self { k: 1, m: 1 },
+    ];
+
+    /// The default for a cluster: the ladder by nodes, so that each piece is on a node of its own. Two
+    /// nodes keep three copies where they have three drives: the loss of a node, or of any two drives.
+    pub fn for_cluster(nodes: usize, drives: usize) -> Self {
+        match nodes {
+            0..=1 => Self::ladder(drives),
+            2 => Self::ladder(drives.min(3)),
+            _ => Self::ladder(nodes.min(drives)),
+        }
+    }
+
     /// Reads "4+2", "3 copies", "1 copy", "2x"; `None` for "default".
     pub fn parse(text: &str) -> Result<Option<Self>, Error> {
         let error = |why| Error { text: text.to_owned(), why };
@@ -117,6 +144,17 @@ mod tests {
         assert_eq!(shown.join(","), wanted);
         for drives in 5..40 {
             assert!(Coding::ladder(drives).n() < drives);
+        }
+    }
+
+    #[test]
+    fn the_ladder_follows_the_nodes_of_a_cluster() {
+        let shown = |nodes, drives| Coding::for_cluster(nodes, drives).to_string();
+        assert_eq!([shown(1, 4), shown(2, 2), shown(2, 8)], ["3 copies", "2 copies", "3 copies"]);
+        assert_eq!([shown(3, 12), shown(5, 5), shown(8, 40), shown(30, 30)], ["3 copies", "2+2", "4+2", "8+4"]);
+        for nodes in 1..40 {
+            let coding = Coding::for_cluster(nodes, nodes * 2);
+            assert!(coding == Coding::copies(2) || Coding::LADDER.contains(&coding));
         }
     }
 

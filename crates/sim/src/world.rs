@@ -63,6 +63,13 @@ impl Net for SimNet {
             Ok(Box::new(SimListener(listener)) as Box<dyn Listener>)
         })
     }
+
+    fn connect(&self, address: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            let stream = turmoil::net::TcpStream::connect(address).await?;
+            Ok(Box::new(stream) as Box<dyn Stream>)
+        })
+    }
 }
 
 struct SimListener(turmoil::net::TcpListener);

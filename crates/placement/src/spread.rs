@@ -1,0 +1,309 @@
+//! Tables of groups over failure domains.
+//!
+//! One rule for all of them: a position goes to the least full drive that keeps within the caps.
+//! With caps on domains that lie within each other (drive, node, rack, site, country) this always
+//! completes a group if any choice does (the sets that keep within the caps are the independent
+//! sets of a laminar matroid: whoever takes greedily ends with a largest one). Owners and models cut
+//! across; where the caps together can't be kept, the least important gives way first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base::{Domain, DriveId, GroupId};
+
+use crate::caps::{Caps, Spec, Unmet};
+use crate::group::GroupRow;
+use crate::place::Places;
+use crate::table::{GROUPS_MAX, group_count};
+
+/// Caps give way in this order where they can't all be kept.
+const GIVE_WAY: [Domain; 6] = [Domain::Model, Domain::Owner, Domain::Country, Domain::Rack, Domain::Site, Domain::Node];
+/// By how many positions a drive may be fuller than the emptiest to be taken for the sake of the goal.
+const GOAL_POSITIONS: u64 = 2;
+/// How much fuller than fair a drive may stay after [`rebalance`], in thousandths.
+const EVEN_PERMILLE: u64 = 10;
+/// From here on a position may be moved to a drive that has its fair share already.
+const UNEVEN_PERMILLE: u64 = 30;
+
+/// A number that looks random but depends on its arguments only: breaks ties, so that the groups of
+/// equal drives are all kinds of combinations (SplitMix64's finaliser over the parts).
+pub(crate) fn scatter(id: &[u8], salt: u64) -> u64 {
+    let mut z = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for part in id.chunks(8) {
+        let mut word = [0; 8];
+        word[..part.len()].copy_from_slice(part);
+        z = (z ^ u64::from_le_bytes(word)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z ^= z >> 29;
+    }
+    z.wrapping_mul(0x94d0_49bb_1331_11eb) ^ (z >> 31)
+}
+
+/// A whole new table. Empty if there are fewer open drives than pieces.
+pub fn build(places: &Places, spec: &Spec, caps: &Caps) -> Vec<GroupRow> {
+    let mut filler = Filler::new(places, caps, &[]);
+    filler.add(spec.n(), 0, group_count(places.open().count(), spec.n()))
+}
+
+/// Groups that a table gets when drives joined that are in none of its groups; what exists stays.
+/// Each new group holds as many of the new drives as the caps allow.
+pub fn grow(places: &Places, spec: &Spec, caps: &Caps, rows: &[GroupRow]) -> Vec<GroupRow> {
+    let n = spec.n();
+    let named: BTreeSet<DriveId> = rows.iter().flat_map(|row| row.members.iter().copied()).collect();
+    let drives = places.open().count();
+    let new = places.open().filter(|(_, place)| !named.contains(&place.drive)).count();
+    if drives < n || (new == 0 && !rows.is_empty()) {
+        return Vec::new();
+    }
+    let whole = group_count(drives, n);
+    let share = (whole * new).div_ceil(drives.max(1));
+    let count = whole.saturating_sub(rows.len()).max(share).min(GROUPS_MAX.saturating_sub(rows.len()));
+    let first = rows.iter().map(|row| row.group.0.saturating_add(1)).max().unwrap_or(0);
+    Filler::new(places, caps, rows).add(n, first, count)
+}
+
+/// The rows that change when the drives in `gone` no longer hold pieces: each of their positions goes
+/// to another. A row for which there is none stays as it is. `from` keeps where the pieces were, until
+/// they are moved or rebuilt.
+pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<DriveId>) -> Vec<GroupRow> {
+    let mut filler = Filler::new(places, caps, rows);
+    let mut changed = Vec::new();
+    for row in rows {
+        let mut now = row.clone();
+        for at in (0..row.members.len()).filter(|at| gone.contains(&row.members[*at])) {
+            // Where the other pieces are, or are about to be.
+            let mut held = filler.indices(&now.members);
+            held.retain(|index| !gone.contains(&places.list()[*index].drive));
+            let barred: Vec<usize> = filler.indices(&now.members);
+            let is_gone = |index: usize| gone.contains(&places.list()[index].drive);
+            let picked = filler.pick(&held, 1, |index| !is_gone(index) && !barred.contains(&index));
+            if let Some(index) = picked.first() {
+                filler.take(*index);
+                now.members[at] = places.list()[*index].drive;
+            }
+        }
+        if now.members != row.members {
+            now.version += 1;
+            changed.push(now);
+        }
+    }
+    changed
+}
+
+/// At most `moves` positions moved from drives that hold more than is fair to drives that hold less, at
+/// most one of a group, in settled groups only. None is moved that need not be; where the caps
+/// leave a drive far above fair, its positions go to drives that are at it.
+pub fn rebalance(places: &Places, caps: &Caps, rows: &[GroupRow], moves: usize) -> Vec<GroupRow> {
+    let mut filler = Filler::new(places, caps, rows);
+    let fair = filler.fair();
+    let mut order: Vec<&GroupRow> = rows.iter().filter(|row| row.moving().next().is_none()).collect();
+    order.sort_by_key(|row| (scatter(&row.group.0.to_le_bytes(), 1), row.group));
+    let mut changed: BTreeMap<GroupId, GroupRow> = BTreeMap::new();
+    for (over, under) in [(EVEN_PERMILLE, 0), (UNEVEN_PERMILLE, EVEN_PERMILLE)] {
+        for row in &order {
+            if changed.len() < moves
+                && !changed.contains_key(&row.group)
+                && let Some(moved) = filler.shift(row, &fair, over, under)
+            {
+                changed.insert(row.group, moved);
+            }
+        }
+    }
+    changed.into_values().collect()
+}
+
+/// Gives positions to drives, least full first.
+pub(crate) struct Filler<'a> {
+    places: &'a Places,
+    caps: &'a Caps,
+    /// Positions that each place holds.
+    loads: Vec<u64>,
+    /// Open places, the least full first.
+    order: BTreeSet<(u128, u64, usize)>,
+}
+
+impl<'a> Filler<'a> {
+    pub(crate) fn new(places: &'a Places, caps: &'a Caps, rows: &[GroupRow]) -> Self {
+        let mut loads = vec![0; places.list().len()];
+        for drive in rows.iter().flat_map(|row| &row.members) {
+            if let Some(index) = places.index(*drive) {
+                loads[index] += 1;
+            }
+        }
+        let mut filler = Self { places, caps, loads, order: BTreeSet::new() };
+        filler.order = places.open().map(|(index, _)| filler.key(index)).collect();
+        filler
+    }
+
+    /// How full a place would be with one more position, comparable between drives of any weight.
+    fn key(&self, index: usize) -> (u128, u64, usize) {
+        let load = self.loads[index];
+        let full = (u128::from(load + 1) << 64) / u128::from(self.caps.weights[index].max(1));
+        (full, scatter(&self.places.list()[index].drive.0, load), index)
+    }
+
+    fn change(&mut self, index: usize, change: impl Fn(u64) -> u64) {
+        let was = self.order.remove(&self.key(index));
+        self.loads[index] = change(self.loads[index]);
+        if was {
+            self.order.insert(self.key(index));
+        }
+    }
+
+    fn take(&mut self, index: usize) {
+        self.change(index, |load| load + 1);
+    }
+
+    fn give(&mut self, index: usize) {
+        self.change(index, |load| load.saturating_sub(1));
+    }
+
+    fn indices(&self, drives: &[DriveId]) -> Vec<usize> {
+        drives.iter().filter_map(|drive| self.places.index(*drive)).collect()
+    }
+
+    /// Positions that each place should hold; zero where closed.
+    fn fair(&self) -> Vec<u64> {
+        let positions: u64 = self.loads.iter().sum();
+        let all: u128 = self.caps.weights.iter().map(|weight| u128::from(*weight)).sum();
+        let fair = |weight: &u64| (u128::from(positions) * u128::from(*weight)).div_ceil(all.max(1)) as u64;
+        self.caps.weights.iter().map(fair).collect()
+    }
+
+    /// The row with its fullest drive replaced, if that is `over` thousandths above fair, by one that
+    /// is at most `under` above it.
+    fn shift(&mut self, row: &GroupRow, fair: &[u64], over: u64, under: u64) -> Option<GroupRow> {
+        let members = self.indices(&row.members);
+        if members.len() < row.members.len() {
+            return None;
+        }
+        let limit = |index: usize, permille: u64| fair[index] + fair[index] * permille / 1000;
+        let is_over = |at: &usize| self.loads[members[*at]] > limit(members[*at], over);
+        let at = (0..members.len()).filter(is_over).max_by_key(|at| self.excess(members[*at], fair))?;
+        let held: Vec<usize> = members.iter().copied().filter(|index| *index != members[at]).collect();
+        // No relaxing here: a move that leaves the caps is worse than a full drive.
+        let has_room = |index: usize| self.loads[index] < limit(index, under).max(1) + u64::from(under > 0);
+        let free = |index: usize| fair[index] > 0 && has_room(index) && !members.contains(&index);
+        let mut picked = Vec::new();
+        self.add_within(&mut picked, &held, 1, &self.caps.goal, u128::MAX, &free);
+        self.add_within(&mut picked, &held, 1, &self.caps.most, u128::MAX, &free);
+        let to = *picked.first()?;
+        self.give(members[at]);
+        self.take(to);
+        let mut now = row.clone();
+        now.members[at] = self.places.list()[to].drive;
+        now.version += 1;
+        Some(now)
+    }
+
+    /// How far above fair a place is, in thousandths.
+    fn excess(&self, index: usize, fair: &[u64]) -> u64 {
+        self.loads[index].saturating_mul(1000) / fair[index].max(1)
+    }
+
+    /// `count` groups of `n` from group number `first` on.
+    pub(crate) fn add(&mut self, n: usize, first: u32, count: usize) -> Vec<GroupRow> {
+        let mut rows = Vec::with_capacity(count);
+        for group in (first..=u32::MAX).take(count) {
+            let picked = self.pick(&[], n, |_| true);
+            if n == 0 || picked.len() < n {
+                break;
+            }
+            for index in &picked {
+                self.take(*index);
+            }
+            let mut members: Vec<DriveId> = picked.iter().map(|index| self.places.list()[*index].drive).collect();
+            // Which of them holds which index is spread as well: data pieces are read more often.
+            members.sort_by_key(|drive| (scatter(&drive.0, u64::from(group) ^ 0x5a5a_5a5a), *drive));
+            rows.push(GroupRow { group: GroupId(group), version: 1, from: members.clone(), members });
+        }
+        rows
+    }
+
+    /// `want` places to join those `held`, within the caps as far as that is possible.
+    fn pick(&self, held: &[usize], want: usize, free: impl Fn(usize) -> bool) -> Vec<usize> {
+        let free = &free;
+        // The goal only among drives that are about as empty as the emptiest: balance comes first.
+        let most_full = self.order.iter().find(|(_, _, index)| free(*index)).map_or(0, |(full, _, index)| {
+            full + u128::from(GOAL_POSITIONS) * (1u128 << 64) / u128::from(self.caps.weights[*index].max(1))
+        });
+        let mut picked = Vec::new();
+        self.add_within(&mut picked, held, want, &self.caps.goal, most_full, free);
+        let mut most = self.caps.most;
+        self.add_within(&mut picked, held, want, &most, u128::MAX, free);
+        for domain in GIVE_WAY {
+            if picked.len() >= want {
+                break;
+            }
+            most[domain as usize] = usize::MAX;
+            self.add_within(&mut picked, held, want, &most, u128::MAX, free);
+        }
+        picked
+    }
+
+    /// Adds places in order until there are `want`, all of them within `most` together with `held`.
+    fn add_within(
+        &self,
+        picked: &mut Vec<usize>,
+        held: &[usize],
+        want: usize,
+        most: &[usize; Domain::COUNT],
+        fullest: u128,
+        free: &impl Fn(usize) -> bool,
+    ) {
+        if picked.len() >= want {
+            return;
+        }
+        let mut counts = Counts::default();
+        for index in held.iter().chain(picked.iter()) {
+            counts.add(&self.places.list()[*index].at);
+        }
+        for (_, _, index) in self.order.iter().take_while(|(full, ..)| *full <= fullest) {
+            let at = &self.places.list()[*index].at;
+            if counts.fits(at, most) && free(*index) {
+                counts.add(at);
+                picked.push(*index);
+                if picked.len() >= want {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Pieces of one group by domain.
+#[derive(Default)]
+struct Counts(BTreeMap<(u8, u32), usize>);
+
+impl Counts {
+    fn add(&mut self, at: &[u32; Domain::COUNT]) {
+        for (kind, number) in at.iter().enumerate() {
+            *self.0.entry((kind as u8, *number)).or_insert(0) += 1;
+        }
+    }
+
+    fn fits(&self, at: &[u32; Domain::COUNT], most: &[usize; Domain::COUNT]) -> bool {
+        at.iter()
+            .zip(most)
+            .enumerate()
+            .all(|(kind, (number, most))| self.0.get(&(kind as u8, *number)).is_none_or(|count| count < most))
+    }
+}
+
+/// The table of a policy as the drives ask for it: rows that are new or changed. Drives that leave are
+/// replaced, drives that joined get groups.
+pub fn follow(
+    places: &Places,
+    spec: &Spec,
+    rows: &[GroupRow],
+    leaving: &BTreeSet<DriveId>,
+) -> (Vec<GroupRow>, Option<Unmet>) {
+    let (caps, unmet) = Caps::best(places, spec);
+    let mut now: BTreeMap<GroupId, GroupRow> = rows.iter().map(|row| (row.group, row.clone())).collect();
+    for row in replace(places, &caps, rows, leaving) {
+        now.insert(row.group, row);
+    }
+    let all: Vec<GroupRow> = now.into_values().collect();
+    let added = grow(places, spec, &caps, &all);
+    let old: BTreeMap<GroupId, &GroupRow> = rows.iter().map(|row| (row.group, row)).collect();
+    let changed = all.into_iter().chain(added).filter(|row| old.get(&row.group) != Some(&row)).collect();
+    (changed, unmet)
+}
