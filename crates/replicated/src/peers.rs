@@ -6,12 +6,11 @@ use std::time::Duration;
 use base::NodeId;
 use bytes::Bytes;
 use env::{BoxFuture, Env};
-use futures_util::{Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable};
 use openraft::network::{RPCOption, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use crate::Error;
@@ -19,8 +18,6 @@ use crate::parts::entry_bytes;
 use crate::types::{Group, Manifest, Snapshot, Vote};
 use crate::wire::{Appended, Ask, Candidacy, Reply, Request, Transfer, seal, unseal};
 
-/// Appends that are on their way to one replica at most, the first of them not answered yet.
-const PIPELINE: usize = 4;
 /// What a link is taken to carry at least: the limit of a large message grows with it.
 const BYTES_PER_MS: u64 = 1024;
 /// How long an offered snapshot may go without an answer.
@@ -186,17 +183,8 @@ impl Link {
     }
 }
 
-/// Items up to the first that isn't good, that one included.
-fn up_to_failure<T: Send + 'static, F: Send + 'static, E: Send + 'static>(
-    items: impl Stream<Item = Result<Result<T, F>, E>> + Send + 'static,
-) -> impl Stream<Item = Result<Result<T, F>, E>> + Send + 'static {
-    items.scan(true, |goes_on, item| {
-        let next = goes_on.then_some(item);
-        *goes_on = matches!(next, Some(Ok(Ok(_))));
-        std::future::ready(next)
-    })
-}
-
+/// One append at a time is on its way to each replica, with everything that came since the last: the
+/// library takes an answer out of order for a log that went backward.
 impl RaftNetworkV2<Group> for Link {
     type SnapshotData = Manifest;
 
@@ -206,33 +194,6 @@ impl RaftNetworkV2<Group> for Link {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<Group>, RPCError<Group>> {
         append(&self.wires, self.to, rpc).await
-    }
-
-    /// Sends on while the first is not answered yet; answers come in the order of the questions.
-    fn stream_append<'s, S>(
-        &'s mut self,
-        input: S,
-        _option: RPCOption,
-    ) -> BoxFuture<
-        's,
-        Result<
-            std::pin::Pin<Box<dyn Stream<Item = Result<StreamAppendResult<Group>, RPCError<Group>>> + Send + 's>>,
-            RPCError<Group>,
-        >,
-    >
-    where
-        S: Stream<Item = AppendEntriesRequest<Group>> + Send + Unpin + 'static,
-    {
-        let (wires, to) = (Arc::clone(&self.wires), self.to);
-        let answers = input.map(move |rpc| {
-            let wires = Arc::clone(&wires);
-            async move {
-                let previous = rpc.prev_log_id;
-                let last = rpc.entries.last().map(|entry| entry.log_id).or(previous);
-                append(&wires, to, rpc).await.map(|answer| answer.into_stream_result(previous, last))
-            }
-        });
-        Box::pin(async move { Ok(Box::pin(up_to_failure(answers.buffered(PIPELINE))) as _) })
     }
 
     async fn vote(

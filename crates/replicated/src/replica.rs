@@ -103,6 +103,8 @@ pub(crate) struct Shared {
 /// One node's replica of a shard. Dropping it stops it; nothing that was acknowledged is lost.
 pub struct Replica {
     pub(crate) shared: Arc<Shared>,
+    /// Whoever waits for its end stops the library.
+    _alive: watch::Sender<()>,
 }
 
 /// The stores and what they hold.
@@ -244,12 +246,13 @@ impl Replica {
             filling: Mutex::new(None),
             filled: tokio::sync::Notify::new(),
         });
-        shared.start(digests);
+        let alive = watch::channel(()).0;
+        shared.start(digests, alive.subscribe());
         if is_alone {
             // Nobody else could be asked: no reason to wait.
             let _ = shared.library.trigger().elect(false).await;
         }
-        Ok(Arc::new(Self { shared }))
+        Ok(Arc::new(Self { shared, _alive: alive }))
     }
 
     /// What all replicas of the group know, and nobody else: whoever joins needs it.
@@ -335,25 +338,13 @@ impl Replica {
     }
 }
 
-impl Drop for Replica {
-    fn drop(&mut self) {
-        if !self.shared.is_closed.swap(true, Ordering::SeqCst) {
-            let library = self.shared.library.clone();
-            self.shared.env.spawn("replica stops", async move {
-                // It may have stopped by itself.
-                let _ = library.shutdown().await;
-            });
-        }
-    }
-}
-
 impl Shared {
-    fn start(self: &Arc<Self>, digests: mpsc::Receiver<Digested>) {
+    fn start(self: &Arc<Self>, digests: mpsc::Receiver<Digested>, alive: watch::Receiver<()>) {
         let weak = Arc::downgrade(self);
         self.env.spawn("replica status", follow_status(weak.clone(), self.library.clone(), self.state.seen()));
         self.env.spawn("replica upkeep", look_after(weak.clone()));
         self.env.spawn("replica digests", report(weak.clone(), digests));
-        self.env.spawn("replica quarantine", obey_quarantine(weak, self.state.quarantine()));
+        self.env.spawn("replica end", stop(self.library.clone(), self.state.quarantine(), alive));
     }
 
     pub fn leader(&self) -> Option<NodeId> {
@@ -564,12 +555,13 @@ async fn report(shared: Weak<Shared>, mut digests: mpsc::Receiver<Digested>) {
     }
 }
 
-/// A copy that contradicted the majority takes no part any more.
-async fn obey_quarantine(shared: Weak<Shared>, mut quarantine: watch::Receiver<Option<String>>) {
-    if quarantine.wait_for(Option::is_some).await.is_err() {
-        return;
+/// Stops a replica that nobody holds any more, or whose copy contradicted the majority's.
+async fn stop(library: Library, mut quarantine: watch::Receiver<Option<String>>, mut alive: watch::Receiver<()>) {
+    tokio::select! {
+        biased;
+        _ = quarantine.wait_for(Option::is_some) => {}
+        _ = alive.changed() => {}
     }
-    let Some(library) = shared.upgrade().map(|shared| shared.library.clone()) else { return };
     // It may have stopped by itself.
     let _ = library.shutdown().await;
 }
