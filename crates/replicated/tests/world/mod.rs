@@ -17,6 +17,8 @@ use replicated::{Begin, Error, Lane, Leading, Peers, Places, Replica, SendError,
 #[path = "../../../metastore/tests/common/mod.rs"]
 pub mod common;
 
+pub mod story;
+
 pub use common::disk::Drives;
 #[allow(unused_imports)]
 pub use common::{Chance, Rows, SHARD, apply, journal, random_batch, rows};

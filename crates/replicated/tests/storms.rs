@@ -1,0 +1,35 @@
+//! Power cuts, splits, one-way cuts, losses, slowness, handed-over leads: whatever was acknowledged
+//! is there afterwards, once, in one order, on everybody; and reads never go back.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+use world::run;
+use world::story::Storm;
+
+fn storms(seeds: std::ops::Range<u64>) {
+    let (mut acknowledged, mut reads) = (0, 0);
+    for seed in seeds {
+        let history = run(Storm::new(seed).rage()).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+        acknowledged += history.acknowledged.len();
+        reads += history.reads;
+    }
+    assert!(acknowledged > 500 && reads > 100, "only {acknowledged} commits and {reads} reads in all");
+}
+
+/// One storm, by `STORM_SEED=17 cargo nextest run -p replicated one_storm`.
+#[test]
+fn one_storm() {
+    let seed = std::env::var("STORM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    run(Storm::new(seed).rage()).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+}
+
+#[test]
+fn acknowledged_batches_survive_storms_1() {
+    storms(0..30);
+}
+
+#[test]
+fn acknowledged_batches_survive_storms_2() {
+    storms(30..60);
+}
