@@ -6,13 +6,15 @@
 //! node's part in a group; [`lead`] is the [`metastore::ShardStore`] of the node that leads, and how
 //! members change; [`peers`] is what the transport must do; `handle` answers other replicas;
 //! `ledger` keeps votes and entries, `state` makes rows of them, both on [`metastore::Embedded`]
-//! stores; `digest` lets replicas compare their rows. docs/design/0004-replicated-metadata.md says
+//! stores; `digest` lets replicas compare their rows;
+//! [`recover`] is for groups whose majority is lost. docs/design/0004-replicated-metadata.md says
 //! why.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod error;
 pub mod lead;
 pub mod peers;
+pub mod recover;
 pub mod replica;
 pub mod settings;
 pub mod wire;
@@ -28,5 +30,6 @@ mod types;
 pub use error::Error;
 pub use lead::Leading;
 pub use peers::{Lane, Peers, SendError};
+pub use recover::{Checkpoint, Recovered, Standing, read_checkpoint, recover, survey};
 pub use replica::{Begin, Read, Replica, Status, Who};
 pub use settings::{Places, Settings};

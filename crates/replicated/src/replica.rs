@@ -76,6 +76,8 @@ pub struct Status {
     pub applied_index: u64,
     /// On a leader: the last log entry that each other one has.
     pub matched: BTreeMap<NodeId, u64>,
+    /// The last place at which the rows here were found to be those of the majority.
+    pub compared: Seq,
     /// Why it stopped, if it did.
     pub stopped: Option<String>,
 }
@@ -498,6 +500,7 @@ async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watch::
     let mut metrics = library.metrics();
     drop(library);
     loop {
+        let Some(shared) = shared.upgrade() else { return };
         let status = {
             let now = metrics.borrow_watched();
             Status {
@@ -509,10 +512,10 @@ async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watch::
                 last_index: now.last_log_index.unwrap_or(0),
                 applied_index: seen.borrow().index,
                 matched: now.replication.iter().flatten().map(|(node, id)| (*node, id.map_or(0, |id| id.index))).collect(),
+                compared: shared.state.compared(),
                 stopped: now.running_state.as_ref().err().map(ToString::to_string),
             }
         };
-        let Some(shared) = shared.upgrade() else { return };
         shared.status.send_if_modified(|old| {
             let is_new = *old != status;
             *old = status;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::kv::Batch;
-use base::{Epoch, Seq};
+use base::{Epoch, Kind, Kinded, Seq};
 use env::Env;
 use futures_util::{Stream, StreamExt};
 use metastore::{Embedded, Entry, ShardStore};
@@ -69,6 +69,8 @@ pub(crate) struct State {
 struct Digests {
     own: BTreeMap<Seq, [u8; 32]>,
     verdicts: BTreeMap<Seq, [u8; 32]>,
+    /// The last place at which both were the same.
+    compared: Seq,
 }
 
 impl State {
@@ -123,6 +125,23 @@ impl State {
             return Err(metastore::Error::Unfit { why });
         }
         Ok(())
+    }
+
+    /// A cut of the rows with its place.
+    pub async fn cut(&self) -> Result<(Place, Box<dyn metastore::Snapshot>), Error> {
+        let place = self.place.lock().await;
+        self.check_fit()?;
+        let snapshot = self.store.snapshot()?;
+        if snapshot.at() != place.head {
+            let why = format!("it is being filled: {} of {} changes were agreed on here", place.head, snapshot.at());
+            return Err(metastore::Error::Unfit { why }.into());
+        }
+        Ok((place.clone(), snapshot))
+    }
+
+    /// The last place at which the rows were found to be those of the majority.
+    pub fn compared(&self) -> Seq {
+        self.digests().compared
     }
 
     /// Makes the rows durable by themselves, and remembers how far they are.
@@ -180,6 +199,7 @@ impl State {
             state.is_digesting.store(false, Ordering::SeqCst);
             match done {
                 Ok(digest) => state.digested(at, digest).await,
+                Err(error) if error.kind() == Kind::Damaged => state.reject(format!("its rows can't be read: {error}")).await,
                 Err(error) => tracing::warn!(%error, seq = %at, "failed to compute the digest of a shard's rows"),
             }
         });
@@ -211,18 +231,51 @@ impl State {
     }
 
     async fn compare(&self, at: Seq) {
-        let contradicts = {
-            let digests = self.digests();
-            matches!((digests.own.get(&at), digests.verdicts.get(&at)), (Some(own), Some(most)) if own != most)
-        };
-        if contradicts {
-            let why = format!("at batch {at} its rows are not those of the majority");
-            tracing::error!(%why, "a replica is put in quarantine");
-            if let Err(error) = self.ledger.save_quarantine(&why).await {
-                tracing::error!(%error, "failed to remember the quarantine");
+        let same = {
+            let mut digests = self.digests();
+            let (Some(own), Some(most)) = (digests.own.get(&at), digests.verdicts.get(&at)) else { return };
+            let same = own == most;
+            if same {
+                digests.compared = digests.compared.max(at);
             }
-            self.quarantine.send_replace(Some(why));
+            same
+        };
+        if !same {
+            self.reject(format!("at batch {at} its rows are not those of the majority")).await;
         }
+    }
+
+    /// Puts this copy in quarantine, for good.
+    async fn reject(&self, why: String) {
+        tracing::error!(%why, "a replica is put in quarantine");
+        if let Err(error) = self.ledger.save_quarantine(&why).await {
+            tracing::error!(%error, "failed to remember the quarantine");
+        }
+        self.quarantine.send_replace(Some(why));
+    }
+
+    /// Fails if the journal has other batches from `first` on than these, as far as it has any: then
+    /// something wrote to it that nobody agreed on.
+    async fn check_same(&self, first: Seq, batches: &[Batch]) -> Result<(), metastore::Error> {
+        let mut at = first;
+        let mut rest = batches;
+        while !rest.is_empty() {
+            let (store, count) = (Arc::clone(&self.store), rest.len());
+            let entries = self.env.blocking(move || store.tail(&store.cursor(at), count)).await??;
+            if entries.is_empty() {
+                break;
+            }
+            for (entry, batch) in entries.iter().zip(rest) {
+                if !is_same(entry, batch) {
+                    let what = format!("batch {} of the journal is not the one that was agreed on", entry.seq);
+                    self.reject(what.clone()).await;
+                    return Err(metastore::Error::Damaged { what });
+                }
+            }
+            rest = rest.get(entries.len()..).unwrap_or_default();
+            at = Seq(at.0 + entries.len() as u64);
+        }
+        Ok(())
     }
 
     /// Brings the store to `head` with the last batches before it.
@@ -234,10 +287,14 @@ impl State {
             let what = format!("the journal ends at {there}, the log goes on after {first}");
             return Err(metastore::Error::Damaged { what });
         }
+        let there_already = batches.len().saturating_sub(missing);
+        if there_already > 0 {
+            self.check_same(Seq(first), &batches[..there_already]).await?;
+        }
         if missing == 0 {
             return Ok(());
         }
-        batches.drain(..batches.len() - missing);
+        batches.drain(..there_already);
         loop {
             match self.store.commit(epoch, there, batches.clone()).await {
                 Err(metastore::Error::Full { .. }) => self.env.clock.sleep(FULL_RETRY).await,
@@ -264,6 +321,18 @@ fn decide(place: &mut Place, change: &Change) -> (Answer, Option<Arc<Vec<Batch>>
     }
 }
 
+/// Whether a journal's entry is that batch, as far as its values were not dropped.
+fn is_same(entry: &Entry, batch: &Batch) -> bool {
+    let puts = entry.batch.puts.iter().zip(&batch.puts).enumerate().all(|(at, (found, put))| {
+        found.0 == put.0 && (found.1 == put.1 || entry.dropped.contains(&(at as u32)))
+    });
+    let counts = entry.batch.puts.len() == batch.puts.len();
+    let rest = entry.batch.dels == batch.dels
+        && entry.batch.range_dels == batch.range_dels
+        && entry.batch.events == batch.events;
+    counts && puts && rest
+}
+
 /// Entries on their way into the store.
 #[derive(Default)]
 struct Run {
@@ -277,6 +346,23 @@ struct Run {
 pub(crate) struct Machine(pub Arc<State>);
 
 impl Machine {
+    /// Makes rows of every entry that the log has up to there; gives the place then.
+    pub async fn replay(&self, last: Option<LogId>) -> Result<Place, Error> {
+        let mut place = self.0.place.lock().await;
+        let mut run = Run::default();
+        let mut next = place.applied.map_or(0, |id| id.index + 1);
+        while let Some(to) = last.map(|last| last.index + 1).filter(|to| next < *to) {
+            let entries = self.0.ledger.entries(next, to, GROUP_BYTES).await?;
+            let Some(end) = entries.last().map(|entry| entry.log_id.index + 1) else { break };
+            for entry in entries {
+                self.step(&mut place, &mut run, entry).await?;
+            }
+            self.flush(&place, &mut run).await?;
+            next = end;
+        }
+        Ok(place.clone())
+    }
+
     async fn step(&self, place: &mut Place, run: &mut Run, entry: LogEntry) -> Result<Answer, metastore::Error> {
         place.applied = Some(entry.log_id);
         let change = match entry.payload {

@@ -26,10 +26,20 @@ fn one_storm() {
 
 #[test]
 fn acknowledged_batches_survive_storms_1() {
-    storms(0..30);
+    storms(0..14);
 }
 
 #[test]
 fn acknowledged_batches_survive_storms_2() {
-    storms(30..60);
+    storms(14..28);
+}
+
+#[test]
+fn acknowledged_batches_survive_storms_3() {
+    storms(28..42);
+}
+
+#[test]
+fn acknowledged_batches_survive_storms_4() {
+    storms(42..56);
 }

@@ -3,14 +3,15 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use base::{DriveId, Instant, NodeId, Wall};
 use bytes::Bytes;
 use crypt::MetaKey;
-use env::{BoxFuture, Clock, Env, Spawn};
+use env::{BoxFuture, Clock, Disk, Env, File, Open, Space, Spawn};
 use metastore::{Mirror, Options};
 use replicated::{Begin, Error, Lane, Leading, Peers, Places, Replica, SendError, Settings, Who};
 
@@ -60,6 +61,68 @@ impl Spawn for InPlace {
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send + 'static>) {
         work();
+    }
+}
+
+/// Drives that say that they synced and did not.
+struct Liar(Arc<dyn Disk>);
+
+impl Disk for Liar {
+    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(LyingFile(self.0.open(path, how)?)))
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.0.create_dir_all(path)
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<env::Entry>> {
+        self.0.read_dir(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.0.remove_file(path)
+    }
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.0.sync_dir(path)
+    }
+    fn exists(&self, path: &Path) -> bool {
+        self.0.exists(path)
+    }
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        self.0.space(path)
+    }
+    fn canonical(&self, path: &Path) -> io::Result<PathBuf> {
+        self.0.canonical(path)
+    }
+}
+
+struct LyingFile(Arc<dyn File>);
+
+impl File for LyingFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.0.punch_hole(offset, len)
+    }
+    fn try_lock(&self) -> io::Result<bool> {
+        self.0.try_lock()
+    }
+    fn is_at(&self, path: &Path) -> bool {
+        self.0.is_at(path)
     }
 }
 
@@ -205,6 +268,8 @@ pub struct World {
     pub machines: BTreeMap<u8, Machine>,
     pub settings: Settings,
     pub token: [u8; 16],
+    /// Drives say that they synced and did not.
+    pub lies: bool,
     began: tokio::time::Instant,
 }
 
@@ -240,6 +305,7 @@ impl World {
             machines: BTreeMap::new(),
             settings: small(),
             token: [0; 16],
+            lies: false,
             began: tokio::time::Instant::now(),
         }
     }
@@ -268,6 +334,9 @@ impl World {
         let mut env = drives.drives.env(self.chance.word());
         env.clock = Arc::new(Ticks(self.began));
         env.spawn = Arc::new(InPlace);
+        if self.lies {
+            env.disk = Arc::new(Liar(env.disk));
+        }
         env
     }
 
