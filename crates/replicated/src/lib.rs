@@ -20,6 +20,8 @@ pub mod settings;
 pub mod wire;
 
 mod digest;
+#[cfg(test)]
+mod fixtures;
 mod handle;
 mod ledger;
 mod parts;

@@ -7,6 +7,13 @@ mod world;
 use world::run;
 use world::story::Storm;
 
+#[test]
+fn the_same_seed_is_the_same_storm() {
+    let once = || run(Storm::new(6).rage()).map(|history| (history.acknowledged, history.reads, history.trace)).unwrap();
+    let (one, other) = (once(), once());
+    assert!(one == other, "{:?} and {:?}", (one.0.len(), one.1, one.2), (other.0.len(), other.1, other.2));
+}
+
 fn storms(seeds: std::ops::Range<u64>) {
     let (mut acknowledged, mut reads) = (0, 0);
     for seed in seeds {

@@ -288,6 +288,7 @@ pub fn small() -> Settings {
         keep_entries: 10,
         digest_entries: 25,
         chunk_bytes: 8 * 1024,
+        commit_limit: Duration::from_secs(3),
         log: rows.clone(),
         rows,
         ..Settings::default()
@@ -369,6 +370,11 @@ impl World {
 
     pub fn replica(&self, number: u8) -> &Arc<Replica> {
         self.machines[&number].replica.as_ref().unwrap()
+    }
+
+    /// Messages that were sent, and when it is: the same for the same seed.
+    pub fn trace(&self) -> (u64, Duration) {
+        (self.network.wire().sent, self.began.elapsed())
     }
 
     pub fn up(&self) -> Vec<u8> {

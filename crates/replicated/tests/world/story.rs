@@ -20,6 +20,7 @@ pub struct History {
     /// Nobody writes any more.
     pub is_over: bool,
     pub reads: u64,
+    pub trace: (u64, Duration),
     pub wrong: Vec<String>,
 }
 
@@ -126,7 +127,7 @@ impl Storm {
     pub fn new(seed: u64) -> Self {
         let nodes = if seed % 4 == 3 { 5 } else { 3 };
         let reading = if seed % 2 == 0 { Read::Index } else { Read::Lease };
-        Self { seed, nodes, reading: Reading::Behind(reading), steps: 14 }
+        Self { seed, nodes, reading: Reading::Behind(reading), steps: 10 }
     }
 
     pub fn attend(&self, world: &mut World, history: &Shared, number: u8) {
@@ -151,6 +152,7 @@ impl Storm {
         }
         self.calm(&mut world, &history, &numbers).await;
         self.check(&mut world, &history, &numbers).await?;
+        lock(&history).trace = world.trace();
         let found = std::mem::take(&mut *lock(&history));
         Ok(found)
     }
