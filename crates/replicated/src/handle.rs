@@ -1,6 +1,6 @@
 //! Answering other replicas.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::{NodeId, Seq};
@@ -23,7 +23,7 @@ const TAIL_COUNT_MAX: usize = 4096;
 /// Bytes of the journal in one answer at most, unless it is a single entry.
 const TAIL_BYTES_MAX: u32 = 4 * 1024 * 1024;
 /// How long a chunk of the journal may take.
-const CHUNK_LIMIT: Duration = Duration::from_secs(30);
+const CHUNK_LIMIT: Duration = Duration::from_secs(10);
 
 impl Shared {
     pub async fn handle(self: &Arc<Self>, from: NodeId, message: &[u8]) -> Bytes {
@@ -134,11 +134,12 @@ impl Shared {
         Ok(Reply::Installed(done.vote))
     }
 
-    /// Fetches the journal from that node, unless it is being fetched.
+    /// Fetches the journal from that node, unless it is being fetched from there. A node that offers
+    /// it leads: an older source may never answer again, and is given up.
     fn fetch(self: &Arc<Self>, from: NodeId) {
         {
-            let mut filling = self.filling.lock().unwrap_or_else(PoisonError::into_inner);
-            if filling.is_some() {
+            let mut filling = self.filling();
+            if *filling == Some(from) {
                 return;
             }
             *filling = Some(from);
@@ -148,15 +149,23 @@ impl Shared {
             if let Err(error) = shared.fill(from).await {
                 tracing::info!(%error, %from, "filling a replica was cut short: it goes on from there");
             }
-            *shared.filling.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            let mut filling = shared.filling();
+            if *filling == Some(from) {
+                *filling = None;
+            }
+            drop(filling);
             shared.filled.notify_waiters();
         });
+    }
+
+    fn filling(&self) -> MutexGuard<'_, Option<NodeId>> {
+        self.filling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the journal up to its end, chunk after chunk; each is durable before the next, so that
     /// it goes on where it was after whatever happens.
     async fn fill(&self, from: NodeId) -> Result<(), Error> {
-        loop {
+        while *self.filling() == Some(from) {
             let after = self.state.store.position().1;
             let ask = Ask::Tail { after, bytes: self.settings.chunk_bytes };
             let reply = self.wires.ask(from, Lane::Bulk, ask, CHUNK_LIMIT).await.map_err(|error| error.at(from))?;
@@ -171,6 +180,7 @@ impl Shared {
                 return Ok(());
             }
         }
+        Ok(())
     }
 }
 

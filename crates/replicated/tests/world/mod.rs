@@ -450,6 +450,10 @@ impl World {
 
 /// Runs a story in simulated time.
 pub fn run<T>(story: impl Future<Output = T>) -> T {
+    if let Ok(filter) = std::env::var("STORM_LOG") {
+        // It may have been set up before.
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).try_init();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(story)
 }
