@@ -131,13 +131,7 @@ impl ShardStore for MemoryStore {
 ///
 /// # Errors
 /// [`Error::Fenced`], [`Error::Head`], [`Error::TooLarge`].
-pub fn check_commit(
-    asked: Epoch,
-    current: Epoch,
-    expected: Seq,
-    head: Seq,
-    batches: &[Batch],
-) -> Result<(), Error> {
+pub fn check_commit(asked: Epoch, current: Epoch, expected: Seq, head: Seq, batches: &[Batch]) -> Result<(), Error> {
     if asked != current {
         return Err(Error::Fenced { asked, current });
     }

@@ -14,8 +14,11 @@ pub(crate) fn of(view: &dyn metastore::Snapshot) -> Result<[u8; 32], Error> {
     // No key is longer than a batch; this one is behind all of them in practice and in the format.
     let end = [0xff; 64];
     loop {
-        let rows = View::range(view, &from..&end, STEP, false)
-            .map_err(|error| Error::Io { what: "read rows".into(), kind: error.kind, text: error.text })?;
+        let rows = View::range(view, &from..&end, STEP, false).map_err(|error| Error::Io {
+            what: "read rows".into(),
+            kind: error.kind,
+            text: error.text,
+        })?;
         for (key, value) in &rows {
             for part in [key, value] {
                 hasher.update(&(part.len() as u32).to_le_bytes());

@@ -28,8 +28,7 @@ fn vote(term: u64, of: u8, committed: bool) -> Vote {
 }
 
 fn joint() -> Membership {
-    let nodes: std::collections::BTreeMap<_, _> =
-        [1, 2, 3].map(|number| (node(number), openraft::EmptyNode {})).into();
+    let nodes: std::collections::BTreeMap<_, _> = [1, 2, 3].map(|number| (node(number), openraft::EmptyNode {})).into();
     Membership::new(vec![[node(1)].into(), [node(1), node(2)].into()], nodes).unwrap()
 }
 
@@ -73,7 +72,15 @@ fn asks() -> Vec<Ask> {
 }
 
 fn replies() -> Vec<Reply> {
-    let dropped = Entry { seq: Seq(6), batch: { let mut batch = batch(); batch.puts[0].1.clear(); batch }, dropped: vec![0] };
+    let dropped = Entry {
+        seq: Seq(6),
+        batch: {
+            let mut batch = batch();
+            batch.puts[0].1.clear();
+            batch
+        },
+        dropped: vec![0],
+    };
     let (one, other) = (vote(3, 1, true), vote(4, 2, false));
     vec![
         Reply::Refused("no".into()),

@@ -201,4 +201,3 @@ fn vote_request(one: Candidacy) -> VoteRequest<Group> {
 fn voted(response: VoteResponse<Group>) -> Reply {
     Reply::Voted { vote: response.vote, is_granted: response.vote_granted, last: response.last_log_id }
 }
-

@@ -75,7 +75,7 @@ impl Replica {
     /// # Errors
     /// As [`Replica::add_learner`]. What was done stays: the call can be repeated.
     pub async fn set_voters(&self, voters: BTreeSet<NodeId>, limit: Duration) -> Result<(), Error> {
-        if voters.is_empty() || voters.len() > VOTERS_MAX || voters.len() % 2 == 0 {
+        if voters.is_empty() || voters.len() > VOTERS_MAX || voters.len().is_multiple_of(2) {
             let why = format!("{} voters were asked for, a group has 1, 3 or 5", voters.len());
             return Err(Error::Members { why, is_transient: false });
         }
@@ -185,7 +185,11 @@ impl Leading {
             Err(error) => error.into(),
         };
         // What went before is there: this is not a call that changed nothing.
-        if is_first || !error.is_clean() { Err(error) } else { Err(metastore::Error::Broken { why: error.to_string() }) }
+        if is_first || !error.is_clean() {
+            Err(error)
+        } else {
+            Err(metastore::Error::Broken { why: error.to_string() })
+        }
     }
 }
 

@@ -48,13 +48,7 @@ pub enum SendError {
 pub trait Peers: Send + Sync {
     /// Sends a message of at most [`crate::wire::MESSAGE_BYTES_MAX`] to the node's replica of the
     /// shard and gives its answer. Dropping the future gives it up.
-    fn send(
-        &self,
-        to: NodeId,
-        lane: Lane,
-        message: Bytes,
-        limit: Duration,
-    ) -> BoxFuture<'_, Result<Bytes, SendError>>;
+    fn send(&self, to: NodeId, lane: Lane, message: Bytes, limit: Duration) -> BoxFuture<'_, Result<Bytes, SendError>>;
 }
 
 /// What every link of a replica shares.
@@ -251,8 +245,7 @@ impl RaftNetworkV2<Group> for Link {
         rpc: TransferLeaderRequest<Group>,
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<Group>, RPCError<Group>> {
-        let ask =
-            Ask::Transfer { vote: *rpc.from_leader(), to: *rpc.to_node_id(), last: rpc.last_log_id().copied() };
+        let ask = Ask::Transfer { vote: *rpc.from_leader(), to: *rpc.to_node_id(), last: rpc.last_log_id().copied() };
         call(&self.wires, self.to, ask, self.wires.limit, RPCTypes::TransferLeader, |reply| match reply {
             Reply::Transfer(Transfer::Taken) => Some(Ok(())),
             Reply::Transfer(Transfer::VoteChanged { expected, actual }) => {

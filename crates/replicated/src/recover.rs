@@ -11,6 +11,7 @@ use crypt::MetaKey;
 use env::Env;
 use metastore::ShardStore;
 
+use crate::Error;
 use crate::digest;
 use crate::ledger::Held;
 use crate::parts::{Identity, NODES_MAX};
@@ -18,7 +19,6 @@ use crate::replica::{Opened, Replica, Who, open_stores};
 use crate::settings::{Places, Settings};
 use crate::state::{Machine, State};
 use crate::types::{LeaderId, LogId, Place, StoredMembership, Vote, membership};
-use crate::Error;
 
 /// Bytes of a signature.
 const SIGNATURE: usize = 64;
@@ -171,9 +171,9 @@ pub async fn survey(
 fn known(opened: &Opened, who: Who) -> Result<Identity, Error> {
     match opened.held.identity {
         Some(identity) if (identity.node, identity.shard) == (who.node, who.shard) => Ok(identity),
-        Some(other) => {
-            Err(Error::Foreign { what: format!("the directories hold node {}'s replica of shard {}", other.node, other.shard) })
-        }
+        Some(other) => Err(Error::Foreign {
+            what: format!("the directories hold node {}'s replica of shard {}", other.node, other.shard),
+        }),
         None => Err(Error::Foreign { what: format!("no replica of shard {} is here", who.shard) }),
     }
 }
@@ -215,7 +215,8 @@ async fn found_anew(env: &Env, who: Who, opened: &Opened, checkpoint: &Checkpoin
     if let Some(why) = quarantine {
         return refuse(format!("this copy is in quarantine: {why}; take another one"));
     }
-    let (state, _digests) = State::new(env, opened.rows.clone(), opened.ledger.clone(), place.unwrap_or_default(), None);
+    let (state, _digests) =
+        State::new(env, opened.rows.clone(), opened.ledger.clone(), place.unwrap_or_default(), None);
     let (last, vote) = opened.ledger.ends();
     let place = Machine(state.clone()).replay(last).await?;
     state.check_fit()?;

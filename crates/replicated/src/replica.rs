@@ -123,15 +123,9 @@ pub(crate) async fn open_stores(
     places: Places,
     settings: &Settings,
 ) -> Result<Opened, Error> {
-    let log = Embedded::open(
-        env,
-        shard | SHARD_BIT,
-        places.log,
-        key,
-        places.log_expected,
-        log_options(settings.log.clone()),
-    )
-    .await?;
+    let log =
+        Embedded::open(env, shard | SHARD_BIT, places.log, key, places.log_expected, log_options(settings.log.clone()))
+            .await?;
     let rows = Embedded::open(env, shard, places.rows, key, places.rows_expected, settings.rows.clone()).await?;
     let (ledger, held) = Ledger::open(env, log).await?;
     Ok(Opened { rows, ledger, held })
@@ -151,7 +145,10 @@ async fn begin(who: Who, begin: Begin, env: &Env, opened: &mut Opened) -> Result
     let held = opened.held.identity;
     let identity = match (held, begin) {
         (Some(held), Begin::Join { token }) if held.token != token => {
-            return foreign(format!("the directories hold a replica of another group of shard {}: empty them", who.shard));
+            return foreign(format!(
+                "the directories hold a replica of another group of shard {}: empty them",
+                who.shard
+            ));
         }
         (Some(held), _) if (held.node, held.shard) != (who.node, who.shard) => {
             return foreign(format!("the directories hold node {}'s replica of shard {}", held.node, held.shard));
@@ -191,7 +188,8 @@ fn config(settings: &Settings, who: Who) -> Result<Arc<Config>, Error> {
         allow_log_reversion: Some(false),
         ..Config::default()
     };
-    let config = config.validate().map_err(|error| Error::Foreign { what: format!("the settings make no sense: {error}") })?;
+    let config =
+        config.validate().map_err(|error| Error::Foreign { what: format!("the settings make no sense: {error}") })?;
     Ok(Arc::new(config))
 }
 
@@ -227,8 +225,9 @@ impl Replica {
             limit: settings.message_limit,
         });
         let machine = Machine(Arc::clone(&state));
-        let library =
-            Raft::build(who.node, config, Links(Arc::clone(&wires)), ledger.clone(), machine).await.map_err(Error::stopped)?;
+        let library = Raft::build(who.node, config, Links(Arc::clone(&wires)), ledger.clone(), machine)
+            .await
+            .map_err(Error::stopped)?;
         if state.quarantine().borrow().is_none() {
             library.run();
         }
@@ -511,7 +510,12 @@ async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watch::
                 learners: now.membership_config.membership().learner_ids().collect(),
                 last_index: now.last_log_index.unwrap_or(0),
                 applied_index: seen.borrow().index,
-                matched: now.replication.iter().flatten().map(|(node, id)| (*node, id.map_or(0, |id| id.index))).collect(),
+                matched: now
+                    .replication
+                    .iter()
+                    .flatten()
+                    .map(|(node, id)| (*node, id.map_or(0, |id| id.index)))
+                    .collect(),
                 compared: shared.state.compared(),
                 stopped: now.running_state.as_ref().err().map(ToString::to_string),
             }

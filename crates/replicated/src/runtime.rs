@@ -1,6 +1,9 @@
 //! What the consensus library runs on: tokio, whose time a simulation controls, and chance that
 //! comes from [`env::Env`], so that a whole group runs from a seed.
-#![allow(clippy::disallowed_methods, reason = "the library's own tasks and timers run on tokio; so do the simulated ones")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the library's own tasks and timers run on tokio; so do the simulated ones"
+)]
 
 use std::cell::Cell;
 use std::convert::Infallible;

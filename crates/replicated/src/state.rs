@@ -192,14 +192,16 @@ impl State {
             let done = match snapshot {
                 Ok(snapshot) => {
                     let rows = state.env.blocking(move || digest::of(&*snapshot)).await;
-                    rows.map_err(|cut| Error::stopped(cut)).and_then(|digest| Ok(digest?))
+                    rows.map_err(Error::stopped).and_then(|digest| Ok(digest?))
                 }
                 Err(error) => Err(error.into()),
             };
             state.is_digesting.store(false, Ordering::SeqCst);
             match done {
                 Ok(digest) => state.digested(at, digest).await,
-                Err(error) if error.kind() == Kind::Damaged => state.reject(format!("its rows can't be read: {error}")).await,
+                Err(error) if error.kind() == Kind::Damaged => {
+                    state.reject(format!("its rows can't be read: {error}")).await
+                }
                 Err(error) => tracing::warn!(%error, seq = %at, "failed to compute the digest of a shard's rows"),
             }
         });
@@ -323,9 +325,13 @@ fn decide(place: &mut Place, change: &Change) -> (Answer, Option<Arc<Vec<Batch>>
 
 /// Whether a journal's entry is that batch, as far as its values were not dropped.
 fn is_same(entry: &Entry, batch: &Batch) -> bool {
-    let puts = entry.batch.puts.iter().zip(&batch.puts).enumerate().all(|(at, (found, put))| {
-        found.0 == put.0 && (found.1 == put.1 || entry.dropped.contains(&(at as u32)))
-    });
+    let puts = entry
+        .batch
+        .puts
+        .iter()
+        .zip(&batch.puts)
+        .enumerate()
+        .all(|(at, (found, put))| found.0 == put.0 && (found.1 == put.1 || entry.dropped.contains(&(at as u32))));
     let counts = entry.batch.puts.len() == batch.puts.len();
     let rest = entry.batch.dels == batch.dels
         && entry.batch.range_dels == batch.range_dels

@@ -1,5 +1,5 @@
 //! Faults that are planted on purpose: the tests that should catch them do.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod world;
 
@@ -78,9 +78,8 @@ async fn after_the_leader_died(seed: u64, forges: bool) -> Result<(), String> {
     let leader = world.leader().await;
     if forges {
         // Appends are acknowledged before anybody has them. Question 1 is an append.
-        let forger = move |from: u8, _: u8, message: &Bytes| {
-            (from == leader && message.get(25) == Some(&1)).then(all_of_it)
-        };
+        let forger =
+            move |from: u8, _: u8, message: &Bytes| (from == leader && message.get(25) == Some(&1)).then(all_of_it);
         world.network.wire().forger = Some(Arc::new(forger));
     }
     acknowledged_after(&mut world, 5, async |world: &mut World| {

@@ -1,5 +1,5 @@
 //! What a group does, one thing at a time.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod world;
 
@@ -129,7 +129,9 @@ fn a_shard_that_was_used_alone_becomes_a_group_in_place() {
         assert!(rows(&*leading) == kept, "rows changed");
         assert!(world.machines[&1].drives.list("/d1/meta/7".as_ref(), "log-").len() <= before + 1, "it was copied");
         fill(&*leading, 120..130, 600).await;
-        world.until("everybody", |world| world.up().iter().all(|one| world.replica(*one).position().1 == Seq(130))).await;
+        world
+            .until("everybody", |world| world.up().iter().all(|one| world.replica(*one).position().1 == Seq(130)))
+            .await;
         for number in [1, 2, 3] {
             let replica = world.replica(number);
             assert_eq!(serials(&**replica.rows()), (0..130).collect::<Vec<_>>(), "node {number}");
@@ -246,8 +248,7 @@ fn a_copy_that_was_written_to_behind_the_groups_back_is_put_in_quarantine() {
         fill(&*leading, 20..25, 100).await;
         let others = (1..=3).filter(|number| *number != bad).map(node);
         let one = others.clone().next().unwrap();
-        let keep: std::collections::BTreeSet<_> =
-            [one, node(leader)].into_iter().chain(others).collect();
+        let keep: std::collections::BTreeSet<_> = [one, node(leader)].into_iter().chain(others).collect();
         assert_eq!(keep.len(), 2);
         world.kill(bad);
         world.machines.remove(&bad);
@@ -345,7 +346,10 @@ fn large_batches_and_large_groups_arrive() {
         world.until("everybody", |world| world.up().iter().all(|one| world.replica(*one).position().1 == head)).await;
         for number in [1, 2, 3] {
             let replica = world.replica(number);
-            assert_eq!(replica.snapshot().unwrap().get(b"large").unwrap().unwrap().len(), metastore::BATCH_BYTES_MAX - 100);
+            assert_eq!(
+                replica.snapshot().unwrap().get(b"large").unwrap().unwrap().len(),
+                metastore::BATCH_BYTES_MAX - 100
+            );
             assert_eq!(serials(&**replica.rows()), (0..12).collect::<Vec<_>>());
         }
     });

@@ -1,6 +1,6 @@
 //! Power cuts, splits, one-way cuts, losses, slowness, handed-over leads: whatever was acknowledged
 //! is there afterwards, once, in one order, on everybody; and reads never go back.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod world;
 
@@ -9,7 +9,8 @@ use world::story::Storm;
 
 #[test]
 fn the_same_seed_is_the_same_storm() {
-    let once = || run(Storm::new(6).rage()).map(|history| (history.acknowledged, history.reads, history.trace)).unwrap();
+    let once =
+        || run(Storm::new(6).rage()).map(|history| (history.acknowledged, history.reads, history.trace)).unwrap();
     let (one, other) = (once(), once());
     assert!(one == other, "{:?} and {:?}", (one.0.len(), one.1, one.2), (other.0.len(), other.1, other.2));
 }
@@ -24,11 +25,18 @@ fn storms(seeds: std::ops::Range<u64>) {
     assert!(acknowledged > 500 && reads > 100, "only {acknowledged} commits and {reads} reads in all");
 }
 
-/// One storm, by `STORM_SEED=17 cargo nextest run -p replicated one_storm`.
+fn number_of(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|number| number.parse().ok()).unwrap_or(otherwise)
+}
+
+/// One storm, or more: `STORM_SEED=17 STORM_COUNT=1000 cargo nextest run -p replicated these_storms`;
+/// with `STORM_LOG=replicated=debug` it says what happens.
 #[test]
-fn one_storm() {
-    let seed = std::env::var("STORM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
-    run(Storm::new(seed).rage()).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+fn these_storms() {
+    let first = number_of("STORM_SEED", 1000);
+    for seed in first..first + number_of("STORM_COUNT", 1) {
+        run(Storm::new(seed).rage()).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    }
 }
 
 #[test]

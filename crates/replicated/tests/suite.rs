@@ -1,5 +1,5 @@
 //! The contract of every shard store, on a group of three nodes.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod world;
 

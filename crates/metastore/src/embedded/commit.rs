@@ -245,7 +245,11 @@ impl Shared {
                 let range_dels = std::mem::take(&mut batch.range_dels);
                 let large = batch.puts.iter().map(|(_, value)| value.len()).filter(|len| *len >= min);
                 let large = large.sum::<usize>() as u64;
-                pending.push(Pending { range_dels, large, cells: batch_cells(batch, &places, is_kept, min, seq, file, placed) });
+                pending.push(Pending {
+                    range_dels,
+                    large,
+                    cells: batch_cells(batch, &places, is_kept, min, seq, file, placed),
+                });
             }
             (bytes, pending)
         };

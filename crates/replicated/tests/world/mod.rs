@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -199,7 +200,10 @@ impl Network {
         let mut wire = self.wire();
         let jitter = wire.jitter.as_micros() as u64;
         let late = Duration::from_micros(wire.chance.below(jitter + 1));
-        let is_lost = wire.loss > 0 && { let loss = wire.loss; wire.chance.below(loss) == 0 };
+        let is_lost = wire.loss > 0 && {
+            let loss = wire.loss;
+            wire.chance.below(loss) == 0
+        };
         wire.sent += 1;
         (!is_lost && !wire.cut.contains(&(from, to))).then_some(wire.delay + late)
     }
@@ -259,6 +263,8 @@ impl Peers for End {
 pub struct Machine {
     pub drives: Drives,
     pub replica: Option<Arc<Replica>>,
+    /// Whether the replica's machine has power still.
+    pub is_on: Arc<AtomicBool>,
 }
 
 pub struct World {
@@ -331,7 +337,11 @@ impl World {
     }
 
     pub fn env(&mut self, number: u8) -> Env {
-        let drives = self.machines.entry(number).or_insert_with(|| Machine { drives: Drives::default(), replica: None });
+        let drives = self.machines.entry(number).or_insert_with(|| Machine {
+            drives: Drives::default(),
+            replica: None,
+            is_on: Arc::default(),
+        });
         let mut env = drives.drives.env(self.chance.word());
         env.clock = Arc::new(Ticks(self.began));
         env.spawn = Arc::new(InPlace);
@@ -364,7 +374,9 @@ impl World {
         let key = MetaKey::new([9; 32]);
         let replica = Replica::open(&env, who, &key, Self::places(), begin, peers, self.settings.clone()).await?;
         self.network.wire().at.insert(number, (life, Arc::downgrade(&replica)));
-        self.machines.get_mut(&number).unwrap().replica = Some(Arc::clone(&replica));
+        let machine = self.machines.get_mut(&number).unwrap();
+        machine.replica = Some(Arc::clone(&replica));
+        machine.is_on = Arc::new(AtomicBool::new(true));
         Ok(replica)
     }
 
@@ -385,6 +397,7 @@ impl World {
     pub fn kill(&mut self, number: u8) {
         let machine = self.machines.get_mut(&number).unwrap();
         machine.drives.end_power_at(0);
+        machine.is_on.store(false, Ordering::Relaxed);
         let mut wire = self.network.wire();
         wire.lives += 1;
         let life = wire.lives;

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -96,7 +97,13 @@ pub enum Reading {
 }
 
 /// Reads here and there; nothing that was acknowledged before may be missing.
-pub async fn reader(replica: Weak<Replica>, history: Shared, reading: Reading, mut chance: Chance) {
+pub async fn reader(
+    replica: Weak<Replica>,
+    is_on: Arc<AtomicBool>,
+    history: Shared,
+    reading: Reading,
+    mut chance: Chance,
+) {
     loop {
         tokio::time::sleep(Duration::from_millis(20 + chance.below(100))).await;
         let Some(here) = replica.upgrade() else { return };
@@ -106,6 +113,8 @@ pub async fn reader(replica: Weak<Replica>, history: Shared, reading: Reading, m
             Reading::Behind(how) => here.read_barrier(how, SECOND).await.is_ok(),
             Reading::Whatever => true,
         };
+        // Who has no power any more reads nothing.
+        let is_ready = is_ready && is_on.load(Ordering::Relaxed);
         let Some(snapshot) = here.snapshot().ok().filter(|_| is_ready) else { continue };
         let mut history = lock(&history);
         history.reads += 1;
@@ -126,7 +135,7 @@ pub struct Storm {
 impl Storm {
     pub fn new(seed: u64) -> Self {
         let nodes = if seed % 4 == 3 { 5 } else { 3 };
-        let reading = if seed % 2 == 0 { Read::Index } else { Read::Lease };
+        let reading = if seed.is_multiple_of(2) { Read::Index } else { Read::Lease };
         Self { seed, nodes, reading: Reading::Behind(reading), steps: 10 }
     }
 
@@ -134,7 +143,8 @@ impl Storm {
         let replica = Arc::downgrade(world.replica(number));
         let (one, other) = (Chance(world.chance.word()), Chance(world.chance.word()));
         tokio::spawn(owner(replica.clone(), Arc::clone(history), one));
-        tokio::spawn(reader(replica, Arc::clone(history), self.reading, other));
+        let is_on = Arc::clone(&world.machines[&number].is_on);
+        tokio::spawn(reader(replica, is_on, Arc::clone(history), self.reading, other));
     }
 
     /// Rages, heals, and looks at what is left.
@@ -216,9 +226,10 @@ impl Storm {
         world.network.wire().jitter = Duration::from_millis(3);
         for number in numbers {
             // One that lost its power unnoticed, or stopped because of that, is started again.
-            let is_stopped = world.machines[number].replica.as_ref().is_none_or(|replica| {
-                replica.status().borrow().stopped.is_some()
-            });
+            let is_stopped = world.machines[number]
+                .replica
+                .as_ref()
+                .is_none_or(|replica| replica.status().borrow().stopped.is_some());
             if is_stopped {
                 world.kill(*number);
                 world.restart(*number).await;
@@ -303,4 +314,3 @@ fn compare(history: &History, journals: &[Found]) -> Result<(), String> {
     }
     Ok(())
 }
-
