@@ -214,7 +214,7 @@ fn entries(batches: Vec<Batch>) -> Vec<Vec<Batch>> {
 #[async_trait]
 impl ShardStore for Leading {
     fn position(&self) -> (Epoch, Seq) {
-        (self.epoch, self.shared.state.seen().borrow().head)
+        (self.epoch, self.shared.state.now().head)
     }
 
     fn snapshot(&self) -> Result<Box<dyn Snapshot>, metastore::Error> {
@@ -226,7 +226,7 @@ impl ShardStore for Leading {
         if let Some(error) = &*self.broken.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(error.clone());
         }
-        let seen = *self.shared.state.seen().borrow();
+        let seen = self.shared.state.now();
         check_commit(epoch, self.epoch.max(seen.epoch), expected, seen.head, &batches)?;
         if batches.is_empty() {
             return Ok(expected);

@@ -28,6 +28,7 @@ mod parts;
 mod runtime;
 mod state;
 mod types;
+mod watched;
 
 pub use error::Error;
 pub use lead::Leading;

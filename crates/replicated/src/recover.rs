@@ -184,9 +184,9 @@ fn known(opened: &Opened, who: Who) -> Result<Identity, Error> {
 /// and that of the survivors this one stands best ([`survey`]).
 ///
 /// # Errors
-/// [`Error::Recover`] if the checkpoint is of another group, or newer than the replica, or the rows
-/// contradict it. Nothing has changed then, but that agreed or not agreed entries of the log were
-/// made rows.
+/// [`Error::Recover`] if the checkpoint is of another group, or newer than the replica: nothing has
+/// changed then. Or if the rows contradict it: then all entries of the log were made rows, agreed on
+/// or not, and the copy is good for nothing but looking at it.
 pub async fn recover(
     env: &Env,
     who: Who,
@@ -218,11 +218,16 @@ async fn found_anew(env: &Env, who: Who, opened: &Opened, checkpoint: &Checkpoin
     let (state, _digests) =
         State::new(env, opened.rows.clone(), opened.ledger.clone(), place.unwrap_or_default(), None);
     let (last, vote) = opened.ledger.ends();
-    let place = Machine(state.clone()).replay(last).await?;
-    state.check_fit()?;
+    let machine = Machine(state.clone());
+    let place = machine.foresee(last).await?;
     if place.head < checkpoint.seq {
         return refuse(format!("the checkpoint is at batch {}, this copy ends at {}", checkpoint.seq, place.head));
     }
+    if place.head < place.whole {
+        return refuse(format!("this copy was being filled: it ends at {} of {} batches", place.head, place.whole));
+    }
+    let place = machine.replay(last).await?;
+    state.check_fit()?;
     if place.head == checkpoint.seq {
         let snapshot = opened.rows.snapshot()?;
         let rows = env.blocking(move || digest::of(&*snapshot)).await.map_err(metastore::Error::from)??;

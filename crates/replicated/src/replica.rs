@@ -22,6 +22,7 @@ use crate::runtime;
 use crate::settings::{Places, Settings, log_options};
 use crate::state::{Digested, Machine, Seen, State};
 use crate::types::{Answer, Change, Group, LeaderId, LogId, Place, StoredMembership, membership};
+use crate::watched;
 use crate::wire::{Ask, Reply};
 
 pub(crate) type Library = Raft<Group, Machine>;
@@ -278,7 +279,7 @@ impl Replica {
 
     /// Where the journal ends here, and the epoch there.
     pub fn position(&self) -> (Epoch, Seq) {
-        let seen = *self.shared.state.seen().borrow();
+        let seen = self.shared.state.now();
         (seen.epoch, seen.head)
     }
 
@@ -379,22 +380,22 @@ impl Shared {
                     Err(error) => return Err(error.at(leader)),
                 }
             };
-            let mut seen = self.state.seen();
-            let reached = seen.wait_for(|seen| seen.index >= index).await;
-            reached.map(|seen| *seen).map_err(Error::stopped)
+            let reached = self.state.seen().until(|seen| seen.index >= index).await;
+            reached.ok_or_else(|| Error::stopped("its rows are closed"))
         };
         let seen = self.env.timeout(limit, wait).await.unwrap_or(Err(Error::NoMajority { waited: limit }))?;
         self.state.check_fit()?;
         Ok(seen)
     }
 
-    /// On a leader: up to where must be applied before a read.
+    /// On a leader: up to where must be applied before a read. Without a lease a majority is asked.
     pub async fn read_index(&self, how: Read) -> Result<u64, Error> {
-        let policy = match how {
-            Read::Index => ReadPolicy::ReadIndex,
-            Read::Lease => ReadPolicy::LeaseRead,
-        };
-        match self.library.get_read_linearizer(policy).await {
+        if how == Read::Lease
+            && let Ok(linearizer) = self.library.get_read_linearizer(ReadPolicy::LeaseRead).await
+        {
+            return Ok(linearizer.read_log_id().index());
+        }
+        match self.library.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(Error::elsewhere(forward.leader_id))
@@ -441,7 +442,7 @@ impl Shared {
 
     /// Forgets the log's beginning and compares the rows when it is time.
     async fn look(&self) {
-        let seen = *self.state.seen().borrow();
+        let seen = self.state.now();
         let since = seen.index.saturating_sub(self.checkpointed.load(Ordering::Relaxed));
         let is_large = self.ledger.since(false) >= self.settings.checkpoint_bytes;
         if since > 0 && (is_large || since >= self.settings.checkpoint_entries) {
@@ -495,7 +496,7 @@ pub(crate) fn members_failed(error: RaftError<Group, ClientWriteError<Group>>, w
     not_written(error, waited)
 }
 
-async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watch::Receiver<Seen>) {
+async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watched::Receiver<Seen>) {
     let mut metrics = library.metrics();
     drop(library);
     loop {
@@ -509,7 +510,7 @@ async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watch::
                 voters: now.membership_config.voter_ids().collect(),
                 learners: now.membership_config.membership().learner_ids().collect(),
                 last_index: now.last_log_index.unwrap_or(0),
-                applied_index: seen.borrow().index,
+                applied_index: seen.look().index,
                 matched: now
                     .replication
                     .iter()
@@ -529,7 +530,7 @@ async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watch::
         tokio::select! {
             biased;
             changed = metrics.changed() => if changed.is_err() { return },
-            changed = seen.changed() => if changed.is_err() { return },
+            goes_on = seen.next() => if !goes_on { return },
         }
     }
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 use openraft::{AsyncRuntime, OptionalSend};
 use openraft_rt_tokio::TokioRuntime;
 
+use crate::watched::Watched;
+
 /// Threads that no store was opened on begin from here.
 static SEED: AtomicU64 = AtomicU64::new(0);
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -76,7 +78,7 @@ impl AsyncRuntime for Runtime {
     type Timeout<R, T: Future<Output = R> + OptionalSend> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
     type ThreadLocalRng = Dice;
     type Mpsc = <TokioRuntime as AsyncRuntime>::Mpsc;
-    type Watch = <TokioRuntime as AsyncRuntime>::Watch;
+    type Watch = Watched;
     type Oneshot = <TokioRuntime as AsyncRuntime>::Oneshot;
     type Mutex<T: OptionalSend + 'static> = <TokioRuntime as AsyncRuntime>::Mutex<T>;
 

@@ -28,6 +28,7 @@ use crate::ledger::{Ledger, io};
 use crate::types::{
     Answer, Change, Group, LogEntry, LogId, Manifest, Payload, Place, Snapshot, SnapshotMeta, StoredMembership,
 };
+use crate::watched;
 
 /// Bytes of batches that go to the store in one group.
 const GROUP_BYTES: usize = 4 * 1024 * 1024;
@@ -55,7 +56,7 @@ pub(crate) struct State {
     ledger: Ledger,
     /// Who changes the store holds it.
     place: tokio::sync::Mutex<Place>,
-    seen: watch::Sender<Seen>,
+    seen: watched::Sender<Seen>,
     /// The place from which on all rows have values.
     whole: watch::Sender<Seq>,
     digests: Mutex<Digests>,
@@ -87,7 +88,7 @@ impl State {
             env: env.clone(),
             store,
             ledger,
-            seen: watch::channel(seen).0,
+            seen: watched::channel(seen).0,
             whole: watch::channel(place.whole).0,
             place: tokio::sync::Mutex::new(place),
             digests: Mutex::default(),
@@ -99,8 +100,13 @@ impl State {
     }
 
     /// How far the rows are.
-    pub fn seen(&self) -> watch::Receiver<Seen> {
-        self.seen.subscribe()
+    pub fn seen(&self) -> watched::Receiver<Seen> {
+        self.seen.follow()
+    }
+
+    /// How far the rows are now.
+    pub fn now(&self) -> Seen {
+        *self.seen.look()
     }
 
     /// Why this copy must not be used any more, if so.
@@ -352,6 +358,23 @@ struct Run {
 pub(crate) struct Machine(pub Arc<State>);
 
 impl Machine {
+    /// Where [`Machine::replay`] would lead. Changes nothing.
+    pub async fn foresee(&self, last: Option<LogId>) -> Result<Place, Error> {
+        let mut place = self.0.place.lock().await.clone();
+        let mut next = place.applied.map_or(0, |id| id.index + 1);
+        while let Some(to) = last.map(|last| last.index + 1).filter(|to| next < *to) {
+            let entries = self.0.ledger.entries(next, to, GROUP_BYTES).await?;
+            let Some(end) = entries.last().map(|entry| entry.log_id.index + 1) else { break };
+            for entry in &entries {
+                if let Payload::Normal(change) = &entry.payload {
+                    decide(&mut place, change);
+                }
+            }
+            next = end;
+        }
+        Ok(place)
+    }
+
     /// Makes rows of every entry that the log has up to there; gives the place then.
     pub async fn replay(&self, last: Option<LogId>) -> Result<Place, Error> {
         let mut place = self.0.place.lock().await;
@@ -401,7 +424,7 @@ impl Machine {
             self.0.commit(place.head, run.batches).await?;
         }
         let index = place.applied.map_or(0, |id| id.index);
-        self.0.seen.send_replace(Seen { index, head: place.head, epoch: place.epoch });
+        self.0.seen.set(Seen { index, head: place.head, epoch: place.epoch });
         run.answers.into_iter().for_each(|(responder, answer)| responder.send(answer));
         Ok(())
     }
