@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base::kv::ViewError;
-use base::{DriveId, Epoch, Kind, Kinded, Seq};
+use base::{DriveId, Epoch, Kind, Kinded, NodeId, Seq};
 
 /// Why a shard could not do what it was asked. Cheap to clone: one failure is told to many callers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,6 +25,18 @@ pub enum Error {
         expected: Seq,
         /// Where it ends.
         head: Seq,
+    },
+    /// Another node leads the shard; nothing was done here.
+    #[error("another node leads the shard: {}", leader.map_or_else(|| "nobody knows yet which, ask again".into(), |leader| format!("ask {leader}")))]
+    Elsewhere {
+        /// Which, if this one knows.
+        leader: Option<NodeId>,
+    },
+    /// This copy of the shard contradicted the majority's, or is being filled, and is not read.
+    #[error("this copy of the shard must not be read ({why}): ask another node")]
+    Unfit {
+        /// Why not.
+        why: String,
     },
     /// A commit failed half-way, so that nobody knows what of it is durable; reopening finds out.
     #[error("a commit failed and its fate is unknown ({why}): reopen the shard")]
@@ -131,7 +143,7 @@ impl Error {
 
     /// Whether the store is as it was before the call that failed, and ready for another.
     pub fn is_clean(&self) -> bool {
-        matches!(self, Error::TooLarge { .. } | Error::Full { .. } | Error::Head { .. })
+        matches!(self, Error::TooLarge { .. } | Error::Full { .. } | Error::Head { .. } | Error::Elsewhere { .. })
     }
 }
 
@@ -139,7 +151,7 @@ impl Kinded for Error {
     fn kind(&self) -> Kind {
         match self {
             Error::Fenced { .. } | Error::Head { .. } | Error::Locked { .. } | Error::Split { .. } => Kind::Conflict,
-            Error::Broken { .. } => Kind::Unreachable,
+            Error::Broken { .. } | Error::Elsewhere { .. } | Error::Unfit { .. } => Kind::Unreachable,
             Error::TooLarge { .. } | Error::ForeignCursor { .. } | Error::Foreign { .. } => Kind::Invalid,
             Error::Full { .. } => Kind::Busy { retry_after: Duration::from_secs(30) },
             Error::Trimmed { .. } => Kind::Missing,

@@ -24,6 +24,7 @@ mod record;
 
 pub use embedded::{Embedded, MemberSet, Mirror, Options};
 pub use error::Error;
-pub use memory::MemoryStore;
+pub use memory::{MemoryStore, check_commit, weight};
+pub use record::{read_entry, write_entry};
 pub use sequencer::Sequencer;
 pub use store::{BATCH_BYTES_MAX, Cursor, CursorPart, Entry, Position, ShardStore, Snapshot};

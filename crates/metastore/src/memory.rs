@@ -128,13 +128,10 @@ impl ShardStore for MemoryStore {
 }
 
 /// What every store asks of a commit before it touches anything.
-pub(crate) fn check_commit(
-    asked: Epoch,
-    current: Epoch,
-    expected: Seq,
-    head: Seq,
-    batches: &[Batch],
-) -> Result<(), Error> {
+///
+/// # Errors
+/// [`Error::Fenced`], [`Error::Head`], [`Error::TooLarge`].
+pub fn check_commit(asked: Epoch, current: Epoch, expected: Seq, head: Seq, batches: &[Batch]) -> Result<(), Error> {
     if asked != current {
         return Err(Error::Fenced { asked, current });
     }
@@ -148,7 +145,7 @@ pub(crate) fn check_commit(
 }
 
 /// Bytes of a batch with what frames its parts.
-pub(crate) fn weight(batch: &Batch) -> usize {
+pub fn weight(batch: &Batch) -> usize {
     let parts = batch.puts.len() + batch.dels.len() + batch.range_dels.len() + batch.events.len();
     batch.size() + 16 * parts
 }

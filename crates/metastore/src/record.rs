@@ -1,12 +1,14 @@
 //! The log's bytes: the head of a file, records, and what is in them. docs/formats/metastore.md.
 
+use std::collections::BTreeSet;
+
 use base::kv::Batch;
 use base::{Epoch, Seq};
 use codec::{Crc64, Error, Reader};
 use crypt::{LogSealer, MetaKey};
 
 use crate::layer::ValueRef;
-use crate::store::BATCH_BYTES_MAX;
+use crate::store::{BATCH_BYTES_MAX, Entry};
 
 /// Bytes of a log file's head.
 pub(crate) const FILE_HEAD: u64 = 128;
@@ -366,4 +368,21 @@ pub(crate) fn read_moves(body: &[u8], file: u64, placed: Placed) -> Result<Vec<M
     }
     from.end("moves")?;
     Ok(moves)
+}
+
+/// Writes a batch as it lies in a log record; the values of `dropped` puts are left out.
+pub fn write_entry(to: &mut Vec<u8>, batch: &Batch, dropped: &[u32]) {
+    let dropped: BTreeSet<u32> = dropped.iter().copied().collect();
+    write_batch(to, batch, |index| !dropped.contains(&(index as u32)));
+}
+
+/// The reverse of [`write_entry`].
+///
+/// # Errors
+/// If the bytes are something else.
+pub fn read_entry(seq: Seq, body: &[u8]) -> Result<Entry, Error> {
+    let body = BatchBody::decode(body)?;
+    let gone = body.puts.iter().enumerate().filter(|(_, put)| put.value.is_none());
+    let dropped = gone.map(|(index, _)| index as u32).collect();
+    Ok(Entry { seq, batch: body.to_batch(), dropped })
 }

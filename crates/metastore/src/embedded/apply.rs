@@ -63,6 +63,7 @@ fn put_cell(value: Option<&[u8]>, len: u32, min: usize, place: ValueRef) -> Cell
 pub(crate) fn batch_cells(
     batch: Batch,
     places: &[u32],
+    is_kept: impl Fn(usize) -> bool,
     min: usize,
     seq: Seq,
     file: u64,
@@ -70,10 +71,10 @@ pub(crate) fn batch_cells(
 ) -> Vec<CellRow> {
     let mut cells: Vec<CellRow> = batch.dels.into_iter().map(|key| (key, Cell::Gone)).collect();
     let Placed { record, sealed } = placed;
-    for ((key, value), at) in batch.puts.into_iter().zip(places) {
+    for (index, ((key, value), at)) in batch.puts.into_iter().zip(places).enumerate() {
         let len = value.len() as u32;
         let place = ValueRef { seq, file, record, sealed, at: *at, len };
-        cells.push((key, put_cell(Some(&value), len, min, place)));
+        cells.push((key, put_cell(is_kept(index).then_some(value.as_slice()), len, min, place)));
     }
     cells
 }

@@ -195,9 +195,14 @@ impl Shared {
     }
 
     /// Appends a group and lets readers see it.
-    pub(super) async fn commit_group(&self, writer: &mut Writer, batches: Vec<Batch>) -> Result<Seq, Error> {
+    pub(super) async fn commit_group(
+        &self,
+        writer: &mut Writer,
+        batches: Vec<Batch>,
+        dropped: Vec<Vec<u32>>,
+    ) -> Result<Seq, Error> {
         self.roll(writer).await?;
-        let (bytes, pending) = self.encode_group(writer, batches).await?;
+        let (bytes, pending) = self.encode_group(writer, batches, dropped).await?;
         let reads = pending.iter().any(|batch| !batch.range_dels.is_empty());
         self.append(writer, bytes).await?;
         let (_, layers) = self.layers();
@@ -215,7 +220,12 @@ impl Shared {
         Ok(head)
     }
 
-    async fn encode_group(&self, writer: &Writer, batches: Vec<Batch>) -> Result<(Vec<u8>, Vec<Pending>), Error> {
+    async fn encode_group(
+        &self,
+        writer: &Writer,
+        batches: Vec<Batch>,
+        dropped: Vec<Vec<u32>>,
+    ) -> Result<(Vec<u8>, Vec<Pending>), Error> {
         let Some((file, sealer)) = writer.current.clone() else {
             return Err(Error::bug("a group without a log file"));
         };
@@ -227,13 +237,19 @@ impl Shared {
             for (index, mut batch) in batches.into_iter().enumerate() {
                 let seq = Seq(head.0 + 1 + index as u64);
                 let mut places = Vec::new();
+                let gone = dropped.get(index).map_or(&[][..], Vec::as_slice);
+                let is_kept = |put: usize| !gone.contains(&(put as u32));
                 let placed = append(&mut bytes, end, &sealer, (RecordKind::Batch, seq, end), |to| {
-                    places = write_batch(to, &batch, |_| true);
+                    places = write_batch(to, &batch, is_kept);
                 });
                 let range_dels = std::mem::take(&mut batch.range_dels);
                 let large = batch.puts.iter().map(|(_, value)| value.len()).filter(|len| *len >= min);
                 let large = large.sum::<usize>() as u64;
-                pending.push(Pending { range_dels, large, cells: batch_cells(batch, &places, min, seq, file, placed) });
+                pending.push(Pending {
+                    range_dels,
+                    large,
+                    cells: batch_cells(batch, &places, is_kept, min, seq, file, placed),
+                });
             }
             (bytes, pending)
         };

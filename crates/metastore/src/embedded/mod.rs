@@ -274,6 +274,63 @@ impl Embedded {
         }
     }
 
+    /// As [`ShardStore::tail`]; no further entry is added once there are `bytes` of them.
+    ///
+    /// # Errors
+    /// As [`ShardStore::tail`].
+    pub fn tail_bytes(&self, from: &Cursor, limit: usize, bytes: usize) -> Result<Vec<Entry>, Error> {
+        tail::tail(&self.shared, from, limit, bytes.min(tail::ANSWER_BYTES_MAX))
+    }
+
+    /// Appends entries that another store of the same shard gave from its journal, as they are: the
+    /// way to fill a copy. Values that were dropped there are missing here until the entry that
+    /// replaces them has come too; until then their rows can't be read.
+    ///
+    /// # Errors
+    /// As [`ShardStore::commit`]; [`Error::Head`] if the first is not the next one here.
+    pub async fn follow(&self, entries: Vec<Entry>) -> Result<Seq, Error> {
+        let expected = entries.first().map_or(self.position().1, |entry| Seq(entry.seq.0.saturating_sub(1)));
+        let in_order = entries.iter().enumerate().all(|(at, entry)| entry.seq.0 == expected.0 + 1 + at as u64);
+        if !in_order {
+            return Err(Error::bug("entries of a journal that do not follow each other"));
+        }
+        let (batches, dropped) = entries.into_iter().map(|entry| (entry.batch, entry.dropped)).unzip();
+        self.append(self.shared.epoch, expected, batches, dropped).await
+    }
+
+    /// `dropped` has the puts without a value of each batch, or nothing at all if there are none.
+    async fn append(
+        &self,
+        epoch: Epoch,
+        expected_head: Seq,
+        batches: Vec<Batch>,
+        dropped: Vec<Vec<u32>>,
+    ) -> Result<Seq, Error> {
+        let shared = &self.shared;
+        shared.wait_for_room_in_memory().await;
+        let mut writer = shared.writer.lock().await;
+        if let Some(error) = &writer.broken {
+            return Err(error.clone());
+        }
+        check_commit(epoch, shared.epoch, expected_head, writer.head, &batches)?;
+        if batches.is_empty() {
+            return Ok(writer.head);
+        }
+        shared.check_space(&mut writer).await?;
+        // If this future is dropped half-way nobody knows what was written: that must not go on.
+        writer.broken = Some(Error::Broken { why: "it was cut short".into() });
+        match shared.commit_group(&mut writer, batches, dropped).await {
+            Ok(seq) => {
+                writer.broken = None;
+                Ok(seq)
+            }
+            Err(error) => {
+                writer.broken = Some(Error::Broken { why: error.to_string() });
+                Err(error)
+            }
+        }
+    }
+
     /// The shard's number.
     pub fn shard(&self) -> u32 {
         self.shared.shard
@@ -298,33 +355,11 @@ impl ShardStore for Embedded {
     }
 
     async fn commit(&self, epoch: Epoch, expected_head: Seq, batches: Vec<Batch>) -> Result<Seq, Error> {
-        let shared = &self.shared;
-        shared.wait_for_room_in_memory().await;
-        let mut writer = shared.writer.lock().await;
-        if let Some(error) = &writer.broken {
-            return Err(error.clone());
-        }
-        check_commit(epoch, shared.epoch, expected_head, writer.head, &batches)?;
-        if batches.is_empty() {
-            return Ok(writer.head);
-        }
-        shared.check_space(&mut writer).await?;
-        // If this future is dropped half-way nobody knows what was written: that must not go on.
-        writer.broken = Some(Error::Broken { why: "it was cut short".into() });
-        match shared.commit_group(&mut writer, batches).await {
-            Ok(seq) => {
-                writer.broken = None;
-                Ok(seq)
-            }
-            Err(error) => {
-                writer.broken = Some(Error::Broken { why: error.to_string() });
-                Err(error)
-            }
-        }
+        self.append(epoch, expected_head, batches, Vec::new()).await
     }
 
     fn tail(&self, from: &Cursor, limit: usize) -> Result<Vec<Entry>, Error> {
-        tail::tail(&self.shared, from, limit)
+        tail::tail(&self.shared, from, limit, tail::ANSWER_BYTES_MAX)
     }
 
     fn cursor(&self, seq: Seq) -> Cursor {

@@ -13,11 +13,11 @@ use crate::store::{Cursor, Entry};
 /// Places that are remembered for readers who come back.
 const HINTS_MAX: usize = 64;
 /// Bytes of entries in one answer, after which no further one is added.
-const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes per read of a log file.
 const STEP: usize = 256 * 1024;
 
-pub(super) fn tail(shared: &Arc<Shared>, from: &Cursor, limit: usize) -> Result<Vec<Entry>, Error> {
+pub(super) fn tail(shared: &Arc<Shared>, from: &Cursor, limit: usize, bytes_max: usize) -> Result<Vec<Entry>, Error> {
     let _files = shared.files.read().unwrap_or_else(PoisonError::into_inner);
     // Holds back cleaning, and is asked which values are still alive.
     let snapshot = read::snapshot(shared);
@@ -29,7 +29,7 @@ pub(super) fn tail(shared: &Arc<Shared>, from: &Cursor, limit: usize) -> Result<
     }
     let mut walk = shared.walk_from(after)?;
     let mut bytes = 0;
-    while entries.len() < limit && bytes < ANSWER_BYTES_MAX {
+    while entries.len() < limit && bytes < bytes_max {
         let Some(record) = walk.next(shared)? else { break };
         if record.kind != RecordKind::Batch || record.seq <= after {
             continue;
