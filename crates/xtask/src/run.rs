@@ -18,6 +18,16 @@ pub fn step(what: &str, command: &mut Command) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("{what}: failed ({status})")) }
 }
 
+/// As [`step`], once more if it fails: real clocks and processes share the machine with others. What
+/// passed only then is said, to be looked into.
+fn step_or_again(what: &str, mut command: impl FnMut() -> Command) -> Result<(), String> {
+    let Err(first) = step(what, &mut command()) else { return Ok(()) };
+    println!("\n== {first}: once more");
+    step(what, &mut command())?;
+    println!("\n== {what}: passed only at the second try, look into the first");
+    Ok(())
+}
+
 /// Cargo's own command with arguments.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -32,10 +42,10 @@ fn has_nextest() -> bool {
 /// Every test that cargo knows, the 200 simulated seeds among them.
 pub fn cargo_tests() -> Result<(), String> {
     if has_nextest() {
-        step("tests", &mut cargo(&["nextest", "run", "--workspace"]))?;
+        step("tests", &mut cargo(&["nextest", "run", "--workspace", "--retries", "1"]))?;
         step("documentation's tests", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
     } else {
-        step("tests", &mut cargo(&["test", "--workspace", "--quiet"]))
+        step_or_again("tests", || cargo(&["test", "--workspace", "--quiet"]))
     }
 }
 
@@ -64,7 +74,11 @@ pub fn outside_tests() -> Result<(), String> {
         if !root().join(script).exists() {
             return Err(format!("{what}: {script} is missing"));
         }
-        step(what, Command::new(&python).arg(script).env("PATH", &path))?;
+        step_or_again(what, || {
+            let mut command = Command::new(&python);
+            command.arg(script).env("PATH", &path);
+            command
+        })?;
     }
     s3tests(&path)
 }
