@@ -28,6 +28,7 @@ const FILES_WANTED: u64 = 12_000;
 pub fn run(home: &Path, named: bool, up: Up) -> Result<(), String> {
     log(up.log_json)?;
     raise_files();
+    keep_freed_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("abide")
@@ -37,6 +38,15 @@ pub fn run(home: &Path, named: bool, up: Up) -> Result<(), String> {
     // What still runs holds nothing that isn't durable.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
+}
+
+/// Has the C library keep a few MiB of freed memory for what comes next. As it starts, glibc gives
+/// each buffer of 128 KiB or more back to the system, and gets it anew, zeroed, page by page: a third
+/// of what a read costs. Both limits follow the largest buffer that was freed (`mallopt(3)`,
+/// `M_MMAP_THRESHOLD`): this one, which is never touched and so takes no memory.
+fn keep_freed_memory() {
+    const BYTES: usize = 4 << 20;
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(BYTES)));
 }
 
 /// Logs go to standard error; `$ABIDE_LOG` filters them (`debug`, `info,s3=trace`).

@@ -334,43 +334,62 @@ impl Gather {
     /// What was wanted, by piece.
     async fn decode(self) -> Result<Vec<Cells>, Error> {
         let (lost, k, layout) = (self.lost(), self.k(), self.source.layout);
+        let must_decode = self.pieces.iter().any(|asked| !asked.satisfied());
         let mut cells = Vec::with_capacity(k);
-        let mut missing = Vec::new();
-        for (piece, asked) in self.pieces.iter().enumerate().filter(|(_, asked)| !asked.wanted.is_empty()) {
-            match asked.has(&asked.wanted) {
-                Some((have, bytes)) => {
-                    let bytes = part(&layout, have, bytes, &asked.wanted);
-                    cells.push(Cells { piece, stripes: asked.wanted.clone(), bytes, decoded: false });
-                }
-                None => missing.push((piece, asked.wanted.clone())),
-            }
-        }
-        if missing.is_empty() {
-            return Ok(cells);
-        }
-        let mut given: Vec<Option<Vec<u8>>> = vec![None; self.source.n()];
+        // Wanted cells that are among those that decoding takes, or gives.
+        let mut among = Vec::new();
+        let mut given: Vec<Option<Bytes>> = vec![None; self.source.n()];
         let mut count = 0;
-        for (index, asked) in self.pieces.into_iter().enumerate() {
-            if let Some((have, bytes)) = asked.has(&lost)
+        for (piece, mut asked) in self.pieces.into_iter().enumerate() {
+            let stripes = asked.wanted.clone();
+            if must_decode
                 && count < k
+                && let Some(at) = asked.have.iter().position(|(have, _)| covers(have, &lost))
             {
-                given[index] = Some(part(&layout, have, bytes, &lost).to_vec());
+                // Moved, so that the bytes have one owner and needn't be copied.
+                let (have, bytes) = asked.have.swap_remove(at);
+                if !stripes.is_empty() && !covers(&lost, &stripes) {
+                    let bytes = part(&layout, &have, &bytes, &stripes);
+                    cells.push(Cells { piece, stripes, bytes, decoded: false });
+                } else if !stripes.is_empty() {
+                    among.push((piece, stripes, false));
+                }
+                given[piece] = Some(part(&layout, &have, &bytes, &lost));
                 count += 1;
+            } else if let Some((have, bytes)) = asked.has(&stripes).filter(|_| !stripes.is_empty()) {
+                let bytes = part(&layout, have, bytes, &stripes);
+                cells.push(Cells { piece, stripes, bytes, decoded: false });
+            } else if !stripes.is_empty() {
+                among.push((piece, stripes, true));
             }
         }
-        let (k, m) = (usize::from(self.source.segment.k), usize::from(self.source.segment.m));
-        let decoded = self.source.core.env.blocking(move || -> Result<Vec<Cells>, Error> {
-            Code::new(k, m)?.reconstruct(&mut given, true)?;
-            let piece = |(piece, stripes): (usize, Range<u64>)| {
-                let bytes = Bytes::from(given[piece].clone().unwrap_or_default());
-                Cells { piece, bytes: part(&layout, &lost, &bytes, &stripes), stripes, decoded: true }
-            };
-            Ok(missing.into_iter().map(piece).collect())
-        });
-        cells.extend(decoded.await??);
-        cells.sort_by_key(|cells| cells.piece);
+        if must_decode {
+            let (k, m) = (usize::from(self.source.segment.k), usize::from(self.source.segment.m));
+            let code = Code::new(k, m)?;
+            let decoded = self.source.core.env.blocking(move || decode(&code, layout, given, lost, among));
+            cells.extend(decoded.await??);
+            cells.sort_by_key(|cells| cells.piece);
+        }
         Ok(cells)
     }
+}
+
+/// Decodes the data pieces' cells of the stripes `lost` from those `given`, and cuts out those `among`
+/// them that are wanted: piece, stripes, and whether the piece was not given.
+fn decode(
+    code: &Code,
+    layout: Layout,
+    given: Vec<Option<Bytes>>,
+    lost: Range<u64>,
+    among: Vec<(usize, Range<u64>, bool)>,
+) -> Result<Vec<Cells>, Error> {
+    let mut given: Vec<Option<Vec<u8>>> = given.into_iter().map(|bytes| bytes.map(Vec::from)).collect();
+    code.reconstruct(&mut given, true)?;
+    let cut = |(piece, stripes, decoded): (usize, Range<u64>, bool)| {
+        let bytes = Bytes::from(given[piece].take().unwrap_or_default());
+        Cells { piece, bytes: part(&layout, &lost, &bytes, &stripes), stripes, decoded }
+    };
+    Ok(among.into_iter().map(cut).collect())
 }
 
 /// The bytes of `stripes` out of those of `have`.

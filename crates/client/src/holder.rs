@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base::{Kinded, PieceId};
 use bytes::Bytes;
 use env::BoxFuture;
-use piecestore::{PieceStore, PieceWriter, State};
+use piecestore::{PieceStore, PieceWriter};
 
 use crate::Error;
 use crate::drives::{Holder, HolderWriter};
@@ -53,7 +53,7 @@ impl Holder for Arc<PieceStore> {
     }
 
     fn writable(&self) -> bool {
-        self.health().state == State::Ok
+        self.is_writable()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::Error;
 use crate::batch::{Roots, pieces};
 use crate::core::Core;
 use crate::header::{Fragment, PackSlot, PieceHeader, SLOTS_MAX};
-use crate::layout::{CellAt, Layout};
+use crate::layout::Layout;
 use crate::map::Target;
 use crate::registry::Registry;
 use crate::run::{Held, Run};
@@ -178,24 +178,24 @@ fn build(
 ) -> Result<Built, Error> {
     let volume_key = core.volume_key(volume);
     let total: usize = objects.iter().map(|object| sealed_len(object.len)).sum();
-    let mut bytes = Vec::with_capacity(total);
+    let layout = Layout::pack(target.k(), total as u64);
+    let mut spread = Spread::new(layout);
     let mut slots = Vec::with_capacity(objects.len());
     for (index, object) in objects.into_iter().enumerate() {
         let key = SegmentKey::new(core.env.random());
-        let offset = bytes.len();
-        seal(&key, volume, segment, &object.parts, &mut bytes);
+        let offset = spread.len;
+        spread.add(|to| seal(&key, volume, segment, &object.parts, to));
         slots.push(PackSlot {
             offset: offset as u32,
-            len: (bytes.len() - offset) as u32,
+            len: (spread.len - offset) as u32,
             wrapped_key: volume_key.wrap(&key, segment, 1 + index as u32),
             name: object.name,
         });
     }
     let code = Code::new(target.k().into(), target.m().into())?;
     let mut roots = Roots::new(&code);
-    let layout = Layout::pack(target.k(), bytes.len() as u64);
     let len = layout.len();
-    let pieces = pieces(divide(bytes, &layout), &code, &mut roots)?;
+    let pieces = pieces(spread.finish()?, &code, &mut roots)?;
     let fragment = Fragment::Pack(slots.clone()).seal(&volume_key, segment, core.env.random());
     let header = PieceHeader {
         volume,
@@ -241,20 +241,99 @@ fn seal(key: &SegmentKey, volume: VolumeId, segment: SegmentId, parts: &[Bytes],
     }
 }
 
-/// The data pieces' bytes.
-fn divide(bytes: Vec<u8>, layout: &Layout) -> Vec<Vec<u8>> {
-    if layout.k() == 1 {
-        return vec![bytes];
+/// Lays sealed objects, one behind the other, over the data pieces.
+struct Spread {
+    layout: Layout,
+    len: u64,
+    pieces: Vec<Vec<u8>>,
+    /// One object, sealed: small enough that it is spread from the processor's cache.
+    sealed: Vec<u8>,
+}
+
+impl Spread {
+    fn new(layout: Layout) -> Self {
+        let pieces = (0..layout.k()).map(|_| Vec::with_capacity(layout.piece_bytes() as usize)).collect();
+        Self { layout, len: 0, pieces, sealed: Vec::new() }
     }
-    (0..layout.k())
-        .map(|piece| {
-            let mut cells = Vec::with_capacity(layout.piece_bytes() as usize);
-            for stripe in 0..layout.stripes() {
-                let held = layout.bytes_of(CellAt { stripe, piece });
-                cells.extend_from_slice(&bytes[held.start as usize..held.end as usize]);
-                cells.resize(layout.piece_range(0..stripe + 1).end as usize, 0);
+
+    /// Adds what `seal` appends.
+    fn add(&mut self, seal: impl FnOnce(&mut Vec<u8>)) {
+        if let [all] = &mut self.pieces[..] {
+            seal(all);
+            self.len = all.len() as u64;
+            return;
+        }
+        self.sealed.clear();
+        seal(&mut self.sealed);
+        let mut rest = &self.sealed[..];
+        while !rest.is_empty() && self.len < self.layout.len() {
+            let at = self.layout.cell_of(self.len);
+            let room = self.layout.bytes_of(at).end - self.len;
+            let (now, later) = rest.split_at(rest.len().min(room as usize));
+            self.pieces[at.piece].extend_from_slice(now);
+            self.len += now.len() as u64;
+            rest = later;
+        }
+        // Nothing should be left: `finish` says so.
+        self.len += rest.len() as u64;
+    }
+
+    /// The data pieces' bytes, with zeros behind the end.
+    fn finish(mut self) -> Result<Vec<Vec<u8>>, Error> {
+        if self.len != self.layout.len() {
+            return Err(Error::Invalid { what: "an object has more or fewer bytes than its writer counted" });
+        }
+        self.pieces.iter_mut().for_each(|piece| piece.resize(self.layout.piece_bytes() as usize, 0));
+        Ok(self.pieces)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::CellAt;
+
+    #[test]
+    fn objects_lie_where_the_layout_says() {
+        for k in [1, 2, 3, 4] {
+            for sizes in [vec![1], vec![5000], vec![70_000, 3, 200_000], vec![65_536 * 4, 65_536], vec![0, 1 << 20, 9]]
+            {
+                let all: Vec<u8> = (0..sizes.iter().sum::<usize>()).map(|at| (at * 31 + at / 251) as u8).collect();
+                let layout = Layout::pack(k, all.len() as u64);
+                let mut spread = Spread::new(layout);
+                let mut rest = &all[..];
+                for size in &sizes {
+                    let (now, later) = rest.split_at(*size);
+                    spread.add(|to| to.extend_from_slice(now));
+                    rest = later;
+                }
+                let pieces = spread.finish().unwrap();
+                for (piece, bytes) in pieces.iter().enumerate() {
+                    assert_eq!(bytes.len() as u64, layout.piece_bytes(), "{k} {sizes:?}");
+                    for stripe in 0..layout.stripes() {
+                        let held = layout.bytes_of(CellAt { stripe, piece });
+                        let cell = layout.piece_range(stripe..stripe + 1);
+                        let (held, cell) =
+                            (held.start as usize..held.end as usize, cell.start as usize..cell.end as usize);
+                        let (data, padding) = bytes[cell].split_at(held.len());
+                        assert!(
+                            data == &all[held] && padding.iter().all(|byte| *byte == 0),
+                            "{k} {sizes:?} {stripe} {piece}"
+                        );
+                    }
+                }
             }
-            cells
-        })
-        .collect()
+        }
+    }
+
+    #[test]
+    fn objects_of_another_size_than_they_were_counted_are_refused() {
+        for (counted, real) in [(100, 99), (100, 101)] {
+            for k in [1, 3] {
+                let mut spread = Spread::new(Layout::pack(k, counted));
+                spread.add(|to| to.extend_from_slice(&vec![7; real]));
+                assert!(spread.finish().is_err(), "{k} {counted} {real}");
+            }
+        }
+    }
 }

@@ -104,6 +104,12 @@ pub trait Disk: Send + Sync {
 pub trait File: Send + Sync {
     /// Fills `buffer` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// The `len` bytes from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_at(&mut bytes, offset)?;
+        Ok(bytes)
+    }
     /// Writes all of `bytes` at `offset`, growing the file where needed.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Writes the parts one after the other from `offset`: one call where the system allows it.

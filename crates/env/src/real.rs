@@ -135,6 +135,23 @@ impl File for SystemFile {
         self.file.read_exact_at(buffer, offset)
     }
 
+    /// Without zeroing memory first, which the system fills anyway.
+    fn read_vec_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(len);
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            // The vector may have got more room than was asked for.
+            bytes.reserve_exact(len - bytes.len());
+            match rustix::io::pread(self.file.as_fd(), rustix::buffer::spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        bytes.truncate(len);
+        Ok(bytes)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)
     }
@@ -253,5 +270,26 @@ impl Spawn for TokioSpawn {
 
     fn blocking(&self, work: Box<dyn FnOnce() + Send + 'static>) {
         self.runtime.spawn_blocking(work);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_read_whole_or_not_at_all() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let file = SystemDisk.open(&folder.path().join("f"), Open::CreateNew)?;
+        let bytes: Vec<u8> = (0..100_000_u32).map(|at| (at * 31) as u8).collect();
+        file.write_at(&bytes, 5000)?;
+        for (from, len) in [(0, 0), (0, 99_999), (1, 100), (99_999, 1), (0, 100_000)] {
+            assert_eq!(file.read_vec_at(len, 5000 + from as u64)?, &bytes[from..from + len]);
+        }
+        for (from, len) in [(0, 100_001), (99_999, 2), (100_000, 1), (1 << 40, 1)] {
+            let error = file.read_vec_at(len, 5000 + from).err().map(|error| error.kind());
+            assert_eq!(error, Some(io::ErrorKind::UnexpectedEof), "{len} bytes from {from}");
+        }
+        Ok(())
     }
 }

@@ -116,6 +116,7 @@ impl Node {
         let taken: Vec<PathBuf> =
             inner.fleet.all().iter().filter(|drive| drive.is_up()).map(|drive| drive.path.clone()).collect();
         let cluster = inner.cluster;
+        let known: BTreeSet<DriveId> = inner.drive_rows()?.iter().map(|row| row.id).collect();
         let look = move || {
             for other in &taken {
                 if at.starts_with(other) || other.starts_with(&at) {
@@ -128,6 +129,8 @@ impl Node {
             }
             match identity::look(&*disk, &at)? {
                 Folder::Empty => {}
+                // It was to join before, and that was cut short: nothing was ever stored on it.
+                Folder::Drive(found) if found.cluster == cluster && !known.contains(&found.drive) => {}
                 Folder::Drive(found) if found.cluster == cluster => {
                     let why = format!(
                         "it holds drive {} of this store: put it back where it was, it is opened by itself",

@@ -117,6 +117,11 @@ impl Marks {
         lock(&self.drives).remove(&id);
     }
 
+    /// Where the drives at hand are, even those whose pieces can't be opened.
+    pub fn places(&self) -> Vec<(DriveId, PathBuf)> {
+        lock(&self.drives).iter().map(|(id, (path, ..))| (*id, path.clone())).collect()
+    }
+
     /// The lock on a drive's folder, if it is ours and the folder is still there.
     pub fn held(&self, id: DriveId) -> Option<Arc<Lock>> {
         lock(&self.drives).get(&id).map(|(_, held, _)| held.clone()).filter(|held| held.is_there())

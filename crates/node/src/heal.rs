@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{DriveId, GroupId, Instant, PieceId, PolicyId, SegmentId, VolumeId};
+use base::{GroupId, Instant, PolicyId, SegmentId, VolumeId};
 use client::{Bucket, Fault, Finding};
-use codec::Versioned;
 use namespace::Command;
 use namespace::catalog::Severity;
 use steward::{Need, Steward, Target};
 
 use crate::error::Result;
 use crate::fleet::lock;
+use crate::groups;
 use crate::node::{Inner, PAGE};
 use crate::pass::{self, Ask};
 
@@ -113,6 +113,16 @@ pub(crate) async fn take_findings(inner: Arc<Inner>) {
             tracing::warn!(%error, "failed to note a damaged piece: scrubbing finds it again");
         }
     }
+}
+
+/// Whose a segment is.
+pub(crate) enum Home {
+    /// Data in use.
+    Group(VolumeId, PolicyId, GroupId),
+    /// Freed: its pieces go soon.
+    Garbage,
+    /// Nobody's.
+    None,
 }
 
 impl Inner {
@@ -342,27 +352,29 @@ impl Inner {
         Ok(Some((rebuilt.pieces, rebuilt.bytes)))
     }
 
-    /// Where a piece belongs, if any drive can say: for pieces that a scrub found damaged.
-    pub async fn finding_of(&self, piece: PieceId, drive: DriveId) -> Option<Finding> {
-        for other in self.fleet.up() {
-            for index in 0..base::limits::CODE_PIECES_MAX as u8 {
-                let id = PieceId { segment: piece.segment, index };
-                if !other.store.contains(id).await.unwrap_or(false) {
-                    continue;
+    /// Where the rows say that a segment is: for pieces that a scrub found damaged, whose own header
+    /// may be what rotted. Looks into every group.
+    pub async fn home_of(&self, segment: SegmentId) -> Result<Home> {
+        let volumes = self.volumes()?;
+        let groups: Vec<(PolicyId, GroupId)> = self
+            .look(groups::load)?
+            .into_iter()
+            .flat_map(|(policy, rows)| rows.into_iter().map(move |row| (policy.id, row.group)))
+            .collect();
+        self.scan(move |view| {
+            for volume in volumes {
+                for (policy, group) in &groups {
+                    if namespace::read::segment(view, volume, *policy, *group, segment)?.is_some() {
+                        return Ok(Home::Group(volume, *policy, *group));
+                    }
                 }
-                let Ok(bytes) = other.store.header(id).await else { continue };
-                let Ok(header) = client::header::PieceHeader::decode(&bytes) else { continue };
-                return Some(Finding {
-                    volume: header.volume,
-                    policy: header.policy,
-                    group: header.group,
-                    piece,
-                    drive: Some(drive),
-                    fault: Fault::Damaged,
-                });
+                if namespace::read::is_garbage(view, volume, segment)? {
+                    return Ok(Home::Garbage);
+                }
             }
-        }
-        None
+            Ok(Home::None)
+        })
+        .await
     }
 
     /// A bucket's handle for work on its volume.

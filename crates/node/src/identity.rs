@@ -91,6 +91,8 @@ pub fn look(disk: &dyn Disk, path: &Path) -> Result<Folder> {
     if entries.iter().any(|entry| entry.name == FILE) {
         return Ok(match read(disk, path) {
             Ok(identity) => Folder::Drive(Box::new(identity)),
+            // The drive's trouble, which may pass.
+            Err(error @ Error::Io { .. }) => return Err(error),
             Err(error) => Folder::Damaged(error.to_string()),
         });
     }

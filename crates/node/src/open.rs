@@ -76,47 +76,67 @@ impl Node {
     }
 }
 
-/// Looks at the folders and locks them. Nothing else is changed. Blocks.
+/// Looks at the folders and locks them. Nothing else is changed. A folder on a drive that fails just
+/// now is left out, if others hold the store: it is taken up once it works. Blocks.
 fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result<Found> {
     check_paths(disk, paths)?;
-    let mut looked = Vec::new();
-    for path in paths {
-        looked.push((path.clone(), identity::look(disk, path)?));
-    }
-    let cluster = looked.iter().find_map(|(path, folder)| match folder {
-        Folder::Drive(identity) => Some((path.clone(), identity.cluster)),
-        _ => None,
-    });
+    let looked: Vec<(PathBuf, Result<Folder>)> =
+        paths.iter().map(|path| (path.clone(), identity::look(disk, path))).collect();
+    let drives = || {
+        looked.iter().filter_map(|(path, folder)| match folder {
+            Ok(Folder::Drive(identity)) => Some((path, identity)),
+            _ => None,
+        })
+    };
+    let cluster = drives().next().map(|(path, identity)| (path.clone(), identity.cluster));
     let mut found = Found {
         cluster: cluster.as_ref().map_or(new, |(_, cluster)| *cluster),
-        key_check: None,
-        ready: false,
+        key_check: drives().next().map(|(_, identity)| identity.key_check),
+        ready: drives().any(|(_, identity)| identity.ready),
         drives: Vec::new(),
         empty: Vec::new(),
         notes: Vec::new(),
     };
     // First everything that may be refused is looked at, then locks are taken.
     for (path, what) in &looked {
-        refuse(path, what, cluster.as_ref())?;
+        what.as_ref().map_or(Ok(()), |what| refuse(path, what, cluster.as_ref()))?;
     }
     for (path, what) in looked {
-        match what {
-            Folder::Foreign(_) | Folder::Damaged(_) => {}
-            Folder::Empty => {
-                let io = Error::io(format!("make the folder {}", path.display()));
-                disk.create_dir_all(&path).map_err(io)?;
-                let lock = Arc::new(Lock::take(disk, &path)?);
-                found.empty.push((path, lock));
-            }
-            Folder::Drive(identity) => {
-                let lock = Arc::new(Lock::take(disk, &path)?);
-                found.ready |= identity.ready;
-                found.key_check = Some(identity.key_check);
-                found.drives.push((path, lock, *identity));
-            }
-        }
+        let taken = what.and_then(|what| take(disk, &path, what, &mut found));
+        found.without(&path, taken)?;
+    }
+    if found.ready && found.drives.is_empty() {
+        return Err(Error::Folders(format!("no folder of the store can be used: {}", found.notes.join("; "))));
     }
     Ok(found)
+}
+
+/// Locks a folder.
+fn take(disk: &dyn Disk, path: &Path, what: Folder, found: &mut Found) -> Result<()> {
+    match what {
+        Folder::Foreign(_) | Folder::Damaged(_) => {}
+        Folder::Empty => {
+            disk.create_dir_all(path).map_err(Error::io(format!("make the folder {}", path.display())))?;
+            found.empty.push((path.to_path_buf(), Arc::new(Lock::take(disk, path)?)));
+        }
+        Folder::Drive(identity) => {
+            found.drives.push((path.to_path_buf(), Arc::new(Lock::take(disk, path)?), *identity));
+        }
+    }
+    Ok(())
+}
+
+impl Found {
+    /// Goes on without a folder whose drive fails, if there is a store without it.
+    fn without(&mut self, path: &Path, result: Result<()>) -> Result<()> {
+        match result {
+            Err(error @ Error::Io { .. }) if self.ready => {
+                self.notes.push(format!("{} can't be used now, the store goes on without it: {error}", path.display()));
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 /// Folders that are named twice or lie in each other make no separate drives.
@@ -193,11 +213,18 @@ async fn root_key(env: &Env, settings: &Settings, found: &Found, path: &Path) ->
 async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) -> Result<(Arc<Inner>, Vec<String>)> {
     let Found { cluster, ready, drives: mut at_hand, empty, mut notes, .. } = found;
     for (path, lock) in empty {
-        if ready {
-            notes.push(format!("{} was empty: it joined the store as a new drive", path.display()));
+        match join(&env, &path, cluster, root.check(), ready).await {
+            Ok(identity) => {
+                if ready {
+                    notes.push(format!("{} was empty: it joined the store as a new drive", path.display()));
+                }
+                at_hand.push((path, lock, identity));
+            }
+            Err(error @ Error::Io { .. }) if ready => {
+                notes.push(format!("{} can't become a drive now: {error}", path.display()));
+            }
+            Err(error) => return Err(error),
         }
-        let identity = join(&env, &path, cluster, root.check(), ready).await?;
-        at_hand.push((path, lock, identity));
     }
     let marks = Marks::new(env.clone());
     for (path, lock, identity) in &at_hand {
@@ -339,6 +366,9 @@ impl Inner {
             }
             self.know_drive(drive.id).await?;
         }
+        for (id, path) in self.marks.places().into_iter().filter(|(id, _)| self.fleet.get(*id).is_none()) {
+            self.expect_drive(id, &path).await?;
+        }
         let here: BTreeSet<DriveId> = self.fleet.all().iter().map(|drive| drive.id).collect();
         let expected = rows.iter().filter(|row| row.state != catalog::DriveState::Removed);
         let places: BTreeSet<String> = self.fleet.all().iter().map(|drive| drive.path.display().to_string()).collect();
@@ -367,6 +397,23 @@ impl Inner {
         self.fleet.remove(id);
         self.drives.remove(id);
         self.marks.remove(id);
+    }
+
+    /// A drive's folder is here, but its pieces can't be opened: it is known where to look for it.
+    async fn expect_drive(&self, id: DriveId, path: &Path) -> Result<()> {
+        let (path, now) = (path.display().to_string(), self.env.clock.wall());
+        self.change(move |view| {
+            let old = catalog::drive(view, id)?;
+            if old.as_ref().is_some_and(|old| old.state == catalog::DriveState::Removed || old.path == path) {
+                return Ok(Default::default());
+            }
+            // One that never worked holds nothing yet.
+            let new =
+                || catalog::DriveRow { id, path: path.clone(), state: catalog::DriveState::Gone, size: 0, added: now };
+            let row = old.map_or_else(new, |old| catalog::DriveRow { path: path.clone(), ..old });
+            Ok((catalog::put_drive(&row), ()))
+        })
+        .await
     }
 
     /// Writes the drive's row: new, moved to another folder, or back from the dead.

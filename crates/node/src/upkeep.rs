@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base::{DriveId, Instant, PieceId, SegmentId, VolumeId, Wall};
 use client::header::PieceHeader;
+use client::{Fault, Finding};
 use codec::Versioned;
 use futures_util::future::join_all;
 use namespace::Command;
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::fleet::{Mounted, lock};
+use crate::heal::Home;
 use crate::node::{Inner, Node, PAGE};
 use crate::pass::Ask;
 
@@ -213,31 +215,38 @@ impl Inner {
         self.settings.scrub_every.mul_f64(share.min(1.0)).max(SCRUB_REST)
     }
 
-    /// A piece that a scrub found damaged: its place is known from its siblings. False if nothing
-    /// names it: then it is waste, and goes.
+    /// A piece that a scrub found damaged is rebuilt, if it is of use. False if it is waste.
     async fn damaged(&self, piece: PieceId, drive: &Mounted) -> bool {
-        if self.is_orphan(drive, piece).await.unwrap_or(false) {
-            if let Err(error) = drive.store.delete(vec![piece]).await {
-                tracing::info!(drive = %drive.id, %piece, %error, "failed to delete an orphan: the next round will");
+        // In this order: what is committed in between is seen in the rows.
+        let is_fresh = self.client.is_fresh(piece.segment);
+        let waste = async {
+            drive.store.delete(vec![piece]).await?;
+            Ok(false)
+        };
+        let found = async |(volume, policy, group)| {
+            let row = self.group(policy, group)?;
+            if row.is_some_and(|row| row.holders(usize::from(piece.index)).all(|holder| holder != drive.id)) {
+                // It was moved: another drive has it.
+                return Ok(None);
             }
-            return false;
-        }
-        lock(&self.upkeep).damaged += 1;
-        match self.finding_of(piece, drive.id).await {
-            Some(finding) => {
-                if let Err(error) = self.found(finding).await {
-                    tracing::warn!(%piece, %error, "failed to note a damaged piece: scrubbing finds it again");
-                }
-            }
-            None => {
-                let text = format!(
-                    "piece {piece} on drive {} is damaged, and no other piece says whose it is: `abide verify` its bucket",
-                    self.name_of(drive.id)
-                );
-                self.tell(Severity::Error, "drive", &drive.id.to_string(), text);
-            }
-        }
-        true
+            lock(&self.upkeep).damaged += 1;
+            let drive = Some(drive.id);
+            self.found(Finding { volume, policy, group, piece, drive, fault: Fault::Damaged }).await.map(Some)
+        };
+        let result = match self.home_of(piece.segment).await {
+            Ok(Home::Group(volume, policy, group)) => match found((volume, policy, group)).await {
+                Ok(Some(())) => Ok(true),
+                Ok(None) => waste.await,
+                Err(error) => Err(error),
+            },
+            Ok(Home::None) if !is_fresh => waste.await,
+            Ok(Home::None | Home::Garbage) => Ok(false),
+            Err(error) => Err(error),
+        };
+        result.unwrap_or_else(|error: crate::Error| {
+            tracing::warn!(%piece, drive = %drive.id, %error, "failed to note a damaged piece: scrubbing finds it again");
+            true
+        })
     }
 
     /// Looks at some pieces of a drive: those that no row names go to the trash.

@@ -39,7 +39,7 @@ impl World {
 
     /// Opens a store that was closed: its last tasks may hold its locks for a moment.
     async fn reopen(&self, drives: std::ops::RangeInclusive<usize>) -> Started {
-        for _ in 0..200 {
+        for _ in 0..1200 {
             match self.open(drives.clone()).await {
                 Ok(started) => return started,
                 Err(error) if base::Kinded::kind(&error) == base::Kind::Conflict => {

@@ -69,10 +69,8 @@ impl Core {
             Err(_) if self.log(loc.log).is_none() => return Err(Trouble::Moved),
             Err(error) => return Err(self.read_failed(error)),
         };
-        let mut bytes = vec![0; len as usize];
-        file.read_at(&mut bytes, loc.offset() + from)
-            .map_err(|error| self.read_failed(Error::io("read", &self.files.path(log.name()), error)))?;
-        Ok(bytes)
+        file.read_vec_at(len as usize, loc.offset() + from)
+            .map_err(|error| self.read_failed(Error::io("read", &self.files.path(log.name()), error)))
     }
 
     fn read_failed(&self, error: Error) -> Trouble {
@@ -223,8 +221,8 @@ impl Core {
         if let Some(extent) = record.extent {
             let name = Name::Extents(extent.file);
             let file = self.files.get(name).map_err(|error| self.read_failed(error))?;
-            let mut bytes = vec![0; len as usize];
-            file.read_at(&mut bytes, extent.offset() + BLOCK_BYTES + from)
+            let bytes = file
+                .read_vec_at(len as usize, extent.offset() + BLOCK_BYTES + from)
                 .map_err(|error| self.read_failed(Error::io("read", &self.files.path(name), error)))?;
             return Ok(bytes.into());
         }

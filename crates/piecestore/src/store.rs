@@ -144,6 +144,11 @@ impl PieceStore {
         self.core.fence(State::Failed(reason.to_string()));
     }
 
+    /// Whether it takes new pieces: [`State::Ok`]. Asked for every piece, so it looks at nothing else.
+    pub fn is_writable(&self) -> bool {
+        *lock(&self.core.state) == State::Ok
+    }
+
     /// How the store is. Doesn't touch the drive; [`PieceStore::check_path`] asks for the free room.
     pub fn health(&self) -> Health {
         let core = &self.core;

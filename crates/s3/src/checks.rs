@@ -6,11 +6,11 @@ use crc_fast::CrcAlgorithm;
 
 use crate::attrs::Stored;
 use crate::error::{Code, Error, Result};
+use crate::md5::Md5;
 
 /// A checksum's way to be computed.
-#[expect(clippy::large_enum_variant, reason = "lives on the stack, once per copy")]
 enum Hasher {
-    Crc(crc_fast::Digest, usize),
+    Crc(Box<crc_fast::Digest>, usize),
     Sha(digest::Context),
 }
 
@@ -34,7 +34,7 @@ fn sha(algorithm: &str) -> Option<&'static digest::Algorithm> {
 impl Hasher {
     fn new(algorithm: &str) -> Option<Hasher> {
         match (crc(algorithm), sha(algorithm)) {
-            (Some((crc, bytes)), _) => Some(Hasher::Crc(crc_fast::Digest::new(crc), bytes)),
+            (Some((crc, bytes)), _) => Some(Hasher::Crc(Box::new(crc_fast::Digest::new(crc)), bytes)),
             (None, Some(sha)) => Some(Hasher::Sha(digest::Context::new(sha))),
             (None, None) => None,
         }
@@ -62,7 +62,8 @@ pub fn is_algorithm(name: &str) -> bool {
 
 /// The MD5 of bytes, and a checksum if one is wanted.
 pub struct Check {
-    md5: md5_simd::Md5,
+    /// The MD5, which may be computed elsewhere and put back.
+    pub md5: Md5,
     checksum: Option<(String, Hasher)>,
 }
 
@@ -77,12 +78,22 @@ impl Check {
                 Some((name.to_owned(), hasher))
             }
         };
-        Ok(Check { md5: md5_simd::Md5::default(), checksum })
+        Ok(Check { md5: Md5::default(), checksum })
     }
 
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
+        self.update_checksum(bytes);
+    }
+
+    /// Whether there is a checksum beside the MD5.
+    pub fn has_checksum(&self) -> bool {
+        self.checksum.is_some()
+    }
+
+    /// Takes the next bytes for the checksum alone.
+    pub fn update_checksum(&mut self, bytes: &[u8]) {
         if let Some((_, hasher)) = &mut self.checksum {
             hasher.update(bytes);
         }
@@ -95,13 +106,13 @@ impl Check {
             composite: false,
             value: base64(&hasher.finish()),
         });
-        (base::ids::hex(&self.md5.finalize()), checksum)
+        (base::ids::hex(&self.md5.finish()), checksum)
     }
 }
 
 /// The entity tag of an object made from parts: MD5 of their MD5s, and how many.
 pub fn etag_of_parts<'a>(etags: impl Iterator<Item = &'a str>) -> String {
-    let mut md5 = md5_simd::Md5::default();
+    let mut md5 = Md5::default();
     let mut count = 0;
     for etag in etags {
         let mut bytes = [0; 16];
@@ -109,7 +120,7 @@ pub fn etag_of_parts<'a>(etags: impl Iterator<Item = &'a str>) -> String {
         md5.update(&bytes);
         count += 1;
     }
-    format!("{}-{count}", base::ids::hex(&md5.finalize()))
+    format!("{}-{count}", base::ids::hex(&md5.finish()))
 }
 
 /// The checksum of an object from those of its parts, in base64, and their sizes: composed, or

@@ -1,5 +1,7 @@
 //! Digests of a body as it streams in, computed beside the reactor, and what they must come to.
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest;
 use base::ids::hex;
 use bytes::Bytes;
@@ -11,10 +13,14 @@ use crate::attrs::Stored;
 use crate::checks::{Check, is_algorithm, unbase64};
 use crate::chunked::Chain;
 use crate::error::{Code, Error, Result};
+use crate::md5::Md5;
+use crate::md5::pool::{Pool, Stream};
 use crate::payload::Summary;
 
 /// Bytes that are hashed in one go on another thread. Two such batches are held at the most.
 const BATCH_BYTES: usize = 256 << 10;
+/// Items of a batch at the most: chunks may be as small as a byte.
+const ITEMS_MAX: usize = 4096;
 /// Fewer bytes than these are hashed where they are: handing them over would cost more.
 const INLINE_BYTES: usize = 32 << 10;
 
@@ -37,11 +43,22 @@ pub struct Digester {
 }
 
 impl Digester {
+    /// The MD5, and a checksum if one is wanted.
+    pub fn of_check(check: Check) -> Digester {
+        Digester { check, sha256: None, chain: None }
+    }
+
+    /// Whether there is anything to compute beside the MD5.
+    fn has_more(&self) -> bool {
+        self.check.has_checksum() || self.sha256.is_some() || self.chain.is_some()
+    }
+
+    /// Everything but the MD5.
     fn absorb(mut self, items: Vec<Item>) -> Result<Digester> {
         for item in items {
             match item {
                 Item::Data(bytes) => {
-                    self.check.update(&bytes);
+                    self.check.update_checksum(&bytes);
                     if let Some(sha256) = &mut self.sha256 {
                         sha256.update(&bytes);
                     }
@@ -60,10 +77,48 @@ impl Digester {
     }
 }
 
-/// Hashes one batch on another thread while the next one comes in.
+/// Where bodies are hashed: off the reactor, several at once.
+#[derive(Clone)]
+pub struct Hashers {
+    env: Env,
+    md5: Arc<Pool>,
+}
+
+impl Hashers {
+    /// One for all requests of a face.
+    pub fn new(env: Env) -> Hashers {
+        Hashers { env, md5: Arc::default() }
+    }
+}
+
+/// Something that is here or on its way back from another thread.
+enum Turn<T> {
+    Here(T),
+    Away(oneshot::Receiver<T>),
+    Lost,
+}
+
+impl<T> Turn<T> {
+    async fn back(&mut self) -> Result<T> {
+        match std::mem::replace(self, Turn::Lost) {
+            Turn::Here(value) => Ok(value),
+            Turn::Away(answer) => answer.await.map_err(|_| cut()),
+            Turn::Lost => Err(cut()),
+        }
+    }
+}
+
+/// Hashes one batch on other threads while the next one comes in.
 pub struct Lane {
-    idle: Option<Digester>,
-    running: Option<oneshot::Receiver<Result<Digester>>>,
+    hashers: Hashers,
+    md5: Turn<Md5>,
+    /// All the rest.
+    more: Turn<Result<Digester>>,
+    has_more: bool,
+    /// From the first batch on. After `md5`, so that the pool sees that it was given up.
+    stream: Option<Stream>,
+    /// The pool was told that `md5` is needed soon.
+    hurried: bool,
     batch: Vec<Item>,
     bytes: usize,
 }
@@ -74,46 +129,87 @@ fn cut() -> Error {
 
 impl Lane {
     /// A lane for one body.
-    pub fn new(digester: Digester) -> Self {
-        Lane { idle: Some(digester), running: None, batch: Vec::new(), bytes: 0 }
+    pub fn new(hashers: Hashers, mut digester: Digester) -> Self {
+        let md5 = Turn::Here(std::mem::take(&mut digester.check.md5));
+        let has_more = digester.has_more();
+        Lane {
+            hashers,
+            md5,
+            more: Turn::Here(Ok(digester)),
+            has_more,
+            stream: None,
+            hurried: true,
+            batch: Vec::new(),
+            bytes: 0,
+        }
     }
 
     /// Takes the next item; waits while the batch before the last is still being hashed.
-    pub async fn push(&mut self, env: &Env, item: Item) -> Result<()> {
-        if let Item::Data(bytes) = &item {
-            self.bytes += bytes.len();
+    pub async fn push(&mut self, item: Item) -> Result<()> {
+        match &item {
+            Item::Data(bytes) => self.bytes += bytes.len(),
+            Item::Chunk(_) if !self.has_more => return Ok(()),
+            Item::Chunk(_) => {}
         }
         self.batch.push(item);
-        if self.bytes < BATCH_BYTES {
-            return Ok(());
+        if self.bytes >= BATCH_BYTES || self.batch.len() >= ITEMS_MAX {
+            return self.send().await;
         }
-        let digester = self.settle().await?;
-        let batch = std::mem::take(&mut self.batch);
-        self.bytes = 0;
-        let (send, receive) = oneshot::channel();
-        env.spawn.blocking(Box::new(move || {
-            // Nobody waits if the request was given up.
-            let _ = send.send(digester.absorb(batch));
-        }));
-        self.running = Some(receive);
+        if self.bytes >= BATCH_BYTES / 2 {
+            self.hurry();
+        }
         Ok(())
     }
 
-    async fn settle(&mut self) -> Result<Digester> {
-        match self.running.take() {
-            Some(running) => running.await.map_err(|_| cut())?,
-            None => self.idle.take().ok_or_else(cut),
+    /// The batch that is away will be waited for soon.
+    fn hurry(&mut self) {
+        if let (false, Some(stream)) = (std::mem::replace(&mut self.hurried, true), &self.stream) {
+            stream.hurry(&self.hashers.env);
         }
     }
 
-    /// All of it is hashed.
-    pub async fn finish(&mut self, env: &Env) -> Result<Digester> {
-        let digester = self.settle().await?;
+    /// Hands the batch over, as soon as the one before is done.
+    async fn send(&mut self) -> Result<()> {
+        self.hurry();
+        let (md5, more) = (self.md5.back().await?, self.more.back().await??);
         let batch = std::mem::take(&mut self.batch);
-        if self.bytes <= INLINE_BYTES {
-            return digester.absorb(batch);
+        self.bytes = 0;
+        let parts = batch.iter().filter_map(|item| match item {
+            Item::Data(bytes) => Some(bytes.clone()),
+            Item::Chunk(_) => None,
+        });
+        let stream = self.stream.get_or_insert_with(|| self.hashers.md5.stream());
+        self.md5 = Turn::Away(stream.submit(&self.hashers.env, md5, parts));
+        self.hurried = false;
+        self.more = match self.has_more {
+            false => Turn::Here(Ok(more)),
+            true => {
+                let (send, receive) = oneshot::channel();
+                self.hashers.env.spawn.blocking(Box::new(move || {
+                    // Nobody waits if the request was given up.
+                    let _ = send.send(more.absorb(batch));
+                }));
+                Turn::Away(receive)
+            }
+        };
+        Ok(())
+    }
+
+    /// All of it is hashed.
+    pub async fn finish(mut self) -> Result<Digester> {
+        if self.bytes > INLINE_BYTES {
+            self.send().await?;
         }
-        env.blocking(move || digester.absorb(batch)).await.map_err(|_| cut())?
+        self.hurry();
+        let (mut md5, more) = (self.md5.back().await?, self.more.back().await??);
+        for item in &self.batch {
+            if let Item::Data(bytes) = item {
+                md5.update(bytes);
+            }
+        }
+        let mut digester = more.absorb(self.batch)?;
+        digester.check.md5 = md5;
+        Ok(digester)
     }
 }
 

@@ -64,7 +64,7 @@ fn wrap(face: &Face, body: Incoming, framing: Framing) -> Result<Payload> {
     if framing.decoder.is_none() && framing.expected.is_nothing() && !crate::server::has_body(&body) {
         return Ok(Payload::default());
     }
-    Payload::wire(face.env.clone(), face.settings.stall, body, framing)
+    Payload::wire(face.env.clone(), face.hashers.clone(), face.settings.stall, body, framing)
 }
 
 async fn judge(face: &Face, operation: Operation, parts: &Parts, target: &Target) -> Result<(Option<UserId>, Framing)> {

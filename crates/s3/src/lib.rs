@@ -30,6 +30,7 @@ pub mod conditions;
 pub mod form;
 pub mod headers;
 pub mod lock;
+pub mod md5;
 
 pub mod backend;
 pub mod engine;

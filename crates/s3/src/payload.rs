@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use crate::attrs::Stored;
 use crate::checks::Check;
 use crate::chunked::{Chain, Decoder, Step};
-use crate::digests::{Expected, Item, Lane};
+use crate::digests::{Expected, Hashers, Item, Lane};
 use crate::error::{Code, Error, Result};
 
 /// What is known of a body once it was taken whole.
@@ -64,15 +64,22 @@ struct Wire {
     taken: u64,
     decoder: Option<Decoder>,
     expected: Expected,
-    lane: Lane,
+    /// Until the body's end.
+    lane: Option<Lane>,
     summary: Option<Summary>,
 }
 
 impl Payload {
     /// A body from the wire.
-    pub fn wire(env: Env, stall: std::time::Duration, body: Incoming, framing: Framing) -> Result<Payload> {
+    pub fn wire(
+        env: Env,
+        hashers: Hashers,
+        stall: std::time::Duration,
+        body: Incoming,
+        framing: Framing,
+    ) -> Result<Payload> {
         let Framing { len, decoder, expected, chain } = framing;
-        let lane = Lane::new(expected.digester(chain)?);
+        let lane = Some(Lane::new(hashers, expected.digester(chain)?));
         let wire = Wire { env, stall, body, raw: Bytes::new(), len, taken: 0, decoder, expected, lane, summary: None };
         Ok(Payload { source: Source::Wire(Box::new(wire)), taken: 0, ended: false })
     }
@@ -158,6 +165,13 @@ impl Payload {
     }
 }
 
+async fn hash(lane: &mut Option<Lane>, item: Item) -> Result<()> {
+    match lane {
+        Some(lane) => lane.push(item).await,
+        None => Err(Code::IncompleteBody.into()),
+    }
+}
+
 impl Wire {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         if self.summary.is_some() {
@@ -185,16 +199,16 @@ impl Wire {
             if bytes.is_empty() {
                 return Ok(None);
             }
-            self.lane.push(&self.env, Item::Data(bytes.clone())).await?;
+            hash(&mut self.lane, Item::Data(bytes.clone())).await?;
             return Ok(Some(bytes));
         };
         while let Some(step) = decoder.step(&mut self.raw)? {
             match step {
                 Step::Data(bytes) => {
-                    self.lane.push(&self.env, Item::Data(bytes.clone())).await?;
+                    hash(&mut self.lane, Item::Data(bytes.clone())).await?;
                     return Ok(Some(bytes));
                 }
-                Step::Chunk(signature) => self.lane.push(&self.env, Item::Chunk(signature)).await?,
+                Step::Chunk(signature) => hash(&mut self.lane, Item::Chunk(signature)).await?,
                 Step::End => {}
             }
         }
@@ -232,7 +246,8 @@ impl Wire {
             return Err(Code::IncompleteBody.into());
         }
         let trailers = self.decoder.as_mut().map(|decoder| std::mem::take(&mut decoder.trailers)).unwrap_or_default();
-        let digester = self.lane.finish(&self.env).await?;
+        let lane = self.lane.take().ok_or(Code::IncompleteBody)?;
+        let digester = lane.finish().await?;
         self.summary = Some(self.expected.verify(digester, &trailers)?);
         Ok(())
     }

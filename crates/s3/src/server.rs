@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::backend::Backend;
 use crate::call::Call;
+use crate::digests::Hashers;
 use crate::error::{Code, Error};
 use crate::gate::{self, Gate};
 use crate::metrics::Metrics;
@@ -80,6 +81,7 @@ pub struct Face {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) settings: Settings,
     pub(crate) gate: Gate,
+    pub(crate) hashers: Hashers,
     metrics: Metrics,
     aside: Option<Aside>,
     /// Random, so that request ids of two runs differ.
@@ -97,11 +99,13 @@ impl Face {
         let host_id = base::ids::hex(&env.random::<16>());
         let host_id = HeaderValue::from_str(&host_id).unwrap_or(HeaderValue::from_static("abide"));
         let gate = Gate::new(&settings);
+        let hashers = Hashers::new(env.clone());
         Face {
             env,
             backend,
             settings,
             gate,
+            hashers,
             metrics: Metrics::default(),
             aside: None,
             seed,

@@ -86,7 +86,10 @@ mod tests {
         truth.is(Some(one));
         assert!(truth.explain(None).is_none() && truth.explain(Some(&two.bytes())).is_none());
         truth.may_be(Some(two));
-        assert_eq!((truth.explain(Some(&one.bytes())), truth.explain(Some(&two.bytes()))), (Some(Some(one)), Some(Some(two))));
+        assert_eq!(
+            (truth.explain(Some(&one.bytes())), truth.explain(Some(&two.bytes()))),
+            (Some(Some(one)), Some(Some(two)))
+        );
         assert!(truth.certain().is_none() && truth.allows_len(Some(9)) && !truth.allows_len(None));
     }
 }

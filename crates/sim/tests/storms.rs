@@ -1,5 +1,5 @@
 //! Storms over a whole store, each from its seed: `cargo xtask sim SEED COUNT` runs others.
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use sim::disk::Lie;
 use sim::storm::{Storm, run};

@@ -11,6 +11,7 @@ use crate::backend::{Bucket, Content};
 use crate::call::{Call, parse_version, show_version};
 use crate::checks::Check;
 use crate::conditions;
+use crate::digests::{Digester, Item, Lane};
 use crate::error::{Code, Error, Result};
 use crate::headers;
 use crate::response::{self, Response, set};
@@ -128,9 +129,9 @@ pub async fn part(call: &mut Call) -> Result<Response> {
             (content, source.version.etag.clone(), known)
         }
         false => {
-            let mut check = Check::new(algorithm.as_deref())?;
-            let content = pour(call, &bucket, &source, range, Some(&mut check)).await?;
-            let (etag, checksum) = check.finish();
+            let mut lane = lane(call, algorithm.as_deref())?;
+            let content = pour(call, &bucket, &source, range, Some(&mut lane)).await?;
+            let (etag, checksum) = lane.finish().await?.check.finish();
             (content, etag, checksum)
         }
     };
@@ -204,12 +205,16 @@ async fn checksum(call: &Call, source: &Source) -> Result<Option<Stored>> {
     if Stored::of(&source.version.attrs).is_some_and(|stored| stored.algorithm == wanted) {
         return Ok(None);
     }
-    let mut check = Check::new(Some(wanted))?;
+    let mut lane = lane(call, Some(wanted))?;
     let mut stream = call.backend().read(&source.bucket, &source.version, 0..source.version.size).await?;
     while let Some(bytes) = stream.next().await {
-        check.update(&bytes?);
+        lane.push(Item::Data(bytes?)).await?;
     }
-    Ok(check.finish().1)
+    Ok(lane.finish().await?.check.finish().1)
+}
+
+fn lane(call: &Call, algorithm: Option<&str>) -> Result<Lane> {
+    Ok(Lane::new(call.face.hashers.clone(), Digester::of_check(Check::new(algorithm)?)))
 }
 
 /// The bytes of a copy. A whole object of the same volume, or one that lies in the metadata, is
@@ -228,7 +233,7 @@ async fn pour(
     bucket: &Bucket,
     source: &Source,
     range: std::ops::Range<u64>,
-    mut check: Option<&mut Check>,
+    mut lane: Option<&mut Lane>,
 ) -> Result<Content> {
     let mut writer = call.backend().writer(bucket, call.key(), Some(range.end - range.start)).await?;
     let mut write: Vec<Bytes> = Vec::new();
@@ -240,15 +245,15 @@ async fn pour(
         let mut stream = call.backend().read(&source.bucket, &source.version, range).await?;
         while let Some(bytes) = stream.next().await {
             let bytes = bytes?;
-            if let Some(check) = check.as_deref_mut() {
-                check.update(&bytes);
+            if let Some(lane) = lane.as_deref_mut() {
+                lane.push(Item::Data(bytes.clone())).await?;
             }
             writer.write(bytes).await?;
         }
     } else {
         for bytes in write {
-            if let Some(check) = check.as_deref_mut() {
-                check.update(&bytes);
+            if let Some(lane) = lane.as_deref_mut() {
+                lane.push(Item::Data(bytes.clone())).await?;
             }
             writer.write(bytes).await?;
         }

@@ -9,6 +9,7 @@ use crate::attrs::{self, OBJECT_TAGS_MAX, Stored};
 use crate::backend::{Bucket, Content};
 use crate::call::Call;
 use crate::checks::{Check, is_algorithm};
+use crate::digests::{Digester, Item, Lane};
 use crate::error::{Code, Error, Result};
 use crate::form::Form;
 use crate::gate;
@@ -38,13 +39,14 @@ pub async fn object(call: &mut Call) -> Result<Response> {
     let bucket = call.bucket_for(Permission::Write).await?;
     inherit(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
     let said = said_checksum(&form)?;
-    let mut check = Check::new(said.as_ref().map(|said| said.algorithm.as_str()))?;
+    let check = Check::new(said.as_ref().map(|said| said.algorithm.as_str()))?;
+    let mut lane = Lane::new(call.face.hashers.clone(), Digester::of_check(check));
     let limits = allowed.length.unwrap_or((0, OBJECT_BYTES_MAX));
     let mut payload = std::mem::take(&mut call.payload);
-    let content = fill(call, &bucket, &mut form, &mut payload, &mut check, limits).await;
+    let content = fill(call, &bucket, &mut form, &mut payload, &mut lane, limits).await;
     call.payload = payload;
     let content = content?;
-    let (etag, checksum) = check.finish();
+    let (etag, checksum) = lane.finish().await?.check.finish();
     if said.is_some() && checksum != said {
         return Err(Error::new(Code::BadDigest, "The checksum you specified did not match the calculated checksum."));
     }
@@ -132,7 +134,7 @@ async fn fill(
     bucket: &Bucket,
     form: &mut Form,
     payload: &mut crate::payload::Payload,
-    check: &mut Check,
+    lane: &mut Lane,
     (least, most): (u64, u64),
 ) -> Result<Content> {
     let mut writer = call.backend().writer(bucket, call.key(), None).await?;
@@ -142,7 +144,7 @@ async fn fill(
         if size > most {
             return Err(Code::EntityTooLarge.into());
         }
-        check.update(&bytes);
+        lane.push(Item::Data(bytes.clone())).await?;
         writer.write(bytes).await?;
     }
     if size < least {

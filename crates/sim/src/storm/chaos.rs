@@ -125,9 +125,9 @@ async fn replace(stage: &Stage, path: &Path) -> Result<(), Failed> {
     let mut last = String::new();
     for _ in 0..120 {
         let status = stage.admin("GET", "/v1/status", &Json::Null).await?;
-        let is_there = status["drives"].as_array().is_some_and(|drives| {
-            drives.iter().any(|drive| drive["path"] == json!(path) && drive["state"] == "up")
-        });
+        let is_there = status["drives"]
+            .as_array()
+            .is_some_and(|drives| drives.iter().any(|drive| drive["path"] == json!(path) && drive["state"] == "up"));
         // What was deleted a moment ago may still count as up.
         if is_there && stage.disk.used(path) > 0 {
             return Ok(());
@@ -147,7 +147,8 @@ async fn settle(stage: &Stage, when: &str) -> Result<(), Failed> {
     let mut status = Json::Null;
     for _ in 0..REPAIR_SECS {
         status = stage.admin("GET", "/v1/status", &Json::Null).await?;
-        if status["repair"]["pieces"] == 0 && status["spare_losses"].as_i64() >= Some(2) && status["health"] == "green" {
+        if status["repair"]["pieces"] == 0 && status["spare_losses"].as_i64() >= Some(2) && status["health"] == "green"
+        {
             stage.note(format!("settled {when}"));
             return Ok(());
         }

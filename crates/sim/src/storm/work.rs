@@ -102,7 +102,8 @@ impl Worker {
             62..70 => self.range(&key).await,
             70..80 => {
                 let path = path_of(&key);
-                self.change(slot, &key, None, Request { method: "DELETE", path: &path, ..Request::default() }, 204).await
+                self.change(slot, &key, None, Request { method: "DELETE", path: &path, ..Request::default() }, 204)
+                    .await
             }
             80..86 => self.copy(slot, &key).await,
             86..91 => self.create_only(slot, &key).await,
@@ -210,10 +211,10 @@ impl Worker {
         }
         let body = value.bytes();
         let mut parts = String::new();
-        let cuts = if value.len > PART { vec![0..PART, PART..value.len] } else { vec![0..value.len] };
-        for (number, cut) in cuts.into_iter().enumerate() {
+        let bodies = if body.len() > PART { vec![&body[..PART], &body[PART..]] } else { vec![&body[..]] };
+        for (number, part) in bodies.into_iter().enumerate() {
             let query = format!("partNumber={}&uploadId={id}", number + 1);
-            let put = Request { method: "PUT", path: &path, query: &query, body: &body[cut], ..Request::default() };
+            let put = Request { method: "PUT", path: &path, query: &query, body: part, ..Request::default() };
             let Fate::Done(answer) = self.send(put, 200).await else { return Ok(()) };
             let etag = answer.header("etag").unwrap_or_default();
             parts.push_str(&format!("<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", number + 1));
@@ -295,7 +296,9 @@ pub async fn check_listing(stage: &Stage, prefix: &str, all: &[Truths]) -> Resul
         }
     }
     match seen.first_key_value() {
-        Some((key, size)) => Err(format!("the listing of {prefix:?} shows {key} of {size} bytes, which nobody wrote").into()),
+        Some((key, size)) => {
+            Err(format!("the listing of {prefix:?} shows {key} of {size} bytes, which nobody wrote").into())
+        }
         None => Ok(()),
     }
 }
