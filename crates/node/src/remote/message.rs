@@ -219,6 +219,11 @@ fn limited(what: &'static str, len: u32, max: u32) -> Result<u32, Error> {
     if len > max { Err(Error::TooLong { what, len: len as usize, max: max as usize }) } else { Ok(len) }
 }
 
+/// There is only one yet.
+fn known(version: u8) -> Result<(), Error> {
+    if version == 1 { Ok(()) } else { Err(Error::Value { what: "version", value: version.into() }) }
+}
+
 impl Part {
     fn encode(&self, to: &mut Writer) {
         to.raw(&self.write.0).raw(&self.piece.to_bytes()).u32(self.cell_bytes).u64(self.len_max);
@@ -335,7 +340,8 @@ impl Versioned for Ask {
         }
     }
 
-    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        known(version)?;
         let pieces = |from: &mut Reader<'_>| read_many(from, "pieces", MANY_MAX, piece);
         Ok(match from.u8("request")? {
             1 => Ask::Put(drive(from)?, Part::decode(from)?),
@@ -379,7 +385,8 @@ impl Versioned for Told {
         }
     }
 
-    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        known(version)?;
         Ok(match from.u8("answer")? {
             1 => Told::Put(from.u64("bytes")?, flag(from, "durable")?),
             2 => Told::Read(read_sums(from)?),
