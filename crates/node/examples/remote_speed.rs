@@ -92,16 +92,17 @@ async fn get_all(gateway: &Gateway, name: &str, versions: &[Version], many: usiz
 }
 
 async fn run(folder: &Path, code: Code, remote: bool, data: &Bytes) {
+    let temp = tempfile::tempdir_in(folder).unwrap();
     let (k, m, _) = code;
     println!("{k}+{m}, {}", if remote { "drives on three other nodes" } else { "drives of this process" });
     let (env, town) = (Env::real(), Town::new(&[1, 2, 3, 4]));
     let anywhere = "127.0.0.1:0".parse().unwrap();
     let mut holders = Vec::new();
     for seed in [2, 3, 4] {
-        let folders: Vec<_> = (0..2).map(|at| folder.join(format!("{k}+{m}{remote}-{seed}-{at}"))).collect();
+        let folders: Vec<_> = (0..2).map(|at| temp.path().join(format!("{seed}-{at}"))).collect();
         folders.iter().for_each(|folder| std::fs::create_dir_all(folder).unwrap());
         let mut holding = Holding::default();
-        (holding.options.log_bytes, holding.options.extent_file_bytes) = (64 << 20, 1 << 30);
+        (holding.options.log_bytes, holding.options.extent_file_bytes) = (64 << 20, 512 << 20);
         let holder = HolderNode::start(&env, &town, seed, anywhere, &folders, holding).await;
         town.know(seed, holder.endpoint.address().unwrap());
         holders.push(holder);
@@ -115,7 +116,7 @@ async fn run(folder: &Path, code: Code, remote: bool, data: &Bytes) {
         }
     }
     put_all(&gateway, "warm", 2, 64 * MIB, 2, data).await;
-    let large = put_all(&gateway, "64 MiB", 16, 64 * MIB, 2, data).await;
+    let large = put_all(&gateway, "64 MiB", 12, 64 * MIB, 2, data).await;
     let small = put_all(&gateway, "1 MiB", 512, MIB, 8, data).await;
     get_all(&gateway, "64 MiB", &large, 2).await;
     get_all(&gateway, "1 MiB", &small, 8).await;
@@ -133,7 +134,6 @@ fn main() {
     }
     let folder = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let part = std::env::args().nth(2).unwrap_or_default();
-    let temp = tempfile::tempdir_in(folder).unwrap();
     let data =
         Bytes::from((0..4 * MIB as u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect::<Vec<u8>>());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -141,7 +141,7 @@ fn main() {
     for code in codes {
         for (name, remote) in [("local", false), ("remote", true)] {
             if matches!(part.as_str(), "" | "copies") || part == name {
-                runtime.block_on(run(temp.path(), code, remote, &data));
+                runtime.block_on(run(&folder, code, remote, &data));
             }
         }
     }

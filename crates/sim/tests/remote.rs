@@ -58,19 +58,25 @@ struct Stage {
     town: Arc<Town>,
     disks: Vec<SimDisk>,
     lives: AtomicU64,
+    /// Holders give up what nobody went on with for so long.
+    idle: Duration,
     holders: Mutex<Vec<Option<Arc<HolderNode>>>>,
     orders: Mutex<VecDeque<Order>>,
 }
 
 impl Stage {
     fn new(seed: u64) -> Arc<Self> {
+        Self::idle(seed, Duration::from_secs(900))
+    }
+
+    fn idle(seed: u64, idle: Duration) -> Arc<Self> {
         let disks: Vec<_> = ALL.iter().map(|node| SimDisk::new(seed << 8 | u64::from(*node))).collect();
         for disk in &disks {
             (0..2).for_each(|at| disk.set_faults(&folder(at), Faults::default()));
         }
         let (lives, orders) = Default::default();
         let holders = Mutex::new(vec![None, None, None, None, None]);
-        Arc::new(Self { seed, town: Town::new(&ALL), disks, lives, holders, orders })
+        Arc::new(Self { seed, town: Town::new(&ALL), disks, lives, idle, holders, orders })
     }
 
     fn disk(&self, node: u8) -> &SimDisk {
@@ -94,6 +100,7 @@ async fn hold(stage: Arc<Stage>, node: u8) -> turmoil::Result {
     let env = stage.env(node);
     let mut holding = Holding::default();
     (holding.options.log_bytes, holding.options.extent_file_bytes) = (1 << 20, 8 << 20);
+    holding.limits.idle = stage.idle;
     let holder = HolderNode::start(&env, &stage.town, node, here(), &[folder(0), folder(1)], holding).await;
     let holder = Arc::new(holder);
     stage.holders.lock().unwrap()[usize::from(node)] = Some(holder.clone());
@@ -310,6 +317,12 @@ impl Storm {
             worker.await.unwrap();
         }
         trouble.end(&self.stage, victim);
+        // First what was ordered happens: until then all may still seem well.
+        until(env, "the holder is there", || {
+            self.stage.orders.lock().unwrap().is_empty() && self.stage.holder(victim).is_some()
+        })
+        .await;
+        env.clock.sleep(Duration::from_secs(3)).await;
         let what = format!("seed {}: all drives are up after {trouble:?} of {victim}", self.stage.seed);
         until(env, &what, || self.gateway.client.drives().live().len() == 6).await;
         self.heal().await;
@@ -394,8 +407,19 @@ fn storm(seed: u64) {
     });
 }
 
+/// What the nodes themselves say, if somebody asks with `ABIDE_LOG=debug`.
+fn listen() {
+    if let Ok(filter) = std::env::var("ABIDE_LOG") {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr);
+        // Another test of this process may have done so.
+        let _ = log.try_init();
+    }
+}
+
 /// `REMOTE_SEED=n cargo nextest run -p sim --test remote storms` runs one again.
 fn lane(lane: u64) {
+    listen();
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, count) = match number("REMOTE_SEED") {
         Some(seed) => (seed, 1),
@@ -461,7 +485,7 @@ fn a_node_that_hangs_in_the_middle_holds_nobody_up() {
 /// Who writes dies without a word: the holder gives the room back by itself.
 #[test]
 fn a_write_nobody_goes_on_with_is_given_up() {
-    run(Stage::new(78), |stage| async move {
+    run(Stage::idle(78, Duration::from_secs(60)), |stage| async move {
         let gateway = gateway(&stage, (3, 2, 4)).await;
         let env = gateway.env.clone();
         let mut writer = gateway.client.writer(&gateway.bucket, Some(20_000_000)).named("a key");
@@ -471,11 +495,11 @@ fn a_write_nobody_goes_on_with_is_given_up() {
         let open = || holders.iter().map(|holder| holder.service.writes()).sum::<usize>();
         until(&env, "pieces are being written", || open() >= 5).await;
         // Slow, but there: nobody takes its room away.
-        env.clock.sleep(Duration::from_secs(600)).await;
+        env.clock.sleep(Duration::from_secs(40)).await;
         assert_eq!(open(), 5);
         HOLDERS.iter().for_each(|node| turmoil::partition(name(1), name(*node)));
         drop(writer);
-        env.clock.sleep(Duration::from_secs(1000)).await;
+        env.clock.sleep(Duration::from_secs(120)).await;
         assert_eq!(open(), 0);
         HOLDERS.iter().for_each(|node| turmoil::repair(name(1), name(*node)));
         until(&env, "all are back", || gateway.client.drives().live().len() == 6).await;
@@ -500,8 +524,15 @@ fn what_a_holder_acknowledged_survives_its_power() {
             }
             stage.order(Order::Power(2));
             stage.order(Order::Bounce(2));
-            until(&gateway.env, "it is away", || gateway.client.drives().live().len() < 6).await;
-            until(&gateway.env, "it is back", || gateway.client.drives().live().len() == 6).await;
+            until(&gateway.env, "it is away", || stage.holder(2).is_none()).await;
+            until(&gateway.env, "it is back", || stage.holder(2).is_some()).await;
+            until(&gateway.env, "its drives are up", || gateway.client.drives().live().len() == 6).await;
+            let mut tries = 0;
+            while remote.stat(piece(0)).await.is_err_and(|error| error.kind() == Kind::Unreachable) {
+                tries += 1;
+                assert!(tries < 100, "seed {seed}: it never answers");
+                gateway.env.clock.sleep(Duration::from_millis(100)).await;
+            }
             for (piece, body) in all {
                 assert_eq!(remote.read(piece, 0, body.len() as u64).await.unwrap(), body, "seed {seed}");
                 assert_eq!(remote.header(piece).await.unwrap(), &b"head"[..]);

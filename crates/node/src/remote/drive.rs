@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base::{DriveId, Kind, Kinded, NodeId, PieceId};
 use bytes::Bytes;
-use client::{Error, Holder, HolderWriter};
+use client::{DriveState, Error, Holder, HolderWriter};
 use env::{BoxFuture, Env};
 use tokio::sync::Notify;
 use transport::{Body, Call, Class, Endpoint};
@@ -87,6 +87,8 @@ impl Shared {
 #[derive(Default)]
 struct Seen {
     health: Option<DriveHealth>,
+    /// What was last told of it.
+    state: Option<DriveState>,
     /// It said that it is full since it was last asked how it does.
     full: bool,
     /// Broken-off writes.
@@ -126,6 +128,11 @@ impl RemoteDrive {
     /// How it said it does when it was last asked.
     pub fn health(&self) -> Option<DriveHealth> {
         self.seen().health.clone()
+    }
+
+    /// Remembers its state; whether that is news.
+    pub(super) fn is_news(&self, state: DriveState) -> bool {
+        self.seen().state.replace(state) != Some(state)
     }
 
     pub(super) fn learn(&self, health: DriveHealth) {
@@ -299,12 +306,18 @@ impl RemoteDrive {
             let mut writes = self.loose(|piece| part.contains(&piece));
             writes.truncate(MANY_MAX);
             let ask = Ask::Delete(self.0.drive, writes.clone(), part.to_vec());
-            match self.control(part[0], ask).await? {
+            match self.delete_some(part[0], ask).await? {
                 Told::Delete(_) => self.settled(&writes),
                 _ => return Err(self.nonsense(part[0])),
             }
         }
         Ok(())
+    }
+
+    /// The drive syncs before it answers.
+    async fn delete_some(&self, piece: PieceId, ask: Ask) -> Result<Told, Error> {
+        let limit = self.0.shared.limits.write;
+        Ok(self.call(piece, Class::Control, ask, Vec::new(), limit).await?.0)
     }
 
     fn loose(&self, of: impl Fn(PieceId) -> bool) -> Vec<WriteId> {
@@ -337,7 +350,7 @@ impl RemoteDrive {
                 return Ok(());
             }
             let none = PieceId { segment: base::SegmentId([0; 16]), index: 0 };
-            match self.control(none, Ask::Delete(self.0.drive, writes.clone(), Vec::new())).await? {
+            match self.delete_some(none, Ask::Delete(self.0.drive, writes.clone(), Vec::new())).await? {
                 Told::Delete(_) => self.settled(&writes),
                 _ => return Err(self.nonsense(none)),
             }

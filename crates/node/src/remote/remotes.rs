@@ -106,12 +106,12 @@ impl Remotes {
         drives
     }
 
-    fn set_state(&self, drive: &RemoteDrive, state: DriveState, before: &mut BTreeMap<DriveId, DriveState>) {
+    fn set_state(&self, drive: &RemoteDrive, state: DriveState) {
         let id = drive.0.drive;
         let table = self.lock();
         // It may have been taken away, or be on another node, since it was asked.
         let is_there = table.drives.get(&id).is_some_and(|known| Arc::ptr_eq(&known.0, &drive.0));
-        if is_there && before.insert(id, state) != Some(state) {
+        if is_there && drive.is_news(state) {
             tracing::info!(drive = %id, ?state, "a drive of another node");
             self.drives.set_state(id, state);
             drop(table);
@@ -133,11 +133,10 @@ impl Remotes {
     }
 }
 
-/// What one task remembers of its node.
+/// What one task remembers of its node: looks that failed in a row.
 #[derive(Default)]
 struct Look {
     failed: u32,
-    states: BTreeMap<DriveId, DriveState>,
 }
 
 /// Asks a node how its drives do until none is left.
@@ -165,7 +164,6 @@ async fn watch_node(remotes: Arc<Remotes>, node: NodeId, wake: Arc<Notify>) {
 
 impl Look {
     async fn round(&mut self, remotes: &Remotes, node: NodeId, drives: &[RemoteDrive]) {
-        self.states.retain(|id, _| drives.iter().any(|drive| drive.0.drive == *id));
         match remotes.ask(node, drives).await {
             Ok(health) => {
                 self.failed = 0;
@@ -179,10 +177,11 @@ impl Look {
                         State::Away => DriveState::Gone,
                     };
                     drive.learn(health);
-                    remotes.set_state(drive, state, &mut self.states);
-                    // Tried again with the next look.
-                    let _ = drive.revoke_loose().await;
+                    remotes.set_state(drive, state);
                 }
+                // What fails, or takes too long for the next look, is tried again with that.
+                let revoke = futures_util::future::join_all(drives.iter().map(RemoteDrive::revoke_loose));
+                let _ = remotes.shared.env.timeout(remotes.shared.limits.control, revoke).await;
             }
             // It lives, and has much to do.
             Err(error) if matches!(error.kind(), Kind::Busy { .. }) => {}
@@ -191,7 +190,7 @@ impl Look {
                 let is_down = remotes.shared.endpoint.is_up(node) == Some(false) || error.kind() == Kind::Denied;
                 let gone = is_down || self.failed >= LOOKS_FAILED_MAX;
                 let state = if gone { DriveState::Gone } else { DriveState::Suspect };
-                drives.iter().for_each(|drive| remotes.set_state(drive, state, &mut self.states));
+                drives.iter().for_each(|drive| remotes.set_state(drive, state));
             }
         }
     }

@@ -26,7 +26,7 @@ const QUIET: Duration = Duration::from_secs(60);
 /// Where a write is.
 enum Stage {
     Fresh,
-    Open { writer: PieceWriter, at: u64 },
+    Open { writer: Box<PieceWriter>, at: u64 },
     Done { len: u64 },
     Dead,
 }
@@ -49,17 +49,20 @@ struct Memory {
 }
 
 impl Memory {
-    fn add(&mut self, now: Instant, id: WriteId) {
+    /// Adds one; gives those that are forgotten for it.
+    fn add(&mut self, now: Instant, id: WriteId) -> Vec<WriteId> {
         if self.ids.insert(id) {
             self.order.push_back((now, id));
         }
+        let mut forgotten = Vec::new();
         while self.order.len() > REMEMBERED_MAX
             || self.order.front().is_some_and(|(since, _)| now.since(*since) > REMEMBERED)
         {
-            if let Some((_, old)) = self.order.pop_front() {
-                self.ids.remove(&old);
-            }
+            let Some((_, old)) = self.order.pop_front() else { break };
+            self.ids.remove(&old);
+            forgotten.push(old);
         }
+        forgotten
     }
 }
 
@@ -194,7 +197,7 @@ impl Writes {
             let mut table = self.lock();
             let others = |table: &Table, id: &WriteId| table.open.get(id).is_some_and(|write| write.node != node);
             let ids: Vec<WriteId> = ids.iter().copied().filter(|id| !others(&table, id)).collect();
-            ids.iter().for_each(|id| table.revoked.add(now, *id));
+            ids.iter().for_each(|id| _ = table.revoked.add(now, *id));
             ids.iter().filter_map(|id| table.open.remove(id)).collect()
         };
         for write in open {
@@ -224,10 +227,8 @@ impl Writes {
             Stage::Done { len } => {
                 table.open.remove(&write.id);
                 table.done.insert(write.id, *len);
-                table.done_order.add(now, write.id);
-                if table.done.len() > table.done_order.ids.len() {
-                    let Table { done, done_order, .. } = &mut *table;
-                    done.retain(|id, _| done_order.ids.contains(id));
+                for old in table.done_order.add(now, write.id) {
+                    table.done.remove(&old);
                 }
             }
         }
@@ -278,7 +279,7 @@ async fn step(
             header => {
                 let writer = store.create(part.piece, part.cell_bytes, part.len_max, None).await;
                 let writer = writer.map_err(|error| fault(&error))?;
-                append(stage, writer, 0, part, header, body).await
+                append(stage, Box::new(writer), 0, part, header, body).await
             }
         },
         // The same part again: the answer to the first one was lost.
@@ -292,7 +293,7 @@ async fn step(
 
 async fn append(
     stage: &mut Stage,
-    mut writer: PieceWriter,
+    mut writer: Box<PieceWriter>,
     at: u64,
     part: &Part,
     header: Option<Bytes>,
@@ -312,4 +313,31 @@ async fn append(
     }
     *stage = Stage::Open { writer, at };
     Ok((at, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frames live for minutes at the most; memory is bounded whatever comes.
+    #[test]
+    fn what_ended_is_remembered_for_a_while_and_not_for_ever() {
+        let mut memory = Memory::default();
+        let id = |number: u32| {
+            let mut id = [0; 16];
+            id[..4].copy_from_slice(&number.to_le_bytes());
+            WriteId(id)
+        };
+        let later = |by: Duration| Instant(0) + by;
+        assert!(memory.add(later(Duration::ZERO), id(1)).is_empty());
+        assert!(memory.add(later(REMEMBERED), id(2)).is_empty());
+        assert!(memory.add(later(REMEMBERED), id(2)).is_empty());
+        assert_eq!(memory.add(later(REMEMBERED + Duration::from_secs(1)), id(3)), [id(1)]);
+        assert!(!memory.ids.contains(&id(1)) && memory.ids.contains(&id(2)));
+        let mut forgotten = 0;
+        for number in 10..REMEMBERED_MAX as u32 + 20 {
+            forgotten += memory.add(later(REMEMBERED + Duration::from_secs(1)), id(number)).len();
+        }
+        assert_eq!((forgotten, memory.ids.len(), memory.order.len()), (12, REMEMBERED_MAX, REMEMBERED_MAX));
+    }
 }

@@ -231,7 +231,7 @@ impl Gateway {
         let count = noted.len();
         for found in noted {
             let row = self.client.group(found.note.policy, found.note.group).await?;
-            let missing: Vec<u8> = found.note.missing.iter().copied().collect();
+            let missing: Vec<u8> = found.note.missing.to_vec();
             let place = (found.note.policy, &*row);
             let done = self.client.rebuild(self.bucket.volume, found.segment, place, &missing).await?;
             let missing = missing.into_iter().filter(|at| !done.pieces.contains(at)).collect();
