@@ -4,14 +4,15 @@
 //! reading order: [`settings`] (what is asked for), [`identity`] and [`key`] (what a folder and a
 //! key file say), `open` (making and opening a store, and what is refused), `fleet` (the drives at
 //! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `heal` (pieces
-//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`status`] and [`command`] (what
-//! people ask).
+//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`remote`] (drives of other nodes),
+//! [`status`] and [`command`] (what people ask).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod command;
 pub mod error;
 pub mod identity;
 pub mod key;
+pub mod remote;
 pub mod settings;
 pub mod status;
 

@@ -16,6 +16,18 @@ pub struct Cursor {
     unit: u32,
 }
 
+impl Cursor {
+    /// The place as a number, for whoever asks from afar.
+    pub fn to_u64(self) -> u64 {
+        u64::from(self.log) << 32 | u64::from(self.unit)
+    }
+
+    /// The reverse of [`Cursor::to_u64`]. Any number is a place.
+    pub fn from_u64(place: u64) -> Self {
+        Self { log: (place >> 32) as u32, unit: place as u32 }
+    }
+}
+
 /// What scrubbing found of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
