@@ -47,14 +47,14 @@ class Fields:
             raise Damaged(f"{self.what}: {self.left()} bytes too many")
 
 
-def versioned(data, mark, what):
-    """The fields of a versioned value's body."""
+def versioned(data, mark, what, newest=1):
+    """The fields of a versioned value's body, and its version."""
     if bytes(data[:4]) != mark:
         raise Damaged(f"{what}: mark {bytes(data[:4])!r} is not {mark!r}")
-    if data[4] != 1:
+    if not 1 <= data[4] <= newest:
         raise Damaged(f"{what}: version {data[4]} is not known here")
     fields = Fields(data, what)
-    fields.at = 5
+    fields.at, fields.version = 5, data[4]
     return fields
 
 

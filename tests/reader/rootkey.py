@@ -54,7 +54,8 @@ def metadata_key(root):
 
 
 def volume_key(root, volume):
-    return derive("abide 2026 volume v1", root, volume.to_bytes(4, "little"))
+    volumes = derive("abide 2026 volumes v1", root)
+    return derive("abide 2026 volume v1", volumes, volume.to_bytes(4, "little"))
 
 
 def log_key(metadata, salt):

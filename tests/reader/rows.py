@@ -23,6 +23,22 @@ def option(*parts):
     return lambda fields: [take(fields, part) for part in parts] if FLAG(fields) else None
 
 
+def since(version, part):
+    """A field that older versions don't have."""
+    return lambda fields: take(fields, part) if fields.version >= version else None
+
+
+def many(most, *parts):
+    """u8 count, so many."""
+    def read(fields):
+        count = fields.u8()
+        if count > most:
+            raise Damaged(f"{fields.what}: {count} are more than {most}")
+        return [[take(fields, part) for part in parts] for _ in range(count)]
+
+    return read
+
+
 def group(fields):
     fields.u32(), fields.u32()
     for _ in range(2 * fields.u8()):
@@ -53,7 +69,11 @@ SYSTEM = {
     "w": (b"caVk", ["u32", "bytes"]),
     "x": (b"caDv", ["u32", "u64"]),
     "c": (None, [16]),
-    "d": (b"caDr", [16, "str", one_of(0, 1, 2, 3), "u64", "u64"]),
+    "d": (b"caDr", [16, "str", one_of(0, 1, 2, 3), "u64", "u64", since(2, option(16))]),
+    "n": (b"caNo", [16, 32, "u32", "u64", one_of(0, 1, 2, 3), "u64", "str", many(16, "str"), many(16, "str", "str")]),
+    "l": (b"AbMl", ["rest"]),
+    "t": (b"caTi", [8, 32, "u64"]),
+    "h": (None, ["u64"]),
     "p": (b"caPo", ["u16", "u8", "u8", "u8", "str"]),
     "g": (b"AbGr", [group]),
     "s": (None, ["rest"]),
@@ -76,13 +96,17 @@ VOLUMES = {
     "L": (None, ["u16", "u32"]),
     "G": (b"nsGa", ["u16", "u32", "u8", "u8", "u64", "u64"]),
     "T": (b"nsTo", ["u64"]),
+    "O": (b"nsOu", [option("u64"), FLAG, "u64", "u64", etag]),
+    "F": (None, ["u64"]),
     "N": (b"nsMi", ["u16", "u32", "u64", "bytes"]),
 }
 FILE, FOLDER = (b"nsFi", [file]), (b"nsFo", ["u64", "u64", "u64"])
+# The newest version of each mark that has more than one.
+NEWEST = {b"caDr": 2}
 # Bytes of a key behind the table's letter, where all have the same.
 KEY_BYTES = {
-    "v": 0, "w": 4, "x": 4, "c": 0, "d": 16, "p": 2, "g": 6, "j": 8,
-    "B": 8, "M": 8, "A": 8, "H": 0, "P": 18, "R": 22, "K": 28, "L": 17, "G": 16, "T": 16, "N": 16,
+    "v": 0, "w": 4, "x": 4, "c": 0, "d": 16, "n": 16, "l": 0, "t": 8, "h": 0, "p": 2, "g": 6, "j": 8,
+    "B": 8, "M": 8, "A": 8, "H": 0, "P": 18, "R": 22, "K": 28, "L": 17, "G": 16, "T": 16, "N": 16, "O": 24, "F": 0,
 }
 EVENTS = {
     1: ["str", "u64", "u64", etag, option(16)], 2: ["str", "u64"], 3: ["str", "u64", FLAG], 4: ["str", "u64"],
@@ -99,7 +123,7 @@ def take(fields, part):
 
 
 def check_value(value, what, mark, parts):
-    fields = versioned(value, mark, what) if mark else Fields(value, what)
+    fields = versioned(value, mark, what, NEWEST.get(mark, 1)) if mark else Fields(value, what)
     taken = [take(fields, part) for part in parts]
     fields.end()
     return taken

@@ -6,6 +6,7 @@ Nothing here knows how Abide works inside: only its command line and S3.
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import socket
@@ -22,7 +23,7 @@ ABIDE = os.environ.get("ABIDE", str(ROOT / "target" / "release" / "abide"))
 def seed():
     """The run's seed: from TEST_SEED, or fresh; printed so that the run can be had again."""
     value = int(os.environ.get("TEST_SEED") or random.SystemRandom().randrange(1 << 32))
-    print(f"seed {value} (again: TEST_SEED={value} python3 {sys.argv[0]})", flush=True)
+    print(f"seed {value} (again: TEST_SEED={value} python3 {shlex.join(sys.argv)})", flush=True)
     return value
 
 
@@ -45,13 +46,14 @@ def wait_for(what, condition, seconds=60):
 
 
 class Store:
-    """One running `abide up` on `drives` folders."""
+    """One running `abide up` on `drives` folders. `within` goes before the command that starts it."""
 
     def __init__(self, drives=6, options=(), base=None, environment=None):
         self.base = Path(base or tempfile.mkdtemp(prefix="abide-test-"))
         self.home = self.base / "home"
         self.drives = [self.base / f"d{n}" for n in range(1, drives + 1)]
-        self.port = free_port()
+        self.host, self.port = "127.0.0.1", free_port()
+        self.within = []
         self.options = list(options)
         self.extra = dict(environment or {})
         self.process = None
@@ -74,12 +76,12 @@ class Store:
 
     @property
     def endpoint(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def up_command(self, drives=None):
         return [
-            ABIDE, "up", *map(str, drives or self.drives),
-            "--listen", f"127.0.0.1:{self.port}", *self.options,
+            *self.within, ABIDE, "up", *map(str, drives or self.drives),
+            "--listen", f"{self.host}:{self.port}", *self.options,
         ]
 
     def start(self, drives=None, seconds=60):
@@ -109,18 +111,18 @@ class Store:
             self.process.kill()
             self.process.wait()
 
-    def run(self, *words, check=True, **more):
+    def run(self, *words, check=True, timeout=600, **more):
         """Runs the command line; gives the finished process."""
         done = subprocess.run(
-            [ABIDE, *map(str, words)], env=self.environment, capture_output=True, text=True, timeout=600, **more
+            [ABIDE, *map(str, words)], env=self.environment, capture_output=True, text=True, timeout=timeout, **more
         )
         if check and done.returncode != 0:
             print(f"abide {' '.join(map(str, words))}: {done.returncode}\n{done.stdout}\n{done.stderr}", file=sys.stderr)
             done.check_returncode()
         return done
 
-    def json(self, *words):
-        return json.loads(self.run(*words, "--json").stdout)
+    def json(self, *words, **more):
+        return json.loads(self.run(*words, "--json", **more).stdout)
 
     def status(self):
         return self.json("status")
@@ -141,15 +143,32 @@ class Store:
         }
 
     def boto3(self, **config):
-        import boto3
-        from botocore.config import Config
+        return s3_client(self.aws(), **config)
 
-        aws = self.aws()
-        return boto3.client(
-            "s3", endpoint_url=aws["AWS_ENDPOINT_URL"], region_name=aws["AWS_REGION"],
-            aws_access_key_id=aws["AWS_ACCESS_KEY_ID"], aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
-            config=Config(retries={"max_attempts": 3, "mode": "standard"}, **config),
-        )
+
+def s3_client(aws, **config):
+    """boto3 with its standard retries, for what `abide env` sets."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3", endpoint_url=aws["AWS_ENDPOINT_URL"], region_name=aws["AWS_REGION"],
+        aws_access_key_id=aws["AWS_ACCESS_KEY_ID"], aws_secret_access_key=aws["AWS_SECRET_ACCESS_KEY"],
+        config=Config(retries={"max_attempts": 3, "mode": "standard"}, **config),
+    )
+
+
+def body(client, bucket, key, tries=5):
+    """An object's bytes. A body that breaks off is asked for again, as the SDK's own downloads do."""
+    from s3transfer.utils import S3_RETRYABLE_DOWNLOAD_ERRORS
+
+    while True:
+        try:
+            return client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except S3_RETRYABLE_DOWNLOAD_ERRORS:
+            tries -= 1
+            if tries == 0:
+                raise
 
 
 def contents(name, size, seed_value):

@@ -1,5 +1,7 @@
 //! What can be asked, and who answers.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use node::Node;
 use serde::Serialize;
@@ -26,6 +28,21 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
                 "AWS_REGION": shown.region,
             }))
         }
+        ("GET", "/v1/nodes") => told(node.nodes()?),
+        ("GET", "/v1/nodes/restart-plan") => told(node.restart_plan().await?),
+        ("POST", "/v1/nodes/invite") => {
+            let valid = wish["valid_secs"].as_u64().ok_or_else(|| Refusal::invalid("the request lacks valid_secs"))?;
+            let ticket = node.invite(Duration::from_secs(valid)).await?;
+            Ok(json!({ "ticket": ticket.text(), "expires": ticket.claim.expires.rfc3339() }))
+        }
+        ("POST", "/v1/nodes/expunge") => {
+            let outcome = node.expunge(text(wish, "node")?, apply(wish)).await?;
+            Ok(json!({ "node": wish["node"], "applied": apply(wish), "outcome": outcome }))
+        }
+        ("POST", "/v1/nodes/rotate-key") => {
+            node.rotate_key().await?;
+            Ok(json!({ "rotated": true }))
+        }
         ("GET", "/v1/keys") => told(node.keys().await?),
         ("GET", "/v1/policies") => told(node.policies().await?),
         ("POST", "/v1/drives/add") => told(node.add_drive(text(wish, "path")?.into()).await?),
@@ -40,6 +57,7 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
             Ok(json!({ "access_key": wish["access_key"], "state": "revoked" }))
         }
         ("POST", "/v1/policies/set") => told(node.set_policy(text(wish, "bucket")?, text(wish, "code")?).await?),
+        ("POST", "/v1/policies/default") => told(node.set_default_policy(text(wish, "code")?).await?),
         ("POST", "/v1/scrub") => told(node.scrub().await?),
         ("POST", "/v1/verify") => told(node.verify(text(wish, "what")?).await?),
         ("POST", "/v1/manifest") => told(node.manifest(text(wish, "what")?).await?),

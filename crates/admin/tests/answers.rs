@@ -85,6 +85,9 @@ async fn every_command_is_answered() {
     assert_eq!(set["from"], "bucket", "{set}");
     let policies = world.get("/v1/policies").await;
     assert_eq!((&policies[0]["code"], &policies[1]), (&json!("3 copies"), &set), "{policies}");
+    let default = world.done("/v1/policies/default", json!({ "code": "2 copies" })).await;
+    assert_eq!((&default["bucket"], &default["code"]), (&json!("(default)"), &json!("2 copies")));
+    assert_eq!(world.done("/v1/policies/default", json!({ "code": "default" })).await["code"], json!("3 copies"));
     assert_eq!(world.done("/v1/verify", json!({ "what": "photos" })).await["findings"], json!([]));
     assert_eq!(world.done("/v1/scrub", json!({})).await["damaged"], json!(0));
 
@@ -119,6 +122,7 @@ async fn what_makes_no_sense_is_refused_in_json() {
         ("POST", "/v1/keys/create", b"{\"usr\":\"anna\"}", 400, "usr"),
         ("POST", "/v1/keys/revoke", b"{\"access_key\":\"NONE\"}", 404, "NONE"),
         ("POST", "/v1/policies/set", b"{\"bucket\":\"nothing\",\"code\":\"2 copies\"}", 404, "nothing"),
+        ("POST", "/v1/policies/default", b"{\"code\":\"2 copies surviving 1 site\"}", 400, "needs 2 drives"),
         ("GET", "/v1/events?limit=many", b"", 400, "limit"),
         ("GET", "/v1/events?limit=10001", b"", 400, "10000"),
         ("POST", "/v1/scrub", &long, 400, "request"),

@@ -1,7 +1,8 @@
 //! What can be typed.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -23,6 +24,17 @@ pub struct Cli {
 pub enum Command {
     /// Makes a store of these folders, or opens the one they hold, and serves S3
     Up(Box<Up>),
+    /// Joins a cluster with a ticket, with these folders, and serves S3
+    Join(Box<Join>),
+    /// Prints a ticket with which one machine can join
+    Invite {
+        /// How long it is good: 30m, 24h, 7d
+        #[arg(long, default_value = "24h", value_name = "TIME", value_parser = span)]
+        valid_for: Duration,
+    },
+    /// Nodes: list, restart-plan, expunge, rotate-key
+    #[command(subcommand)]
+    Node(Nodes),
     /// Prints what S3 clients need: eval "$(abide env)"
     Env,
     /// What is stored, how many losses it survives, what is being repaired
@@ -50,9 +62,32 @@ pub enum Command {
         #[arg(value_name = "BUCKET[/KEY]")]
         what: String,
     },
+    /// Founds the metadata anew on this node, when most nodes that kept it are lost for good
+    Recover(Recover),
     /// Looks into files of a store, with no store running
     #[command(subcommand)]
     Inspect(Inspect),
+}
+
+/// `abide recover`.
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// The folders that are left of this node, whose `abide up` is stopped
+    #[arg(required = true, value_name = "FOLDER")]
+    pub drives: Vec<PathBuf>,
+    /// Do it: the code that this printed before. Without it only the outcome is shown
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<String>,
+}
+
+/// `abide join`.
+#[derive(Debug, Args)]
+pub struct Join {
+    /// What `abide invite` printed on a node of the cluster
+    #[arg(value_name = "TICKET")]
+    pub ticket: String,
+    #[command(flatten)]
+    pub up: Up,
 }
 
 /// `abide up`.
@@ -61,6 +96,18 @@ pub struct Up {
     /// Folders or mounted drives
     #[arg(required = true, value_name = "FOLDER")]
     pub drives: Vec<PathBuf>,
+    /// Where to listen for other nodes, once there are some
+    #[arg(long, default_value = "0.0.0.0:9400", value_name = "ADDRESS:PORT")]
+    pub cluster_listen: SocketAddr,
+    /// Where other nodes reach this one [default: the address of this machine's first network]
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = reached)]
+    pub advertise: Vec<SocketAddr>,
+    /// What to know of this machine: rack, site, country, owner or model
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub label: Vec<String>,
+    /// What to call this machine [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
     /// Where to serve S3
     #[arg(long, default_value = "127.0.0.1:9000", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
@@ -91,6 +138,45 @@ pub struct Up {
     /// Log as JSON lines
     #[arg(long)]
     pub log_json: bool,
+}
+
+/// An address; without a port the one that is listened on.
+fn reached(text: &str) -> Result<SocketAddr, String> {
+    let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
+    bare.or_else(|_| text.parse()).map_err(|_| format!("{text:?} is no address: write 192.0.2.7 or 192.0.2.7:9400"))
+}
+
+/// A span of time.
+fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no span of time: write 30m, 24h or 7d");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(wrong)
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Nodes {
+    /// All nodes: how they stand, where they are, what they hold
+    List,
+    /// In which order the nodes can be restarted without anybody noticing
+    RestartPlan,
+    /// Shuts a stolen or dead node out for ever; its data is rebuilt on the others
+    Expunge {
+        /// The node's name or the beginning of its id
+        node: String,
+        /// Do it; without this only the outcome is shown
+        #[arg(long)]
+        apply: bool,
+    },
+    /// Gives this node a new key
+    RotateKey,
 }
 
 #[derive(Debug, Subcommand)]
@@ -153,11 +239,16 @@ pub enum Key {
 pub enum Policy {
     /// How each bucket is coded
     List,
-    /// Sets how new data of a bucket is coded: "4+2", "3 copies", "default"
+    /// Sets how new data of a bucket is coded: "4+2", "3 copies surviving 1 site", "default"
     Set {
         /// The bucket
         bucket: String,
-        /// The code
+        /// The code, and what else is asked: "8+4 surviving 1 site and 2 nodes in country=de"
+        code: String,
+    },
+    /// Sets how new data of all buckets is coded that have no policy of their own
+    Default {
+        /// The code, and what else is asked; "default" follows the number of nodes and drives
         code: String,
     },
 }

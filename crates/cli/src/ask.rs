@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::absolute;
-use crate::args::{Command, Drive, Inspect, Key, Policy};
+use crate::args::{Command, Drive, Inspect, Key, Nodes, Policy};
 use crate::control::{Error, ask};
 use crate::show::{Paint, bytes, duration, paint, table, text};
 
@@ -32,6 +32,42 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
     match command {
         Command::Env => get("/v1/env").map(|answer| Done::good(answer.clone(), env(&answer))),
         Command::Status => get("/v1/status").map(|answer| Done::good(answer.clone(), status(&answer))),
+        Command::Invite { valid_for } => {
+            let answer = post("/v1/nodes/invite", json!({ "valid_secs": valid_for.as_secs() }))?;
+            let shown = format!(
+                "{}\n{}",
+                text(&answer["ticket"]),
+                paint(
+                    Paint::Dim,
+                    &format!("good for one machine until {}: abide join TICKET FOLDER…", text(&answer["expires"]))
+                )
+            );
+            Ok(Done::good(answer, shown))
+        }
+        Command::Node(Nodes::List) => get("/v1/nodes").map(|answer| Done::good(answer.clone(), nodes(&answer))),
+        Command::Node(Nodes::RestartPlan) => get("/v1/nodes/restart-plan").map(|answer| {
+            let waves = list(&answer).iter().enumerate().map(|(at, wave)| {
+                let names: Vec<String> = list(wave).iter().map(text).collect();
+                format!("{}. {}", at + 1, names.join(", "))
+            });
+            let shown = waves.collect::<Vec<_>>().join("\n");
+            Done::good(
+                answer.clone(),
+                format!("restart in this order, each when `abide status` is green again:\n{shown}"),
+            )
+        }),
+        Command::Node(Nodes::Expunge { node, apply }) => {
+            let answer = post("/v1/nodes/expunge", json!({ "node": node, "apply": apply }))?;
+            let mut lines: Vec<String> = list(&answer["outcome"]).iter().map(text).collect();
+            if !apply {
+                lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
+            }
+            Ok(Done::good(answer, lines.join("\n")))
+        }
+        Command::Node(Nodes::RotateKey) => {
+            let answer = post("/v1/nodes/rotate-key", json!({}))?;
+            Ok(Done::good(answer, "this node has a new key; in a minute the old one opens nothing any more".into()))
+        }
         Command::Events { limit } => {
             get(&format!("/v1/events?limit={limit}")).map(|answer| Done::good(answer.clone(), events(&answer)))
         }
@@ -56,6 +92,11 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             let shown = format!("new data of {bucket} is coded {}", text(&answer["code"]));
             Ok(Done::good(answer, shown))
         }
+        Command::Policy(Policy::Default { code }) => {
+            let answer = post("/v1/policies/default", json!({ "code": code }))?;
+            let shown = format!("new data is coded {}", text(&answer["code"]));
+            Ok(Done::good(answer, shown))
+        }
         Command::Scrub => post("/v1/scrub", json!({})).map(|answer| {
             let damaged = answer["damaged"].as_u64().unwrap_or(0);
             let shown = format!("{} pieces read, {damaged} damaged{}", text(&answer["pieces"]), repaired(damaged));
@@ -67,7 +108,9 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             let shown = serde_json::to_string_pretty(&answer).unwrap_or_default();
             Ok(Done::good(answer, shown))
         }
-        Command::Up(_) | Command::Inspect(_) => unreachable!("these don't ask the store"),
+        Command::Up(_) | Command::Join(_) | Command::Recover(_) | Command::Inspect(_) => {
+            unreachable!("these don't ask the store")
+        }
     }
 }
 
@@ -119,9 +162,44 @@ fn status(answer: &Value) -> String {
             ),
         ));
     }
+    if let Some(survives) = answer["survives"].as_str() {
+        lines.push(survives.to_owned());
+    }
+    if !list(&answer["nodes"]).is_empty() {
+        lines.push(String::new());
+        lines.push(nodes(&answer["nodes"]));
+    }
     lines.push(String::new());
     lines.push(drives(&answer["drives"]));
     lines.join("\n")
+}
+
+fn nodes(answer: &Value) -> String {
+    let joined = |value: &Value| list(value).iter().map(text).collect::<Vec<_>>().join(" ");
+    let rows: Vec<Vec<String>> = list(answer)
+        .iter()
+        .map(|node| {
+            let standing = text(&node["standing"]);
+            let colour = match standing.as_str() {
+                "alive" => Paint::Green,
+                "suspected" => Paint::Yellow,
+                _ => Paint::Red,
+            };
+            let here = if node["here"].as_bool() == Some(true) { " (here)" } else { "" };
+            vec![
+                text(&node["id"]).chars().take(8).collect(),
+                format!("{}{here}", text(&node["name"])),
+                paint(colour, &standing),
+                text(&node["state"]),
+                joined(&node["addresses"]),
+                joined(&node["labels"]),
+                number(&node["drives"]).to_string(),
+                joined(&node["voter"]),
+                joined(&node["leader"]),
+            ]
+        })
+        .collect();
+    table(&["node", "name", "standing", "state", "address", "labels", "drives", "keeps", "leads"], &rows)
 }
 
 fn drives(answer: &Value) -> String {

@@ -6,6 +6,7 @@ mod ask;
 mod control;
 mod inspect;
 mod metrics;
+mod recover;
 mod show;
 mod tls;
 mod up;
@@ -29,6 +30,11 @@ fn main() -> ExitCode {
         Command::Up(up) => {
             return up::run(&home, named, *up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
+        Command::Join(join) => {
+            let args::Join { ticket, up } = *join;
+            return up::join(&home, named, &ticket, up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
+        }
+        Command::Recover(what) => recover::run(&home, &what).map_err(|why| (why, None)),
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),
         command => ask::run(&home, &command).map_err(|error| {
             let answer = match &error {

@@ -1,6 +1,7 @@
 //! `abide up`: opens or makes a store and serves it until it is told to stop.
 
 use std::io::{BufRead, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +25,18 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Files that must be open at once for 10,000 connections and the logs of many drives.
 const FILES_WANTED: u64 = 12_000;
 
+/// Joins a cluster, then runs as [`run`].
+pub fn join(home: &Path, named: bool, ticket: &str, up: Up) -> Result<(), String> {
+    let ticket = wire::Ticket::parse(ticket).map_err(|error| error.to_string())?;
+    begin(home, named, up, Some(ticket))
+}
+
 /// Runs the store; returns after a clean end.
 pub fn run(home: &Path, named: bool, up: Up) -> Result<(), String> {
+    begin(home, named, up, None)
+}
+
+fn begin(home: &Path, named: bool, up: Up, ticket: Option<wire::Ticket>) -> Result<(), String> {
     log(up.log_json)?;
     raise_files();
     keep_freed_memory();
@@ -34,7 +45,7 @@ pub fn run(home: &Path, named: bool, up: Up) -> Result<(), String> {
         .thread_name("abide")
         .build()
         .map_err(|error| format!("start threads: {error}"))?;
-    let done = runtime.block_on(serve(home, named, up));
+    let done = runtime.block_on(serve(home, named, up, ticket));
     // What still runs holds nothing that isn't durable.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
@@ -55,7 +66,8 @@ fn log(json: bool) -> Result<(), String> {
         Ok(text) if !text.is_empty() => {
             EnvFilter::try_new(&text).map_err(|error| format!("$ABIDE_LOG is {text:?}: {error}"))?
         }
-        _ => EnvFilter::new("info"),
+        // Who leads and who votes is logged in our words.
+        _ => EnvFilter::new("info,openraft=error"),
     };
     // A log that nobody reads any more (`2>&1 | head`) must not stop what logs.
     let builder = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
@@ -88,7 +100,30 @@ fn settings(home: &Path, up: &Up) -> Result<Settings, String> {
     settings.key_file = up.key_file.as_deref().map(absolute).transpose()?;
     settings.policy.clone_from(&up.policy);
     settings.repair_after = Duration::from_secs(up.repair_after);
+    settings.cluster_listen = up.cluster_listen;
+    settings.addresses.clone_from(&up.advertise);
+    if settings.addresses.is_empty() {
+        settings.addresses.push(SocketAddr::new(own_address(up.cluster_listen.ip()), 0));
+    }
+    settings.addresses.iter_mut().filter(|one| one.port() == 0).for_each(|one| one.set_port(up.cluster_listen.port()));
+    settings.labels.clone_from(&up.label);
+    settings.name =
+        up.name.clone().unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     Ok(settings)
+}
+
+/// Where others reach this machine if its owner doesn't say: the address from which it would speak to the world. Nothing
+/// is sent to find out.
+fn own_address(listen: IpAddr) -> IpAddr {
+    if !listen.is_unspecified() {
+        return listen;
+    }
+    let found = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        // A documentation address (RFC 5737): only the route to it is looked up.
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    found.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
 /// The 24 words, from standard input: on the command line other users of the machine would see them.
@@ -108,7 +143,7 @@ fn ask_words() -> Result<String, String> {
     }
 }
 
-async fn serve(home: &Path, named: bool, up: Up) -> Result<(), String> {
+async fn serve(home: &Path, named: bool, up: Up, ticket: Option<wire::Ticket>) -> Result<(), String> {
     let env = Env::real();
     let mut settings = settings(home, &up)?;
     // Everything that may be refused comes before the store is touched.
@@ -126,7 +161,11 @@ async fn serve(home: &Path, named: bool, up: Up) -> Result<(), String> {
     if up.words {
         settings.words = Some(ask_words()?);
     }
-    let started = Node::open(env.clone(), settings).await.map_err(|error| error.to_string())?;
+    let started = match ticket {
+        Some(ticket) => Node::join(env.clone(), settings, &ticket).await,
+        None => Node::open(env.clone(), settings).await,
+    };
+    let started = started.map_err(|error| error.to_string())?;
     let host =
         if address.ip().is_unspecified() { format!("127.0.0.1:{}", address.port()) } else { address.to_string() };
     let shown = Shown { endpoint: format!("{scheme}://{host}"), region: up.region.clone() };

@@ -6,17 +6,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base::kv::View;
-use base::{GroupId, PieceId, PolicyId, SegmentId, Seq, UserId, VolumeId, Wall};
-use crypt::RootKey;
+use base::{GroupId, PieceId, PolicyId, SegmentId, UserId, VolumeId, Wall};
+use crypt::StoreKeys;
 use env::Env;
 use namespace::catalog::{self, AccessKey, NewBucket, User};
 use namespace::read::{Found, ListQuery, Listed, Object, Page};
+use namespace::wire::Query;
 use namespace::{Body, Command, Outcome, Part, Upload, UploadId, Version, VersionId, Versioning};
 use placement::GroupRow;
 use tokio::sync::mpsc;
 
 use crate::compact::{self, Compacted};
-use crate::core::{Core, WRITE_MAX, missing_note};
+use crate::core::{Core, WRITE_MAX};
 use crate::drives::Drives;
 use crate::findings::{Finding, Teller};
 use crate::gather::Source;
@@ -25,7 +26,7 @@ use crate::read::ReadStream;
 use crate::registry::{Registry, segments};
 use crate::repair::{Job, Rebuilt};
 use crate::run::Run;
-use crate::shard::Shard;
+use crate::shard::{Hint, Metadata, Shard};
 use crate::writer::{Content, Writer};
 use crate::{Error, verify};
 
@@ -80,15 +81,15 @@ impl Client {
     /// A client of the two shards and the drives. `drives` is kept up to date by the caller.
     pub fn new(
         env: Env,
-        system: Arc<metastore::Sequencer>,
-        volumes: Arc<metastore::Sequencer>,
+        system: Arc<dyn Metadata>,
+        volumes: Arc<dyn Metadata>,
         drives: Arc<Drives>,
-        root: RootKey,
+        keys: StoreKeys,
     ) -> Self {
         let (teller, findings) = Teller::new();
         let (system, volumes) = (Shard::new(env.clone(), system), Shard::new(env.clone(), volumes));
         Self(Arc::new(Inner {
-            core: Core::new(env, system, volumes, drives, root, teller),
+            core: Core::new(env, system, volumes, drives, keys, teller),
             registry: Arc::default(),
             packs: Mutex::default(),
             buckets: RwLock::default(),
@@ -115,15 +116,33 @@ impl Client {
     pub fn map_changed(&self) {
         self.core().forget_map();
     }
+
+    /// The catalog was changed, perhaps by another node: nothing that is remembered of it counts any more.
+    pub fn catalog_changed(&self) {
+        self.map_changed();
+        self.forget_buckets();
+    }
 }
 
 /// The catalog.
 impl Client {
     async fn system<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&dyn View) -> Result<T, namespace::Error> + Send + 'static,
+        read: impl Fn(&dyn View) -> Result<T, namespace::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.core().system.scan(|view| Ok(read(view)?)).await
+        self.core().system.scan(None, move |view| Ok(read(view)?)).await
+    }
+
+    /// One row of the catalog: as it is known here, or, if it isn't, asked for.
+    async fn row<T>(
+        &self,
+        read: impl Fn(&dyn View) -> Result<Option<T>, namespace::Error> + Send + Sync,
+    ) -> Result<Option<T>, Error> {
+        let system = &self.core().system;
+        match system.peek(|view| Ok::<_, Error>(read(view)?))? {
+            Some(Some(row)) => Ok(Some(row)),
+            _ => system.read(None, |view| Ok(read(view)?)).await,
+        }
     }
 
     /// Makes a bucket.
@@ -133,7 +152,7 @@ impl Client {
         let now = self.core().env.clock.wall();
         let made = self.core().system.execute(move |view| catalog::create_bucket(view, &new, now)).await;
         self.forget_buckets();
-        Ok(Arc::new(made?.1.into()))
+        Ok(Arc::new(made?.into()))
     }
 
     /// Removes an empty bucket: first its volume is closed, so that nothing can come any more.
@@ -159,7 +178,7 @@ impl Client {
             return Ok(Some(bucket.clone()));
         }
         let epoch = self.0.buckets_epoch.load(Ordering::SeqCst);
-        let row = self.core().system.read(|view| Ok(catalog::bucket(view, name)?))?;
+        let row = self.row(|view| catalog::bucket(view, name)).await?;
         let Some(row) = row else { return Ok(None) };
         let bucket = Arc::new(Bucket::from(row));
         let mut kept = self.0.buckets.write().unwrap_or_else(PoisonError::into_inner);
@@ -188,7 +207,7 @@ impl Client {
 
     /// An access key, disabled or not.
     pub async fn access_key(&self, id: &str) -> Result<Option<AccessKey>, Error> {
-        self.core().system.read(|view| Ok(catalog::access_key(view, id)?))
+        self.row(|view| catalog::access_key(view, id)).await
     }
 
     /// Access keys by id, those after `after`.
@@ -199,7 +218,7 @@ impl Client {
 
     /// Adds a key, or changes the one of this id.
     pub async fn put_access_key(&self, key: AccessKey) -> Result<(), Error> {
-        self.core().system.execute(move |view| Ok((catalog::put_access_key(view, &key)?, ()))).await.map(|_| ())
+        self.core().system.execute(move |view| Ok((catalog::put_access_key(view, &key)?, ()))).await
     }
 
     /// Disables a key; `None` if there is none of this id.
@@ -209,12 +228,12 @@ impl Client {
             Some((batch, key)) => Ok((batch, Some(key))),
             None => Ok(Default::default()),
         };
-        self.core().system.execute(rule).await.map(|(_, key)| key)
+        self.core().system.execute(rule).await
     }
 
     /// A user.
     pub async fn user(&self, id: &UserId) -> Result<Option<User>, Error> {
-        self.core().system.read(|view| Ok(catalog::user(view, id)?))
+        self.row(|view| catalog::user(view, id)).await
     }
 
     /// The user with this e-mail address.
@@ -231,7 +250,7 @@ impl Client {
 
     /// Adds or changes a user.
     pub async fn put_user(&self, user: User) -> Result<(), Error> {
-        self.core().system.execute(move |view| Ok((catalog::put_user(view, &user)?, ()))).await.map(|_| ())
+        self.core().system.execute(move |view| Ok((catalog::put_user(view, &user)?, ()))).await
     }
 }
 
@@ -241,24 +260,33 @@ impl Client {
     async fn scan<T: Send + 'static>(
         &self,
         bucket: &Bucket,
-        read: impl FnOnce(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + 'static,
+        query: Query,
+        read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let volume = bucket.volume;
-        self.core().volumes.scan(move |view| Ok(read(view, volume)?)).await
+        let hint = self.hint(volume, || query);
+        self.core().volumes.scan(hint, move |view| Ok(read(view, volume)?)).await
     }
 
     /// Reads a few rows.
-    fn look<T>(
+    async fn look<T>(
         &self,
         bucket: &Bucket,
-        read: impl FnOnce(&dyn View, VolumeId) -> Result<T, namespace::Error>,
+        query: impl FnOnce() -> Query,
+        read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + Sync,
     ) -> Result<T, Error> {
-        self.core().volumes.read(|view| Ok(read(view, bucket.volume)?))
+        let hint = self.hint(bucket.volume, query);
+        self.core().volumes.read(hint, |view| Ok(read(view, bucket.volume)?)).await
+    }
+
+    /// What the shard's leader, if it is another node, is told along with a question.
+    fn hint(&self, volume: VolumeId, query: impl FnOnce() -> Query) -> Option<Hint> {
+        (!self.core().volumes.is_led_here()).then(|| (volume, query()))
     }
 
     /// Changes the bucket; durable when this returns. Content that the command names is given up if
     /// the rules say no.
-    pub async fn commit(&self, bucket: &Bucket, command: Command) -> Result<(Seq, Outcome), Error> {
+    pub async fn commit(&self, bucket: &Bucket, command: Command) -> Result<Outcome, Error> {
         let body = match &command {
             Command::Put { new, .. } => Some(&new.body),
             Command::PutPart { part, .. } => Some(&part.body),
@@ -278,9 +306,12 @@ impl Client {
             all.extend(self.moved_away(run).await?);
             missing.extend(note(run, &all));
         }
-        let (volume, now) = (bucket.volume, self.core().env.clock.wall());
-        let rule = move |view: &dyn View| evaluate(view, volume, &command, &missing, now);
-        let done = self.core().volumes.execute(rule).await;
+        let is_setting = matches!(command, Command::SetConfig { .. } | Command::SetVersioning(_) | Command::Close);
+        let work = self.core().new_work(bucket.volume, command, missing);
+        let done = self.core().volumes.work(work).await;
+        if is_setting {
+            self.core().settings.forget(bucket.volume);
+        }
         let segments: Vec<SegmentId> = fresh.iter().map(|run| run.segment).collect();
         let refused =
             |error: &Error| matches!(error, Error::Namespace(error) if !base::Kinded::kind(error).is_transient());
@@ -332,30 +363,35 @@ impl Client {
         version: Option<VersionId>,
         with_body: bool,
     ) -> Result<Found, Error> {
-        self.look(bucket, |view, volume| namespace::read::head(view, volume, key, version, with_body))
+        let query = || Query::Head { key: key.into(), version, with_body };
+        self.look(bucket, query, |view, volume| namespace::read::head(view, volume, key, version, with_body)).await
     }
 
     /// Current versions, without delete markers.
     pub async fn list(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Object>, Error> {
         let query = query.clone();
-        self.scan(bucket, move |view, volume| namespace::read::list(view, volume, &query)).await
+        let hint = Query::List(query.clone());
+        self.scan(bucket, hint, move |view, volume| namespace::read::list(view, volume, &query)).await
     }
 
     /// All versions and delete markers, newest of a key first.
     pub async fn list_versions(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Listed>, Error> {
         let query = query.clone();
-        self.scan(bucket, move |view, volume| namespace::read::list_versions(view, volume, &query)).await
+        let hint = Query::ListVersions(query.clone());
+        self.scan(bucket, hint, move |view, volume| namespace::read::list_versions(view, volume, &query)).await
     }
 
     /// Uploads under way.
     pub async fn uploads(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Upload>, Error> {
         let query = query.clone();
-        self.scan(bucket, move |view, volume| namespace::read::uploads(view, volume, &query)).await
+        let hint = Query::Uploads(query.clone());
+        self.scan(bucket, hint, move |view, volume| namespace::read::uploads(view, volume, &query)).await
     }
 
     /// One upload.
     pub async fn upload(&self, bucket: &Bucket, key: &str, id: UploadId) -> Result<Upload, Error> {
-        self.look(bucket, |view, volume| namespace::read::upload(view, volume, key, id))
+        let query = || Query::Upload { key: key.into(), id };
+        self.look(bucket, query, |view, volume| namespace::read::upload(view, volume, key, id)).await
     }
 
     /// Parts of an upload by number, those after `after`.
@@ -368,12 +404,13 @@ impl Client {
         limit: usize,
     ) -> Result<Vec<Part>, Error> {
         let key = key.to_owned();
-        self.scan(bucket, move |view, volume| namespace::read::parts(view, volume, &key, id, after, limit)).await
+        let hint = Query::Parts { key: key.clone(), id, after, limit };
+        self.scan(bucket, hint, move |view, volume| namespace::read::parts(view, volume, &key, id, after, limit)).await
     }
 
     /// A setting of the bucket.
     pub async fn config(&self, bucket: &Bucket, name: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.look(bucket, |view, volume| namespace::read::config(view, volume, name))
+        self.core().config(bucket.volume, name).await
     }
 
     /// Sets or removes a setting of the bucket.
@@ -383,7 +420,7 @@ impl Client {
 
     /// Whether the bucket keeps old versions.
     pub async fn versioning(&self, bucket: &Bucket) -> Result<Versioning, Error> {
-        self.look(bucket, namespace::read::versioning)
+        self.look(bucket, || Query::Versioning, namespace::read::versioning).await
     }
 
     /// Takes an object's bytes; `len` if they are known.
@@ -413,29 +450,6 @@ fn note(run: &Run, missing: &BTreeSet<u8>) -> Option<Command> {
     })
 }
 
-/// The command and the notes about what its content lacks, as one batch.
-fn evaluate(
-    view: &dyn View,
-    volume: VolumeId,
-    command: &Command,
-    notes: &[Command],
-    now: Wall,
-) -> Result<(base::kv::Batch, Outcome), namespace::Error> {
-    let (mut batch, outcome) = namespace::apply(view, volume, command, now)?;
-    for note in notes {
-        let mut note = note.clone();
-        if let Command::NoteMissing { segment, missing, .. } = &mut note
-            && let Some(known) = missing_note(view, volume, *segment)?
-        {
-            missing.extend(known.missing);
-        }
-        let (more, _) = namespace::apply(view, volume, &note, now)?;
-        batch.puts.extend(more.puts);
-        batch.dels.extend(more.dels);
-    }
-    Ok((batch, outcome))
-}
-
 /// What keepers of segments need.
 impl Client {
     /// Whether the segment is being written, or waits for its commit: then a piece of it is no orphan though no row names
@@ -463,7 +477,7 @@ impl Client {
                 let row = namespace::read::segment(view, volume, policy, group, segment)?;
                 Ok((base::kv::Batch::default(), row.is_some()))
             };
-            let in_use = self.core().volumes.execute(look).await.map(|(_, in_use)| in_use);
+            let in_use = self.core().volumes.execute(look).await;
             self.0.registry.sweep(now, segment, in_use.as_ref().ok().copied());
             failed = failed.or(in_use.err());
         }

@@ -80,6 +80,9 @@ pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) 
             Ok(_) => done.moved += 1,
             // Deleted meanwhile: it doesn't take its new place.
             Err(Error::Namespace(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion)) => {}
+            // All that had been moved to the new pack was deleted meanwhile, and the pack with it: this one stays
+            // where it is for now.
+            Err(Error::Namespace(namespace::Error::SegmentGone { .. })) => done.left += 1,
             Err(error) => return Err(error),
         }
     }
@@ -91,8 +94,10 @@ async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Ve
     let mut owners = Vec::new();
     let mut after = None;
     loop {
-        let read = move |view: &dyn base::kv::View| Ok(namespace::read::pack_slots(view, volume, pack, after, PAGE)?);
-        let page = client.core().volumes.scan(read).await?;
+        let read = move |view: &dyn base::kv::View| {
+            Ok::<_, Error>(namespace::read::pack_slots(view, volume, pack, after, PAGE)?)
+        };
+        let page = client.core().volumes.scan(None, read).await?;
         after = page.last().map(|slot| (slot.slot, slot.ord));
         let full = page.len() == PAGE;
         owners.extend(page.into_iter().map(|slot| slot.owner));
@@ -114,7 +119,7 @@ async fn version_of(
         Err(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion) => Ok(None),
         Err(error) => Err(error.into()),
     };
-    client.core().volumes.scan(read).await
+    client.core().volumes.scan(None, read).await
 }
 
 /// Calls `each` for the parts of a body that lie in the pack.

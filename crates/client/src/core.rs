@@ -7,15 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use base::{DriveId, GroupId, Kind, PieceId, PolicyId, SegmentId, VolumeId};
-use crypt::{RootKey, VolumeKey};
+use crypt::{StoreKeys, VolumeKey};
 use env::Env;
-use namespace::{Command, rows::MissingRow};
+use namespace::Command;
+use namespace::read::missing_note;
+use namespace::wire::Query;
+use namespace::work::Work;
 use placement::GroupRow;
 
 use crate::Error;
+use crate::ahead::Budget;
 use crate::drives::Drives;
 use crate::findings::Teller;
 use crate::map::{Map, POLICY_SETTING, Target};
+use crate::settings::Settings;
 use crate::shard::Shard;
 
 /// A drive that doesn't answer a read for so long has failed at it.
@@ -30,8 +35,11 @@ pub(crate) struct Core {
     pub system: Shard,
     pub volumes: Shard,
     pub drives: Arc<Drives>,
-    pub root: RootKey,
+    pub keys: StoreKeys,
     pub teller: Teller,
+    pub settings: Settings,
+    /// What streams read ahead.
+    pub ahead: Arc<Budget>,
     map: RwLock<Option<Arc<Map>>>,
     /// Raised with every invalidation, so that a load that began before is not kept.
     map_epoch: AtomicU64,
@@ -46,7 +54,7 @@ impl Core {
         system: Shard,
         volumes: Shard,
         drives: Arc<Drives>,
-        root: RootKey,
+        keys: StoreKeys,
         teller: Teller,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -54,8 +62,10 @@ impl Core {
             system,
             volumes,
             drives,
-            root,
+            keys,
             teller,
+            settings: Settings::default(),
+            ahead: Arc::default(),
             map: RwLock::new(None),
             map_epoch: AtomicU64::new(0),
             late: Mutex::default(),
@@ -64,7 +74,7 @@ impl Core {
     }
 
     pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
-        self.root.volume_key(volume)
+        self.keys.volume_key(volume)
     }
 
     /// Policies and groups changed: load them anew when next needed.
@@ -78,7 +88,13 @@ impl Core {
             return Ok(map);
         }
         let epoch = self.map_epoch.load(Ordering::SeqCst);
-        let map = Arc::new(self.system.scan(Map::load).await?);
+        // As it is known here: a table that is a little old is as good, and pieces that lie where it says
+        // are found.
+        let map = match self.system.peek(Map::load)? {
+            Some(map) => map,
+            None => self.system.scan(None, Map::load).await?,
+        };
+        let map = Arc::new(map);
         let mut kept = self.map.write().unwrap_or_else(PoisonError::into_inner);
         if self.map_epoch.load(Ordering::SeqCst) == epoch {
             *kept = Some(map.clone());
@@ -98,7 +114,7 @@ impl Core {
 
     /// Where a new segment of the volume goes.
     pub async fn target(&self, volume: VolumeId) -> Result<Target, Error> {
-        let name = self.volumes.read(|view| Ok(namespace::read::config(view, volume, POLICY_SETTING)?))?;
+        let name = self.config(volume, POLICY_SETTING).await?;
         let name = name.and_then(|name| String::from_utf8(name).ok());
         let chance = u64::from_le_bytes(self.env.random());
         match self.map().await?.choose(name.as_deref(), &self.drives, chance) {
@@ -115,6 +131,27 @@ impl Core {
             }
             other => other,
         }
+    }
+
+    /// A setting of a volume. Of a shard that is led elsewhere it may be a moment old.
+    pub async fn config(&self, volume: VolumeId, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        let rule = |view: &dyn base::kv::View| Ok::<_, Error>(namespace::read::config(view, volume, name)?);
+        if self.volumes.is_led_here() {
+            return self.volumes.read(None, rule).await;
+        }
+        let now = self.env.clock.now();
+        if let Some(value) = self.settings.get(volume, name, now) {
+            return Ok(value);
+        }
+        let hint = (volume, Query::Config { name: name.into() });
+        let value = self.volumes.read(Some(hint), rule).await?;
+        self.settings.set(volume, name, value.clone(), now);
+        Ok(value)
+    }
+
+    /// A command with what its content lacks, to be done once.
+    pub fn new_work(&self, volume: VolumeId, command: Command, notes: Vec<Command>) -> Work {
+        Work { id: self.env.random(), made: self.env.clock.wall(), volume, command, notes }
     }
 
     pub fn new_segment(&self) -> SegmentId {
@@ -169,16 +206,4 @@ impl Core {
             *count = count.saturating_sub(1);
         }
     }
-}
-
-/// The note about one segment's missing pieces.
-pub(crate) fn missing_note(
-    view: &dyn base::kv::View,
-    volume: VolumeId,
-    segment: SegmentId,
-) -> Result<Option<MissingRow>, namespace::Error> {
-    // Reads begin after an id: so from the one before.
-    let before = u128::from_be_bytes(segment.0).checked_sub(1).map(|id| SegmentId(id.to_be_bytes()));
-    let found = namespace::read::missing(view, volume, before, 1)?.pop();
-    Ok(found.filter(|found| found.segment == segment).map(|found| found.note))
 }

@@ -16,14 +16,25 @@ use crate::Error;
 
 /// A read is called slow after at least this long: shorter hedges cost more than they win.
 const HEDGE_MIN: Duration = Duration::from_millis(20);
-/// … and at most this long: a hung drive must not raise its own limit for ever.
+/// … and at most this long, or three times what is usual: a hung drive must not raise its own limit
+/// for ever.
 const HEDGE_MAX: Duration = Duration::from_millis(500);
+/// Round trips of a drive's first small read, over a connection that is made for it …
+const SMALL_TRIPS: u32 = 5;
+/// … and of a large one, for which TCP's window must grow.
+const BULK_TRIPS: u32 = 10;
+/// Reads up to this size are timed apart from larger ones.
+const SMALL_BYTES: u64 = 128 << 10;
 /// A drive this many times slower than the fastest is asked last.
 const SLUGGISH: u64 = 8;
 /// Below this latency no drive is called sluggish.
 const SLUGGISH_US_MIN: u64 = 100_000;
-/// One read in so many goes to a sluggish drive all the same, to notice that it recovered.
-const PROBE_EACH: u32 = 16;
+/// After so many reads in a row that were called slow a drive is asked last.
+const LATE_MAX: u32 = 2;
+/// A slow drive is tried this often, beside the reads that do without it.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// While it is being tried.
+const PROBING: u64 = u64::MAX;
 
 /// A drive that erred on a write, or straggled, gets no new pieces for this long.
 const SUSPECT: Duration = Duration::from_secs(10);
@@ -48,6 +59,10 @@ pub trait Holder: Send + Sync {
     fn delete(&self, pieces: Vec<PieceId>) -> BoxFuture<'_, Result<(), Error>>;
     /// Whether new pieces may come: not fenced, not full.
     fn writable(&self) -> bool;
+    /// How far away it is; nothing for a drive of this machine.
+    fn round_trip(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A piece under way. Dropping it gives everything back.
@@ -76,11 +91,36 @@ struct Drive {
     speed: Speed,
 }
 
-/// Moving average of how long reads take, in microseconds.
+/// How quickly a drive answers.
 #[derive(Default)]
 struct Speed {
-    read_us: AtomicU64,
-    probes: AtomicU32,
+    /// Moving averages of how long small and large reads take, in microseconds; 0: unknown.
+    read_us: [AtomicU64; 2],
+    /// Reads in a row that were called slow.
+    late: AtomicU32,
+    /// When it may be tried again.
+    probe_at: AtomicU64,
+}
+
+impl Speed {
+    fn us(&self, class: usize) -> u64 {
+        self.read_us[class].load(Ordering::Relaxed)
+    }
+
+    fn note(&self, class: usize, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(10_000_000);
+        let new = match self.us(class) {
+            0 => us,
+            // Much quicker than it was: what held it up is over.
+            old if us < old / 4 => (old + us) / 2,
+            old => (old * 7 + us) / 8,
+        };
+        self.read_us[class].store(new.max(1), Ordering::Relaxed);
+    }
+}
+
+fn class(bytes: u64) -> usize {
+    usize::from(bytes > SMALL_BYTES)
 }
 
 /// The drives of this process, kept up to date by the node.
@@ -152,39 +192,97 @@ impl Drives {
         self.read().get(&id).filter(|drive| drive.takes(now)).map(|drive| drive.holder.clone())
     }
 
-    /// How long a read of the drive may take before others are asked too.
-    pub fn hedge_after(&self, id: DriveId) -> Duration {
-        let us = self.read().get(&id).map_or(0, |drive| drive.speed.read_us.load(Ordering::Relaxed));
-        Duration::from_micros(us.saturating_mul(3)).clamp(HEDGE_MIN, HEDGE_MAX)
+    /// How far away the drive is.
+    pub(crate) fn round_trip(&self, id: DriveId) -> Duration {
+        self.get(id).map_or(Duration::ZERO, |holder| holder.round_trip())
     }
 
-    /// Tells how long a read of the drive took, or has taken so far when it was called slow.
-    pub(crate) fn note_read(&self, id: DriveId, took: Duration) {
+    /// How long a read of so many bytes of the drive may take before others are asked too.
+    pub(crate) fn hedge_after(&self, id: DriveId, bytes: u64) -> Duration {
+        let (map, class) = (self.read(), class(bytes));
+        let Some(drive) = map.get(&id) else { return HEDGE_MIN };
+        let us = drive.speed.us(class);
+        if us == 0 {
+            let trips = if class == 0 { SMALL_TRIPS } else { BULK_TRIPS };
+            return HEDGE_MIN + drive.holder.round_trip().saturating_mul(trips).min(HEDGE_MAX * 4);
+        }
+        let patience = Duration::from_micros(us.saturating_mul(3)).max(HEDGE_MIN);
+        if patience <= HEDGE_MAX {
+            return patience;
+        }
+        // Where all are slow, as behind a long thin line, that is no fault of this one.
+        let mut usual: Vec<u64> = map.values().map(|other| other.speed.us(class)).filter(|us| *us > 0).collect();
+        usual.sort_unstable();
+        let median = usual.get(usual.len() / 2).copied().unwrap_or(0);
+        patience.min(HEDGE_MAX.max(Duration::from_micros(median.saturating_mul(3))))
+    }
+
+    /// Tells how long a read of so many bytes of the drive took.
+    pub(crate) fn note_read(&self, id: DriveId, bytes: u64, took: Duration) {
+        let in_time = took <= self.hedge_after(id, bytes);
         if let Some(drive) = self.read().get(&id) {
-            let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(10_000_000);
-            let old = drive.speed.read_us.load(Ordering::Relaxed);
-            let new = if old == 0 { us } else { (old * 7 + us) / 8 };
-            drive.speed.read_us.store(new.max(1), Ordering::Relaxed);
+            drive.speed.note(class(bytes), took);
+            if in_time {
+                drive.speed.late.store(0, Ordering::Relaxed);
+            }
         }
     }
 
-    /// Whether to ask others first: gone, suspect, or far slower than the fastest.
+    /// A read of the drive is called slow.
+    pub(crate) fn note_late(&self, id: DriveId, bytes: u64) {
+        let patience = self.hedge_after(id, bytes);
+        if let Some(drive) = self.read().get(&id) {
+            drive.speed.note(class(bytes), patience);
+            let later = |late: u32| Some(late.saturating_add(1));
+            let _ = drive.speed.late.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later);
+        }
+    }
+
+    /// Whether to ask others first: gone, suspect, late again and again, or far slower than the
+    /// fastest.
     pub(crate) fn ask_last(&self, id: DriveId) -> bool {
-        let now = self.clock.now();
         let map = self.read();
         let Some(drive) = map.get(&id) else { return true };
-        if drive.state(now) != DriveState::Up {
-            return true;
-        }
-        let us = drive.speed.read_us.load(Ordering::Relaxed);
-        if us < SLUGGISH_US_MIN {
+        drive.state(self.clock.now()) != DriveState::Up || is_slow(&map, drive)
+    }
+
+    /// Whether it is time to try a drive that is there and slow; [`Drives::probed`] ends it.
+    pub(crate) fn probe(&self, id: DriveId) -> bool {
+        let (map, now) = (self.read(), self.clock.now());
+        let Some(drive) = map.get(&id) else { return false };
+        if drive.state(now) != DriveState::Up || !is_slow(&map, drive) {
             return false;
         }
-        let fastest = map.values().filter(|other| other.state == DriveState::Up);
-        let fastest = fastest.map(|other| other.speed.read_us.load(Ordering::Relaxed)).filter(|us| *us > 0).min();
-        us > fastest.unwrap_or(us).saturating_mul(SLUGGISH)
-            && !drive.speed.probes.fetch_add(1, Ordering::Relaxed).is_multiple_of(PROBE_EACH)
+        let due = |at: u64| (at <= now.0 && at != PROBING).then_some(PROBING);
+        drive.speed.probe_at.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
     }
+
+    /// What was tried, a small read, has ended.
+    pub(crate) fn probed(&self, id: DriveId) {
+        let map = self.read();
+        let Some(drive) = map.get(&id) else { return };
+        drive.speed.probe_at.store((self.clock.now() + PROBE_EVERY).0, Ordering::Relaxed);
+        if drive.speed.late.load(Ordering::Relaxed) == 0 && !is_sluggish(&map, drive, 0) {
+            // Large reads may be quick again as well: what they took is forgotten by and by.
+            let bulk = drive.speed.us(1);
+            drive.speed.read_us[1].store(bulk - bulk / 2, Ordering::Relaxed);
+        }
+    }
+}
+
+fn is_slow(map: &BTreeMap<DriveId, Drive>, drive: &Drive) -> bool {
+    let late = drive.speed.late.load(Ordering::Relaxed) >= LATE_MAX;
+    late || (0..2).any(|class| is_sluggish(map, drive, class))
+}
+
+fn is_sluggish(map: &BTreeMap<DriveId, Drive>, drive: &Drive, class: usize) -> bool {
+    let us = drive.speed.us(class);
+    if us < SLUGGISH_US_MIN {
+        return false;
+    }
+    let fastest = map.values().filter(|other| other.state == DriveState::Up);
+    let fastest = fastest.map(|other| other.speed.us(class)).filter(|us| *us > 0).min();
+    us > fastest.unwrap_or(us).saturating_mul(SLUGGISH)
 }
 
 impl Drive {

@@ -1,17 +1,22 @@
 //! Getting cells from drives: the data cells alone while all is well, any k of a stripe when a
 //! drive is gone, slow or wrong.
 //!
-//! 1. First only the pieces that hold wanted bytes are asked, each for its own cells.
+//! 1. First only the pieces that hold wanted bytes are asked, each for its own cells. Of copies the nearest one
+//!    is; and when all data pieces are wanted anyway, a parity piece that is much nearer stands in for one.
 //! 2. A piece that fails, or is slower than its drive usually is, is *lost* for this read; as many
 //!    others are asked as are needed to decode the stripes in which it was wanted. A slow one may
 //!    still win. Those others may be slow in their turn.
-//! 3. Bytes that don't open are reported by the caller as `bad`, and never used again.
+//! 3. What nobody waits for yet is not hurried, unless its drive is known to be slow by now: when a
+//!    link is full everything is late, and asking for more makes it later. A drive that is slow is not
+//!    waited for, but tried beside the reading now and then.
+//! 4. Bytes that don't open are reported by the caller as `bad`, and never used again.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use base::{Kind, Kinded, PieceId, VolumeId};
+use base::{Instant, Kind, Kinded, PieceId, VolumeId};
 use bytes::Bytes;
 use env::BoxFuture;
 use erasure::Code;
@@ -25,6 +30,12 @@ use crate::Error;
 use crate::core::{Core, READ_MAX};
 use crate::findings::{Fault, Finding};
 use crate::layout::Layout;
+use crate::read::Place;
+
+/// A drive that is tried has so long.
+const PROBE_MAX: Duration = Duration::from_secs(5);
+/// What is nearer than that is as near as the next machine.
+const LAN: Duration = Duration::from_millis(2);
 
 /// One segment to be read.
 pub(crate) struct Source {
@@ -41,11 +52,16 @@ pub(crate) struct Source {
 #[derive(Clone)]
 pub(crate) struct Cells {
     pub piece: usize,
+    /// Whose bytes they are: of copies any of them.
+    pub from: usize,
     pub stripes: Range<u64>,
     pub bytes: Bytes,
     /// Computed from others.
     pub decoded: bool,
 }
+
+/// A timer, and when it is over.
+type Patience = (BoxFuture<'static, ()>, Instant);
 
 type Answer = (usize, Range<u64>, Result<Bytes, Fault>);
 
@@ -104,6 +120,38 @@ impl Source {
         self.group.holders(index).all(|drive| self.core.drives.ask_last(drive))
     }
 
+    /// To the farthest of as many holders as must be asked.
+    pub fn round_trip(&self) -> Duration {
+        let drives = (0..self.n()).filter_map(|index| self.group.holders(index).next());
+        let mut trips: Vec<_> = drives.map(|drive| self.core.drives.round_trip(drive)).collect();
+        trips.sort_unstable();
+        trips.get(self.layout.k() - 1).copied().unwrap_or_default()
+    }
+
+    /// How far away the piece is, in steps of a factor of two; all of a local network count as one.
+    fn distance(&self, index: usize) -> u32 {
+        let here = self.group.holders(index).filter_map(|drive| self.core.drives.get(drive));
+        match here.map(|holder| holder.round_trip()).min() {
+            Some(Duration::ZERO) => 0,
+            Some(trip) => trip.max(LAN).as_micros().ilog2(),
+            None => u32::MAX,
+        }
+    }
+
+    /// Tries the piece's drive if it is slow and that is due, so that its recovery is noticed. Nobody
+    /// waits for it.
+    fn probe(self: &Arc<Self>, index: usize) {
+        let Some(drive) = self.group.holders(index).next().filter(|drive| self.core.drives.probe(*drive)) else {
+            return;
+        };
+        let this = self.clone();
+        self.core.env.spawn("try a slow drive", async move {
+            let range = this.layout.piece_range(0..1);
+            let _ = this.core.env.timeout(PROBE_MAX, this.read(index, range)).await;
+            this.core.drives.probed(drive);
+        });
+    }
+
     /// Bytes of a piece's body from whichever of its drives has them.
     pub async fn read(&self, index: usize, range: Range<u64>) -> Result<Bytes, Fault> {
         let (mut fault, mut asked) = (Fault::Missing, false);
@@ -115,7 +163,8 @@ impl Source {
             let read = holder.read(piece, range.start, range.end - range.start);
             match self.core.within(READ_MAX, piece, read).await {
                 Ok(bytes) if bytes.len() as u64 == range.end - range.start => {
-                    self.core.drives.note_read(drive, self.core.env.clock.now().since(began));
+                    let took = self.core.env.clock.now().since(began);
+                    self.core.drives.note_read(drive, bytes.len() as u64, took);
                     return Ok(bytes);
                 }
                 Ok(_) => fault = fault.max(Fault::Damaged),
@@ -145,6 +194,12 @@ impl Source {
     }
 }
 
+/// Bytes of a piece in these stripes.
+fn bytes_of(layout: &Layout, stripes: &Range<u64>) -> u64 {
+    let range = layout.piece_range(stripes.clone());
+    range.end - range.start
+}
+
 fn covers(outer: &Range<u64>, inner: &Range<u64>) -> bool {
     outer.start <= inner.start && inner.end <= outer.end
 }
@@ -158,17 +213,27 @@ fn hull(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
 }
 
 /// One piece in one read.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Asked {
     wanted: Range<u64>,
     /// What it was asked for and hasn't answered.
     open: Option<Range<u64>>,
+    /// When that is called slow.
+    due: Instant,
     have: Vec<(Range<u64>, Bytes)>,
     slow: bool,
     failed: bool,
 }
 
 impl Asked {
+    fn new(wanted: Range<u64>, slow: bool, failed: bool) -> Self {
+        Self { wanted, open: None, due: Instant(0), have: Vec::new(), slow, failed }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.open.is_some() && !self.slow
+    }
+
     fn has(&self, stripes: &Range<u64>) -> Option<&(Range<u64>, Bytes)> {
         self.have.iter().find(|(have, _)| covers(have, stripes))
     }
@@ -178,54 +243,88 @@ impl Asked {
     }
 }
 
-struct Gather {
+struct Gather<'a> {
     source: Arc<Source>,
+    place: &'a Place,
     pieces: Vec<Asked>,
-    /// How many times a drive was asked.
-    asked: usize,
+    /// All pieces, the nearest first.
+    order: Vec<usize>,
     flying: FuturesUnordered<BoxFuture<'static, Answer>>,
 }
 
 /// The wanted cells of each data piece, decoded where they must be.
-pub(crate) async fn gather(source: &Arc<Source>, wanted: &[Range<u64>]) -> Result<Vec<Cells>, Error> {
-    let mut pieces = vec![Asked::default(); source.n()];
+pub(crate) async fn gather(source: &Arc<Source>, wanted: &[Range<u64>], place: &Place) -> Result<Vec<Cells>, Error> {
     let bad = source.bad();
-    for (index, piece) in pieces.iter_mut().enumerate() {
-        piece.wanted = wanted.get(index).cloned().unwrap_or_default();
-        piece.failed = bad.contains(&index);
+    let pieces = (0..source.n()).map(|index| {
+        let wanted = wanted.get(index).cloned().unwrap_or_default();
         // Not asked at first: slow in advance.
-        piece.slow = source.ask_last(index);
-    }
-    let mut gather = Gather { source: source.clone(), pieces, asked: 0, flying: FuturesUnordered::new() };
+        let slow = source.ask_last(index);
+        if slow && place.is_first() {
+            source.probe(index);
+        }
+        Asked::new(wanted, slow, bad.contains(&index))
+    });
+    let mut pieces: Vec<Asked> = pieces.collect();
+    let mut order: Vec<(u32, usize)> = (0..source.n()).map(|index| (source.distance(index), index)).collect();
+    order.sort_unstable();
+    stand_in(&mut pieces, source.layout.k(), &order, place.turn());
+    let order = order.into_iter().map(|(_, index)| index).collect();
+    let mut gather = Gather { source: source.clone(), place, pieces, order, flying: FuturesUnordered::new() };
     gather.run().await?;
     gather.decode().await
 }
 
-impl Gather {
+/// Lets near pieces stand in for far ones. `order`: all pieces with their distance, the nearest first.
+fn stand_in(pieces: &mut [Asked], k: usize, order: &[(u32, usize)], turn: u64) {
+    let is_fit = |piece: &Asked| !piece.slow && !piece.failed;
+    if k == 1 {
+        // Each copy is the data. Those that are equally near take turns: so all drives work, and no far connection
+        // rests for so long that its window shrinks.
+        let mut fit = order.iter().filter(|(_, index)| is_fit(&pieces[*index])).peekable();
+        let Some(nearest) = fit.peek().map(|(distance, _)| *distance) else { return };
+        let alike: Vec<usize> = fit.take_while(|(distance, _)| *distance == nearest).map(|(_, index)| *index).collect();
+        let chosen = alike[(turn % alike.len() as u64) as usize];
+        let wanted = std::mem::replace(&mut pieces[0].wanted, 0..0);
+        pieces[chosen].wanted = wanted;
+        return;
+    }
+    if pieces[..k].iter().any(|piece| piece.wanted.is_empty()) {
+        return;
+    }
+    let mut near = order.iter().filter(|(_, index)| *index >= k && is_fit(&pieces[*index]));
+    let far = order.iter().rev().filter(|(_, index)| *index < k && is_fit(&pieces[*index]));
+    let pairs = far.map_while(|far| near.next().filter(|near| near.0 < far.0).map(|_| far.1));
+    // Not asked at first, so that others are.
+    for far in pairs.collect::<Vec<_>>() {
+        pieces[far].slow = true;
+    }
+}
+
+impl Gather<'_> {
     fn k(&self) -> usize {
         self.source.layout.k()
     }
 
     async fn run(&mut self) -> Result<(), Error> {
-        for index in 0..self.k() {
+        for index in 0..self.pieces.len() {
             let piece = &self.pieces[index];
             if !piece.wanted.is_empty() && !piece.failed && !piece.slow {
                 self.ask(index, piece.wanted.clone());
             }
         }
         self.ask_others()?;
-        let mut patience = self.patience();
+        let mut patience = None;
         while !self.complete() {
+            patience = self.patience(patience);
             let answer = match patience.take() {
-                Some((timer, asked)) => match select(self.flying.next(), timer).await {
+                Some((timer, due)) => match select(self.flying.next(), timer).await {
                     Either::Left((answer, timer)) => {
-                        patience = Some((timer, asked));
+                        patience = Some((timer, due));
                         answer
                     }
                     Either::Right(_) => {
                         self.lose_patience();
                         self.ask_others()?;
-                        patience = self.patience();
                         continue;
                     }
                 },
@@ -244,40 +343,42 @@ impl Gather {
                 Err(_) => piece.failed = true,
             }
             self.ask_others()?;
-            if patience.as_ref().is_none_or(|(_, asked)| *asked != self.asked) {
-                patience = self.patience();
-            }
         }
         Ok(())
     }
 
-    /// Ready when the drives that are asked have had their usual time; with it, how many were asked.
-    fn patience(&self) -> Option<(BoxFuture<'static, ()>, usize)> {
-        let core = &self.source.core;
-        let waits = |piece: &Asked| piece.open.is_some() && !piece.slow;
-        let asked = (0..self.pieces.len()).filter(|at| waits(&self.pieces[*at]));
-        let drives = asked.filter_map(|at| self.source.group.holders(at).next());
-        let longest = drives.map(|drive| core.drives.hedge_after(drive)).max()?;
-        Some((core.env.clock.sleep(longest), self.asked))
+    /// A timer for the next piece that will be called slow: the one there is, if it is right.
+    fn patience(&self, timer: Option<Patience>) -> Option<Patience> {
+        let due = self.pieces.iter().filter(|piece| piece.is_awaited()).map(|piece| piece.due).min()?;
+        let clock = &self.source.core.env.clock;
+        timer.filter(|(_, at)| *at == due).or_else(|| Some((clock.sleep(due.since(clock.now())), due)))
     }
 
-    /// Whoever hasn't answered yet is slow.
+    /// Whoever hasn't answered in time is slow.
     fn lose_patience(&mut self) {
+        let (core, now) = (&self.source.core, self.source.core.env.clock.now());
+        let is_first = self.place.is_first();
         for (index, piece) in self.pieces.iter_mut().enumerate() {
-            if piece.open.is_some() && !piece.slow {
-                piece.slow = true;
-                if let Some(drive) = self.source.group.holders(index).next() {
-                    let drives = &self.source.core.drives;
-                    drives.note_read(drive, drives.hedge_after(drive));
-                }
+            let Some(open) = piece.open.as_ref().filter(|_| !piece.slow && piece.due <= now) else { continue };
+            let Some(drive) = self.source.group.holders(index).next() else { continue };
+            let bytes = bytes_of(&self.source.layout, open);
+            if is_first {
+                core.drives.note_late(drive, bytes);
+            } else if !core.drives.ask_last(drive) {
+                piece.due = now + core.drives.hedge_after(drive, bytes);
+                continue;
             }
+            piece.slow = true;
         }
     }
 
     fn ask(&mut self, index: usize, stripes: Range<u64>) {
-        self.asked += 1;
+        let (source, core) = (&self.source, &self.source.core);
+        let bytes = bytes_of(&source.layout, &stripes);
+        let patience = source.group.holders(index).next().map(|drive| core.drives.hedge_after(drive, bytes));
+        self.pieces[index].due = core.env.clock.now() + patience.unwrap_or_default();
         self.pieces[index].open = Some(stripes.clone());
-        self.flying.push(self.source.ask(index, stripes));
+        self.flying.push(source.ask(index, stripes));
     }
 
     /// The stripes that must be decoded: those wanted of pieces that failed, or are slow.
@@ -312,7 +413,8 @@ impl Gather {
                 let also = |piece: &&Asked| piece.has(&lost).is_none() && coming(piece, true);
                 count += self.pieces.iter().filter(also).count();
             }
-            for index in 0..self.pieces.len() {
+            for at in 0..self.order.len() {
+                let index = self.order[at];
                 let piece = &self.pieces[index];
                 if count >= self.k() {
                     return Ok(());
@@ -334,6 +436,16 @@ impl Gather {
     /// What was wanted, by piece.
     async fn decode(self) -> Result<Vec<Cells>, Error> {
         let (lost, k, layout) = (self.lost(), self.k(), self.source.layout);
+        if k == 1 {
+            let wanted = self.pieces.iter().map(|piece| &piece.wanted).find(|wanted| !wanted.is_empty());
+            let Some(stripes) = wanted.cloned() else { return Ok(Vec::new()) };
+            let cells = self.pieces.iter().enumerate().find_map(|(from, piece)| {
+                let (have, bytes) = piece.has(&stripes)?;
+                let bytes = part(&layout, have, bytes, &stripes);
+                Some(Cells { piece: 0, from, stripes: stripes.clone(), bytes, decoded: false })
+            });
+            return Ok(cells.into_iter().collect());
+        }
         let must_decode = self.pieces.iter().any(|asked| !asked.satisfied());
         let mut cells = Vec::with_capacity(k);
         // Wanted cells that are among those that decoding takes, or gives.
@@ -350,7 +462,7 @@ impl Gather {
                 let (have, bytes) = asked.have.swap_remove(at);
                 if !stripes.is_empty() && !covers(&lost, &stripes) {
                     let bytes = part(&layout, &have, &bytes, &stripes);
-                    cells.push(Cells { piece, stripes, bytes, decoded: false });
+                    cells.push(Cells { piece, from: piece, stripes, bytes, decoded: false });
                 } else if !stripes.is_empty() {
                     among.push((piece, stripes, false));
                 }
@@ -358,7 +470,7 @@ impl Gather {
                 count += 1;
             } else if let Some((have, bytes)) = asked.has(&stripes).filter(|_| !stripes.is_empty()) {
                 let bytes = part(&layout, have, bytes, &stripes);
-                cells.push(Cells { piece, stripes, bytes, decoded: false });
+                cells.push(Cells { piece, from: piece, stripes, bytes, decoded: false });
             } else if !stripes.is_empty() {
                 among.push((piece, stripes, true));
             }
@@ -387,7 +499,7 @@ fn decode(
     code.reconstruct(&mut given, true)?;
     let cut = |(piece, stripes, decoded): (usize, Range<u64>, bool)| {
         let bytes = Bytes::from(given[piece].take().unwrap_or_default());
-        Cells { piece, bytes: part(&layout, &lost, &bytes, &stripes), stripes, decoded }
+        Cells { piece, from: piece, bytes: part(&layout, &lost, &bytes, &stripes), stripes, decoded }
     };
     Ok(among.into_iter().map(cut).collect())
 }
@@ -396,4 +508,47 @@ fn decode(
 fn part(layout: &Layout, have: &Range<u64>, bytes: &Bytes, stripes: &Range<u64>) -> Bytes {
     let (outer, inner) = (layout.piece_range(have.clone()), layout.piece_range(stripes.clone()));
     bytes.slice((inner.start - outer.start) as usize..(inner.end - outer.start) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(wanted: &[bool]) -> Vec<Asked> {
+        wanted.iter().map(|wanted| Asked::new(0..u64::from(*wanted), false, false)).collect()
+    }
+
+    /// Which pieces are asked first.
+    fn asked(pieces: &[Asked]) -> Vec<usize> {
+        let is_asked = |piece: &Asked| !piece.wanted.is_empty() && !piece.slow && !piece.failed;
+        (0..pieces.len()).filter(|index| is_asked(&pieces[*index])).collect()
+    }
+
+    #[test]
+    fn the_nearest_copies_take_turns_and_slow_or_bad_ones_none() {
+        let order = [(0, 1), (0, 2), (11, 0)];
+        for (turn, copy) in [(0, 1), (1, 2), (2, 1)] {
+            let mut copies = pieces(&[true, false, false]);
+            stand_in(&mut copies, 1, &order, turn);
+            assert_eq!(asked(&copies), [copy]);
+        }
+        let mut copies = pieces(&[true, false, false]);
+        (copies[1].slow, copies[2].failed) = (true, true);
+        stand_in(&mut copies, 1, &order, 1);
+        assert_eq!(asked(&copies), [0]);
+    }
+
+    #[test]
+    fn near_parity_stands_in_for_far_data_only_where_all_of_it_is_wanted() {
+        let order = [(0, 2), (11, 0), (11, 3), (17, 1)];
+        let mut all = pieces(&[true, true, false, false]);
+        stand_in(&mut all, 2, &order, 0);
+        assert_eq!(asked(&all), [0]);
+        let mut one = pieces(&[false, true, false, false]);
+        stand_in(&mut one, 2, &order, 0);
+        assert_eq!(asked(&one), [1]);
+        let mut alike = pieces(&[true, true, false, false]);
+        stand_in(&mut alike, 2, &[(11, 0), (11, 1), (11, 2), (11, 3)], 0);
+        assert_eq!(asked(&alike), [0, 1]);
+    }
 }

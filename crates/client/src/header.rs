@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_fragment_opens_for_its_own_segment_only() {
-        let key = crypt::RootKey::new([1; 32]).volume_key(VolumeId(1));
+        let key = crypt::RootKey::new([1; 32]).store_keys().volume_key(VolumeId(1));
         for fragment in fragments() {
             let sealed = fragment.seal(&key, SegmentId([1; 16]), [5; 12]);
             assert_eq!(Fragment::open(&key, SegmentId([1; 16]), &sealed).unwrap(), fragment);

@@ -5,7 +5,7 @@
 //! [`client`] (what faces use), [`writer`] with `pack` and `segment` (bytes coming in, over `batch`
 //! to `run`: which pieces are durable), [`read`] over `gather` (bytes going out, hedged and
 //! decoded), [`header`] and [`layout`] (what lies on drives), [`drives`] and `map` (where),
-//! `registry` (what is written but not yet committed), [`repair`], `verify` and [`compact`].
+//! [`shard`] (the metadata, wherever it is led), `registry` (what is written but not yet committed), [`repair`], `verify` and [`compact`].
 //! docs/formats/segments.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -18,8 +18,10 @@ pub mod header;
 pub mod layout;
 pub mod read;
 pub mod repair;
+pub mod shard;
 pub mod writer;
 
+mod ahead;
 mod batch;
 mod core;
 mod gather;
@@ -29,7 +31,7 @@ mod pack;
 mod registry;
 mod run;
 mod segment;
-mod shard;
+mod settings;
 mod verify;
 
 pub use client::{Bucket, Client};
@@ -41,4 +43,5 @@ pub use map::POLICY_SETTING;
 pub use read::ReadStream;
 pub use registry::UNCOMMITTED_MAX;
 pub use repair::Rebuilt;
+pub use shard::{Metadata, Shard};
 pub use writer::{Content, Writer};

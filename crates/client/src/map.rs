@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::kv::View;
-use base::{GroupId, PolicyId};
+use base::{DriveId, GroupId, PolicyId};
 use codec::Versioned;
 use namespace::catalog::{self, PolicyRow};
 use placement::GroupRow;
@@ -21,6 +21,38 @@ pub const POLICY_SETTING: &str = "policy";
 pub(crate) struct Policy {
     pub row: PolicyRow,
     pub groups: BTreeMap<GroupId, Arc<GroupRow>>,
+    /// Of each group, how many of its drives are on one node, and at one site, at the most. Groups of a time
+    /// when there were fewer nodes are more crowded than others.
+    crowds: BTreeMap<GroupId, [usize; 2]>,
+}
+
+/// Where drives are: their node, and its site.
+type Homes = BTreeMap<DriveId, [String; 2]>;
+
+fn homes(view: &dyn View) -> Result<Homes, namespace::Error> {
+    let site = |labels: &[(String, String)]| {
+        labels.iter().find(|(name, _)| name == "site").map_or(String::new(), |(_, value)| value.clone())
+    };
+    let nodes = catalog::nodes(view, None, usize::from(u16::MAX))?;
+    let sites: BTreeMap<_, _> = nodes.iter().map(|row| (row.id, site(&row.labels))).collect();
+    let drives = catalog::drives(view, None, usize::from(u16::MAX))?;
+    let home = |row: catalog::DriveRow| {
+        let node = row.node?;
+        Some((row.id, [node.to_string(), sites.get(&node).cloned().unwrap_or_default()]))
+    };
+    // A store of one machine knows of no nodes: all of it is equally crowded.
+    Ok(drives.into_iter().filter_map(home).collect())
+}
+
+/// How many of the group's drives are at the same place, at the most, for each kind of place.
+fn crowd(row: &GroupRow, homes: &Homes) -> [usize; 2] {
+    [0, 1].map(|kind| {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for home in row.members.iter().filter_map(|drive| homes.get(drive)) {
+            *counts.entry(home[kind].as_str()).or_default() += 1;
+        }
+        counts.into_values().max().unwrap_or(0)
+    })
 }
 
 /// Policies and groups in one consistent cut.
@@ -60,6 +92,7 @@ impl Target {
 impl Map {
     pub fn load(view: &dyn View) -> Result<Self, Error> {
         let mut policies = BTreeMap::new();
+        let homes = homes(view)?;
         for row in catalog::policies(view, None, usize::from(u16::MAX))? {
             let mut groups = BTreeMap::new();
             let mut after = None;
@@ -74,7 +107,8 @@ impl Map {
                     break;
                 }
             }
-            policies.insert(row.id, Policy { row, groups });
+            let crowds = groups.iter().map(|(group, row)| (*group, crowd(row, &homes))).collect();
+            policies.insert(row.id, Policy { row, groups, crowds });
         }
         let default = catalog::setting(view, POLICY_SETTING)?;
         Ok(Self { policies, default: default.and_then(|name| String::from_utf8(name).ok()) })
@@ -93,13 +127,20 @@ impl Map {
         .ok_or_else(|| Error::NoPolicy { name: name.or(self.default.as_deref()).unwrap_or("default").to_owned() })
     }
 
-    /// A group for a new segment: any of those with the most drives that take pieces.
+    /// A group for a new segment: any of those with the most drives that take pieces; of these, one whose
+    /// drives are spread over nodes and sites well enough, if there is one, or else as well as any.
     pub fn choose(&self, name: Option<&str>, drives: &Drives, chance: u64) -> Result<Target, Error> {
         let policy = self.policy(name)?;
         let live = drives.live();
         let taking = |row: &GroupRow| row.members.iter().filter(|drive| live.binary_search(drive).is_ok()).count();
         let most = policy.groups.values().map(|row| taking(row)).max().unwrap_or(0);
-        let best: Vec<_> = policy.groups.values().filter(|row| taking(row) == most).collect();
+        let mut best: Vec<_> = policy.groups.values().filter(|row| taking(row) == most).collect();
+        let crowd = |row: &GroupRow, kind: usize| policy.crowds.get(&row.group).map_or(0, |crowd| crowd[kind]);
+        let enough = usize::from(policy.row.coding.m).saturating_sub(1).max(1);
+        for kind in [0, 1] {
+            let least = best.iter().map(|row| crowd(row, kind)).min().unwrap_or(0);
+            best.retain(|row| crowd(row, kind) <= least.max(enough));
+        }
         let n = usize::from(policy.row.coding.k) + usize::from(policy.row.coding.m);
         let need = usize::from(policy.row.ack).clamp(usize::from(policy.row.coding.k), n.max(1));
         let chosen = best.get((chance % best.len().max(1) as u64) as usize);

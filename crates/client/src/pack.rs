@@ -184,7 +184,10 @@ fn build(
     for (index, object) in objects.into_iter().enumerate() {
         let key = SegmentKey::new(core.env.random());
         let offset = spread.len;
-        spread.add(|to| seal(&key, volume, segment, &object.parts, to));
+        spread.add(|to| {
+            to.reserve(sealed_len(object.len));
+            seal(&key, volume, segment, &object.parts, to);
+        });
         slots.push(PackSlot {
             offset: offset as u32,
             len: (spread.len - offset) as u32,

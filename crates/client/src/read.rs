@@ -1,41 +1,72 @@
 //! An object's bytes on their way out.
 //!
 //! The range is cut into units of a few stripes; some are fetched ahead while the caller takes the
-//! one before. Every cell is opened with its key before a byte of it is given: bytes that a drive
+//! one before: more from far away (see `ahead`), across the ends of segments. Every cell is opened with its key before a byte of it is given: bytes that a drive
 //! made up don't open, and are decoded from other pieces.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::limits::{CELL_BYTES, SEAL_BYTES};
 use base::{SegmentId, VolumeId};
 use bytes::Bytes;
 use crypt::SegmentKey;
-use env::BoxFuture;
-use futures_util::StreamExt;
+use env::{BoxFuture, Env};
 use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt, StreamExt};
 use namespace::{Body, SegmentRef, Slot};
+use tokio::sync::oneshot;
 
 use crate::Error;
+use crate::ahead::{Room, Turns, UNITS_MIN, Window};
 use crate::core::Core;
 use crate::gather::{Cells, Source, gather};
 use crate::layout::CellAt;
 use crate::verify::find_bad;
 
-/// Units that are fetched at a time, the one that the caller waits for among them.
-const AHEAD: usize = 2;
 /// Plaintext bytes of a unit, about; a drive is asked for at most half a unit or 1 MiB at a time.
 const UNIT_BYTES: usize = 2 * 1024 * 1024;
 /// Opening up to this many bytes isn't worth a hop to another thread.
 const OPEN_HERE_BYTES_MAX: u64 = 2 * CELL_BYTES as u64;
 
-type Unit = BoxFuture<'static, Result<Vec<Bytes>, Error>>;
+type Unit = BoxFuture<'static, Result<Fetched, Error>>;
+
+/// A unit's bytes, and what it had of the budget.
+type Fetched = (Vec<Bytes>, usize, Option<Room>);
+
+/// A unit's place in the row: whether somebody waits for it is what makes it urgent.
+#[derive(Clone, Default)]
+pub(crate) struct Place {
+    at: u64,
+    front: Arc<AtomicU64>,
+}
+
+impl Place {
+    /// Its number: whose turn it is.
+    pub fn turn(&self) -> u64 {
+        self.at
+    }
+
+    /// Whether the caller waits for it.
+    pub fn is_first(&self) -> bool {
+        self.front.load(Ordering::Relaxed) >= self.at
+    }
+}
 
 /// An object's bytes on their way out. Dropping it stops the reading.
 pub struct ReadStream {
     waiting: VecDeque<Todo>,
     flying: FuturesOrdered<Unit>,
+    /// Bytes of the units that fly.
+    under_way: usize,
+    window: Window,
+    /// In the order of the units; as much may be on the wire as `wired`.
+    turns: Arc<Turns>,
+    wired: usize,
+    /// The next unit's place.
+    next: Place,
     ready: VecDeque<Bytes>,
     core: Arc<Core>,
     volume: VolumeId,
@@ -63,8 +94,10 @@ impl ReadStream {
         }
         let mut waiting = VecDeque::new();
         plan(body, size, range, &mut waiting)?;
-        let (flying, ready) = (FuturesOrdered::new(), VecDeque::new());
-        Ok(Self { waiting, flying, ready, core, volume, failed: false })
+        let (flying, ready, window) = (FuturesOrdered::new(), VecDeque::new(), Window::new(core.env.clock.now()));
+        let (next, turns) = (Place::default(), Arc::new(Turns::new()));
+        let (under_way, wired, failed) = (0, 0, false);
+        Ok(Self { waiting, flying, under_way, window, turns, wired, next, ready, core, volume, failed })
     }
 
     /// The next bytes; `None` at the end. After an error nothing follows.
@@ -90,33 +123,124 @@ impl ReadStream {
 
     /// Keeps units under way and waits for the first of them; false at the end.
     async fn step(&mut self) -> Result<bool, Error> {
-        while self.flying.len() < AHEAD {
-            let Some(todo) = self.waiting.pop_front() else { break };
+        while let Some(todo) = self.waiting.pop_front() {
+            let Some(room) = self.room(&todo) else {
+                self.waiting.push_front(todo);
+                break;
+            };
             match todo {
-                Todo::Inline(bytes) => self.flying.push_back(Box::pin(async move { Ok(vec![bytes]) })),
+                Todo::Inline(bytes) => self.fly(0, room, async move { Ok(vec![bytes]) }.boxed()),
                 Todo::Packed(segment, slot, range) => {
-                    self.flying.push_back(Box::pin(packed(self.core.clone(), self.volume, segment, slot, range)));
+                    self.fly(0, room, packed(self.core.clone(), self.volume, segment, slot, range).boxed());
                 }
-                Todo::Unit(open, range) => self.flying.push_back(Box::pin(fetch(open, range))),
-                Todo::Segment(segment, range) => {
-                    let open = Open::new(&self.core, self.volume, segment).await?;
-                    let k = open.source.layout.k();
-                    let bytes = if k == 1 { UNIT_BYTES / 2 } else { UNIT_BYTES };
-                    let units = open.source.layout.units(range, (bytes / (k * CELL_BYTES)).max(1) as u64);
-                    for unit in units.into_iter().rev() {
-                        self.waiting.push_front(Todo::Unit(open.clone(), unit));
-                    }
+                Todo::Unit(open, range) => {
+                    let bytes = (range.end - range.start) as usize;
+                    let unit = fetch(open, range, self.next.clone());
+                    // The near share needs no turns.
+                    let turns = self.window.is_far().then(|| self.turns.clone());
+                    self.fly(bytes, room, in_turn(self.core.env.clone(), turns, bytes, unit).boxed());
                 }
+                Todo::Segment(segment, range) => self.open(segment, range).await?,
             }
         }
-        match self.flying.next().await {
-            Some(bytes) => {
-                self.ready.extend(bytes?.into_iter().filter(|bytes| !bytes.is_empty()));
-                Ok(true)
+        let (first, waited) = match self.flying.next().now_or_never() {
+            Some(first) => (first, false),
+            None => (self.flying.next().await, true),
+        };
+        let Some(first) = first else { return Ok(false) };
+        let (bytes, len, _room) = first?;
+        self.under_way -= len;
+        self.next.front.fetch_add(1, Ordering::Relaxed);
+        self.window.took(waited, self.turns.arrived(), self.core.env.clock.now());
+        self.set_wire();
+        self.ready.extend(bytes.into_iter().filter(|bytes| !bytes.is_empty()));
+        Ok(true)
+    }
+
+    /// Lets as much be on the wire as the window says; what isn't free now is taken away later.
+    fn set_wire(&mut self) {
+        let wanted = self.window.wire() >> 10;
+        if wanted > self.wired {
+            self.turns.wire.add_permits(wanted - self.wired);
+            self.wired = wanted;
+        } else {
+            self.wired -= self.turns.wire.forget_permits(self.wired - wanted);
+        }
+        self.turns.set_pace(self.window.rate());
+    }
+
+    /// Whether this may begin now; with it, what it takes of the budget that all streams share.
+    fn room(&self, todo: &Todo) -> Option<Option<Room>> {
+        if self.flying.len() < UNITS_MIN {
+            return Some(None);
+        }
+        match todo {
+            Todo::Unit(_, range) => {
+                let bytes = (range.end - range.start) as usize;
+                let fits = self.under_way + bytes <= self.window.bytes();
+                // A near stream has its units and no more.
+                if !fits || !self.window.is_far() { None } else { Some(Some(self.core.ahead.take(bytes)?)) }
             }
-            None => Ok(false),
+            // Costs nothing yet.
+            Todo::Segment(..) if self.window.is_far() => Some(None),
+            _ => None,
         }
     }
+
+    fn fly(&mut self, len: usize, room: Option<Room>, unit: BoxFuture<'static, Result<Vec<Bytes>, Error>>) {
+        // What is ahead goes on while the caller is busy with what it has: no reading is called
+        // slow, or takes up a connection, because somebody else is.
+        let alone = self.waiting.is_empty() && self.flying.is_empty();
+        let unit = if alone { unit } else { beside(&self.core, unit) };
+        self.flying.push_back(unit.map(move |bytes| Ok((bytes?, len, room))).boxed());
+        self.under_way += len;
+        self.next.at += 1;
+    }
+
+    async fn open(&mut self, segment: SegmentRef, range: Range<u64>) -> Result<(), Error> {
+        let open = Open::new(&self.core, self.volume, segment).await?;
+        let k = open.source.layout.k();
+        self.window.far(open.source.round_trip());
+        self.set_wire();
+        let bytes = if k == 1 { UNIT_BYTES / 2 } else { UNIT_BYTES };
+        let units = open.source.layout.units(range, (bytes / (k * CELL_BYTES)).max(1) as u64);
+        for unit in units.into_iter().rev() {
+            self.waiting.push_front(Todo::Unit(open.clone(), unit));
+        }
+        Ok(())
+    }
+}
+
+/// Begins when those before it leave room on the wire, and at the link's pace.
+async fn in_turn<T>(env: Env, turns: Option<Arc<Turns>>, bytes: usize, unit: impl Future<Output = T>) -> T {
+    let Some(turns) = turns else { return unit.await };
+    // It is never closed; and a unit is smaller than the least window.
+    let _turn = turns.wire.acquire_many((bytes >> 10) as u32).await.ok();
+    let wait = turns.wait(bytes, env.clock.now());
+    if !wait.is_zero() {
+        env.clock.sleep(wait).await;
+    }
+    let done = unit.await;
+    turns.came(bytes);
+    done
+}
+
+/// Runs as a task; ends if nobody waits for it any more.
+fn beside(
+    core: &Core,
+    unit: BoxFuture<'static, Result<Vec<Bytes>, Error>>,
+) -> BoxFuture<'static, Result<Vec<Bytes>, Error>> {
+    let (mut send, receive) = oneshot::channel();
+    core.env.spawn("read a unit", async move {
+        let done = tokio::select! {
+            biased;
+            done = unit => done,
+            () = send.closed() => return,
+        };
+        // Whoever has gone needs nothing.
+        let _ = send.send(done);
+    });
+    async move { receive.await.unwrap_or(Err(Error::Cut(env::Cut))) }.boxed()
 }
 
 /// Lists what holds the bytes of `range` of a body of `size` bytes.
@@ -188,12 +312,12 @@ impl Open {
 }
 
 /// The bytes of a range of a segment.
-pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>, place: Place) -> Result<Vec<Bytes>, Error> {
     let mut open = open;
     let wanted = open.source.layout.wanted(&range);
     loop {
         let source = open.source.clone();
-        let cells = match gather(&source, &wanted).await {
+        let cells = match gather(&source, &wanted, &place).await {
             Ok(cells) => cells,
             Err(error) => {
                 let source = source.elsewhere(error).await?;
@@ -231,7 +355,7 @@ impl Open {
     fn open_cells(&self, cells: Vec<Cells>, range: Range<u64>) -> Result<Vec<Bytes>, Wrong> {
         let layout = &self.source.layout;
         let mut opened = Vec::new();
-        for Cells { piece, stripes, bytes, decoded } in cells {
+        for Cells { piece, from, stripes, bytes, decoded } in cells {
             // The caller's own copy, if nobody else holds the bytes; else one is made here.
             let mut bytes = bytes.try_into_mut().unwrap_or_else(|shared| shared[..].into());
             let base = layout.piece_range(stripes.clone()).start;
@@ -243,7 +367,7 @@ impl Open {
                 let (volume, segment) = (self.source.volume, self.source.segment.id);
                 let cell = &mut bytes[start..end];
                 if self.key.open_cell(volume, segment, layout.cell_index(at), cell).is_err() {
-                    return Err(Wrong { piece, decoded });
+                    return Err(Wrong { piece: from, decoded });
                 }
                 let held = layout.bytes_of(at);
                 let (from, to) = (held.start.max(range.start), held.end.min(range.end));
@@ -282,7 +406,7 @@ async fn packed(
     let wanted = source.layout.wanted(&place);
     let inside = (range.start - first * cell) as usize..(range.end - first * cell) as usize;
     loop {
-        let cells = match gather(&source, &wanted).await {
+        let cells = match gather(&source, &wanted, &Place::default()).await {
             Ok(cells) => cells,
             Err(error) => {
                 source = source.elsewhere(error).await?;

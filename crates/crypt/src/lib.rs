@@ -1,8 +1,8 @@
 //! Keys and what they seal. Knows neither drives nor where its bytes go.
 //!
-//! One root key (24 words) gives, by [`blake3::derive_key`] with fixed contexts, the key of the
-//! metadata ([`MetaKey`]) and the keys that wrap volume keys ([`VolumeKey`]); a volume's key wraps
-//! the random key of each segment ([`SegmentKey`]). Everything is AES-256-GCM but the ordered map's
+//! One root key (24 words) gives, by [`blake3::derive_key`] with fixed contexts, what nodes serve
+//! with ([`StoreKeys`]): the key of the metadata ([`MetaKey`]) and the one that volumes' keys come from
+//! ([`VolumeKey`]); a volume's key wraps the random key of each segment ([`SegmentKey`]). Everything is AES-256-GCM but the ordered map's
 //! file, which is AES-256-XTS ([`SectorCipher`]): it is rewritten in place. What members of a cluster
 //! must believe is signed by Ed25519 ([`SigningKey`]).
 //! docs/formats/keys.md has every byte.
@@ -14,12 +14,14 @@ mod root;
 mod sector;
 mod segment;
 mod sign;
+mod store;
 
 pub use meta::{LogSealer, MetaKey};
 pub use root::RootKey;
 pub use sector::SectorCipher;
 pub use segment::{SegmentKey, VolumeKey, WRAPPED_BYTES};
 pub use sign::{PublicKey, SIGNATURE_BYTES, SigningKey};
+pub use store::StoreKeys;
 
 use base::{Kind, Kinded};
 

@@ -18,7 +18,7 @@ impl fmt::Debug for MetaKey {
 }
 
 impl MetaKey {
-    /// From its bytes; see [`crate::RootKey::meta_key`].
+    /// From its bytes; see [`crate::StoreKeys::meta_key`].
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }

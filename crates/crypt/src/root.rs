@@ -2,11 +2,9 @@
 
 use std::fmt;
 
-use base::VolumeId;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::segment::VolumeKey;
-use crate::{Error, MetaKey, SigningKey, derive};
+use crate::{Error, MetaKey, SigningKey, StoreKeys, derive};
 
 /// The first line of a key file.
 const FILE_HEAD: &str = "abide root key v1";
@@ -79,7 +77,7 @@ impl RootKey {
 
     /// The key of the metadata at rest.
     pub fn meta_key(&self) -> MetaKey {
-        MetaKey::new(*derive("abide 2026 metadata v1", &[&self.0]))
+        self.store_keys().meta_key()
     }
 
     /// The key that signs what all members of the cluster believe: members and maps.
@@ -95,9 +93,9 @@ impl RootKey {
         secret
     }
 
-    /// The key of a volume. Derived, so that it can't be lost as long as the root key isn't.
-    pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
-        VolumeKey::new(volume, *derive("abide 2026 volume v1", &[&self.0, &volume.0.to_le_bytes()]))
+    /// What a node needs to serve the store: all that is at rest, and no say in who belongs.
+    pub fn store_keys(&self) -> StoreKeys {
+        StoreKeys::derive(&self.0, self.check())
     }
 }
 

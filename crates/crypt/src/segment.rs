@@ -135,7 +135,7 @@ mod tests {
     const SEGMENT: SegmentId = SegmentId([3; 16]);
 
     fn volume_key() -> VolumeKey {
-        RootKey::new([9; 32]).volume_key(VolumeId(5))
+        RootKey::new([9; 32]).store_keys().volume_key(VolumeId(5))
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(*volume_key().unwrap(&wrapped, SEGMENT, 0).unwrap().bytes, [7; 32]);
         assert!(volume_key().unwrap(&wrapped, SEGMENT, 1).is_err());
         assert!(volume_key().unwrap(&wrapped, SegmentId([4; 16]), 0).is_err());
-        assert!(RootKey::new([9; 32]).volume_key(VolumeId(6)).unwrap(&wrapped, SEGMENT, 0).is_err());
+        assert!(RootKey::new([9; 32]).store_keys().volume_key(VolumeId(6)).unwrap(&wrapped, SEGMENT, 0).is_err());
     }
 
     #[test]

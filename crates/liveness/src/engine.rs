@@ -111,6 +111,8 @@ pub struct Peer {
     told_gone: bool,
     /// As foca has it; `None` if it never heard of the node.
     state: Option<State>,
+    /// Since when foca suspects it without a break.
+    suspected: Option<Instant>,
 }
 
 /// What to do about it.
@@ -303,6 +305,7 @@ impl Engine {
                 named: now,
                 told_gone: *told_gone,
                 state: None,
+                suspected: None,
             };
             self.peers.entry(*node).or_insert(new).told_gone = *told_gone;
         }
@@ -349,8 +352,32 @@ impl Engine {
             let done = self.foca.handle_timer(timer, &mut wishes);
             self.settle(now, wishes, done.err());
         }
+        self.end_suspicions(now);
         self.call(now);
         self.judge(now);
+    }
+
+    /// Comes to an end with nodes that are suspected for too long. Whoever suspects first keeps the time; if that one
+    /// took a new incarnation meanwhile, or the objection was lost in a split, nobody does. Who is called down and
+    /// hears of it takes its next incarnation.
+    fn end_suspicions(&mut self, now: Instant) {
+        let limit = self.settings.suspicion * 2 + self.settings.probe_period;
+        let is_late = |node: &NodeId| {
+            self.peers.get(node).and_then(|peer| peer.suspected).is_some_and(|since| now.since(since) > limit)
+        };
+        let late: Vec<Identity> = self
+            .foca
+            .iter_members()
+            .filter(|member| member.state() == State::Suspect && is_late(&member.id().node))
+            .map(|member| *member.id())
+            .collect();
+        if !late.is_empty() {
+            let mut wishes = Wishes::default();
+            let done = self.foca.apply_many(late.into_iter().map(Member::down), true, &mut wishes);
+            self.settle(now, wishes, done.err());
+            // They should hear of it soon.
+            self.next_call = now;
+        }
     }
 
     /// This node stops: the others need not find out.
@@ -399,6 +426,7 @@ impl Engine {
         for peer in self.peers.values_mut() {
             peer.named = peer.named + gap;
             peer.down_since = peer.down_since.map(|since| since + gap);
+            peer.suspected = peer.suspected.map(|since| since + gap);
         }
     }
 
@@ -492,6 +520,8 @@ impl Engine {
             }
         }
         for (node, peer) in &mut self.peers {
+            let is_suspect = peer.state == Some(State::Suspect);
+            peer.suspected = if is_suspect { peer.suspected.or(Some(now)) } else { None };
             let was = peer.standing;
             peer.standing = judged(peer, now, &self.settings);
             if peer.standing != was {

@@ -6,6 +6,7 @@
 //! them in groups; [`memory`] keeps a shard in memory, for tests; [`embedded`] keeps it on up to
 //! three drives of one machine: a mirrored, encrypted log that holds every batch once, an ordered
 //! map per mirror that is brought up to date at checkpoints, and in between the rows in memory.
+//! [`remote`] lets rules run where the rows are not: on what was read elsewhere, at one cut.
 //! docs/formats/metastore.md has every byte; [`inspect`] shows them.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -13,6 +14,7 @@ pub mod embedded;
 pub mod error;
 pub mod inspect;
 pub mod memory;
+pub mod remote;
 pub mod sequencer;
 pub mod store;
 pub mod suite;

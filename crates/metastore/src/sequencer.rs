@@ -156,6 +156,11 @@ impl Sequencer {
         self.head.clone()
     }
 
+    /// Whether a commit failed in a way after which the shard must be opened, or claimed, again.
+    pub fn is_shut(&self) -> bool {
+        self.shared.queue().shut.is_some()
+    }
+
     /// The store below.
     pub fn store(&self) -> &Arc<dyn ShardStore> {
         &self.shared.store

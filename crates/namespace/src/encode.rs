@@ -83,8 +83,8 @@ const INLINE: u8 = 0;
 const PACKED: u8 = 1;
 const SEGMENTS: u8 = 2;
 const SPANS: u8 = 3;
-/// No reader takes it: commands with such a body are refused before they could be written.
-const UNLOADED: u8 = 255;
+/// No reader of rows takes it: commands with such a body are refused before they could be written.
+pub(crate) const UNLOADED: u8 = 255;
 
 pub(crate) fn write_body(to: &mut Writer, body: &Body) {
     match body {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use base::{Kind, Kinded, SegmentId};
+use base::{Kind, Kinded, SegmentId, Wall};
 
 /// Why a command or a read was refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,12 @@ pub enum Error {
         /// The segment.
         segment: SegmentId,
     },
+    /// A work that was made at another time than the shard takes: see [`crate::work::evaluate_once`].
+    #[error("the request was made too long ago, or by a clock that is wrong: make it anew")]
+    Stale {
+        /// The time to make it at.
+        made: Wall,
+    },
     /// Rows contradict each other: a broken invariant of ours.
     #[error("rows of the volume contradict each other: {what}")]
     Broken {
@@ -94,7 +100,7 @@ impl Kinded for Error {
             Error::Precondition { .. } | Error::NotEmpty | Error::Closed => Kind::Conflict,
             Error::BucketExists { .. } => Kind::Exists,
             Error::InvalidValue { .. } => Kind::Invalid,
-            Error::SegmentGone { .. } => Kind::Busy { retry_after: Duration::from_millis(10) },
+            Error::SegmentGone { .. } | Error::Stale { .. } => Kind::Busy { retry_after: Duration::from_millis(10) },
             Error::Broken { .. } => Kind::Bug,
             Error::Row(error) => error.kind(),
             Error::View(error) => error.kind(),

@@ -18,6 +18,8 @@ pub(crate) enum Table {
     Config = b'C',
     /// Dentries: parent inode, name (a folder's ends in `/`).
     Dentry = b'D',
+    /// Before which minute done work is forgotten. Of volume 0.
+    Forgotten = b'F',
     /// Freed segments whose pieces wait to be deleted: segment.
     Garbage = b'G',
     /// The one row of counters.
@@ -30,6 +32,8 @@ pub(crate) enum Table {
     Manifest = b'M',
     /// Notes of missing pieces: segment.
     Missing = b'N',
+    /// Work that was done: minute, id. Of volume 0.
+    Done = b'O',
     /// Parts: upload, number.
     Part = b'P',
     /// Segments in use: policy, group, segment.
@@ -93,6 +97,13 @@ impl Keys {
     pub fn by_segment(self, table: Table, segment: SegmentId) -> Vec<u8> {
         let mut key = self.table(table, 16);
         key.extend_from_slice(&segment.0);
+        key
+    }
+
+    pub fn done(self, minute: u64, id: [u8; 16]) -> Vec<u8> {
+        let mut key = self.table(Table::Done, 24);
+        key.extend_from_slice(&minute.to_be_bytes());
+        key.extend_from_slice(&id);
         key
     }
 

@@ -12,7 +12,8 @@
 //!
 //! In reading order: [`types`] (what can be asked), `keys` and [`rows`] (what is stored where),
 //! `tree` (folders), `change` (a command under way), `segments` (who uses which), `apply` and
-//! `uploads` (the commands), `walk` and [`read`], [`catalog`].
+//! `uploads` (the commands), [`work`] (once, however often it arrives), `walk` and [`read`], [`wire`] (all
+//! that between nodes), [`catalog`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod catalog;
@@ -22,6 +23,8 @@ pub mod journal;
 pub mod read;
 pub mod rows;
 pub mod types;
+pub mod wire;
+pub mod work;
 
 mod apply;
 mod change;

@@ -502,6 +502,12 @@ pub fn missing(
     notes.into_iter().map(with_row).collect()
 }
 
+/// The note about one segment's missing pieces.
+pub fn missing_note(view: &dyn View, volume: VolumeId, id: SegmentId) -> Result<Option<MissingRow>, Error> {
+    let store = Store::new(view, volume);
+    store.get(&store.keys.by_segment(Table::Missing, id))
+}
+
 /// The row of one segment in use.
 pub fn segment(
     view: &dyn View,

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use base::kv::Batch;
-use base::{ClusterId, DriveId, GroupId, PolicyId, UserId, VolumeId, Wall};
+use base::{ClusterId, DriveId, Epoch, GroupId, NodeId, PolicyId, UserId, VolumeId, Wall};
 use namespace::Error;
 use namespace::catalog::*;
 
@@ -174,6 +174,7 @@ fn drives_policies_and_groups_are_listed_in_order() {
         state,
         size: 1,
         added: Wall(1),
+        node: None,
     };
     for drive in [row(2, DriveState::Active), row(1, DriveState::Active), row(2, DriveState::Draining)] {
         commit(&mut map, put_drive(&drive));
@@ -229,4 +230,50 @@ fn the_event_log_keeps_the_latest_and_no_more() {
     commit(&mut map, batch);
     assert_eq!(latest_events(&map, 1).unwrap()[0].text, "ö".repeat(2048));
     assert!(add_events(&map, Vec::new()).unwrap().is_empty());
+}
+
+#[test]
+fn nodes_are_listed_in_order_and_what_does_not_fit_a_row_is_refused() {
+    let mut map = Map::new();
+    let row = |byte: u8, state| NodeRow {
+        id: NodeId([byte; 16]),
+        key: [byte; 32],
+        serial: 1,
+        since: Epoch(1),
+        state,
+        joined: Wall(1),
+        name: "n".into(),
+        addresses: vec![],
+        labels: vec![],
+    };
+    for node in [row(2, NodeState::Active), row(1, NodeState::Active), row(2, NodeState::Removed)] {
+        commit(&mut map, put_node(&node).unwrap());
+    }
+    assert_eq!(nodes(&map, None, 10).unwrap(), [row(1, NodeState::Active), row(2, NodeState::Removed)]);
+    assert_eq!(nodes(&map, Some(NodeId([1; 16])), 10).unwrap(), [row(2, NodeState::Removed)]);
+    assert_eq!(node(&map, NodeId([9; 16])).unwrap(), None);
+    assert!(put_node(&NodeRow { name: "x".repeat(256), ..row(3, NodeState::Active) }).is_err());
+    let address = "127.0.0.1:1".parse().unwrap();
+    assert!(put_node(&NodeRow { addresses: vec![address; 17], ..row(3, NodeState::Active) }).is_err());
+    assert_eq!(member_list(&map).unwrap(), None);
+    commit(&mut map, put_member_list(b"signed"));
+    assert_eq!(member_list(&map).unwrap().unwrap(), b"signed");
+}
+
+#[test]
+fn used_tickets_are_forgotten_once_they_expired_and_never_become_good_again() {
+    let mut map = Map::new();
+    for byte in [1u8, 2, 3] {
+        commit(&mut map, put_ticket(&TicketRow { id: [byte; 8], key: [byte; 32], expires: Wall(byte.into()) }));
+    }
+    assert!(forget_tickets(&map, Wall(0)).unwrap().is_empty());
+    let batch = forget_tickets(&map, Wall(2)).unwrap();
+    commit(&mut map, batch);
+    assert_eq!(ticket(&map, [2; 8]).unwrap(), None);
+    assert_eq!(tickets(&map, None, 10).unwrap().len(), 1);
+    assert_eq!(tickets_forgotten(&map).unwrap(), Wall(2));
+    assert!(forget_tickets(&map, Wall(2)).unwrap().is_empty(), "there is none left");
+    let batch = forget_tickets(&map, Wall(u64::MAX)).unwrap();
+    commit(&mut map, batch);
+    assert_eq!(tickets_forgotten(&map).unwrap(), Wall(3), "a clock that was ahead voids no new tickets");
 }

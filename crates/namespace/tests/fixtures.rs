@@ -1,10 +1,11 @@
 //! Every stored type keeps the bytes of every released version: they are read for ever.
 #![allow(clippy::unwrap_used)]
 
-use base::{DriveId, GroupId, PolicyId, SegmentId, UserId, VolumeId, Wall};
+use base::{DriveId, Epoch, GroupId, NodeId, PolicyId, SegmentId, UserId, VolumeId, Wall};
 use codec::Versioned;
 use namespace::catalog::{
-    AccessKey, Bucket, Coding, DeadVolume, DriveRow, DriveState, PolicyRow, Severity, User, VolumeKeyRow,
+    AccessKey, Bucket, Coding, DeadVolume, DriveRow, DriveState, NodeRow, NodeState, PolicyRow, Severity, TicketRow,
+    User, VolumeKeyRow,
 };
 use namespace::journal::{Event, What};
 use namespace::rows::*;
@@ -115,14 +116,41 @@ fixtures! {
     catalog_access_key_v1: AccessKey {
         id: "AK".into(), secret: "S".into(), user: UserId("u".into()), created: Wall(7), disabled: true,
     };
-    catalog_drive_v1: DriveRow {
-        id: DriveId([1; 16]), path: "/data/d1".into(), state: DriveState::Gone, size: 8, added: Wall(9),
-    };
+    catalog_drive_v2: DriveRow { node: Some(NodeId([0x1d; 16])), ..drive() };
+    catalog_node_v1: node();
+    catalog_ticket_v1: TicketRow { id: [1; 8], key: [2; 32], expires: Wall(1_795_230_600_000) };
     catalog_policy_v1: PolicyRow { id: PolicyId(1), coding: Coding { k: 4, m: 2 }, ack: 5, name: "default".into() };
     catalog_event_v1: catalog::Event {
         number: 1, at: Wall(2), severity: Severity::Warning, area: "drive".into(), subject: "d1".into(),
         text: "gone".into(),
     };
+}
+
+fn drive() -> DriveRow {
+    let (id, path) = (DriveId([1; 16]), "/data/d1".into());
+    DriveRow { id, path, state: DriveState::Gone, size: 8, added: Wall(9), node: None }
+}
+
+fn node() -> NodeRow {
+    NodeRow {
+        id: NodeId([1; 16]),
+        key: [2; 32],
+        serial: 3,
+        since: Epoch(4),
+        state: NodeState::Draining,
+        joined: Wall(5),
+        name: "höst".into(),
+        addresses: vec!["10.1.2.3:7400".parse().unwrap(), "[2001:db8::1]:7400".parse().unwrap()],
+        labels: vec![("site".into(), "office".into()), ("owner".into(), "anna".into())],
+    }
+}
+
+#[test]
+fn drives_of_the_first_release_are_on_no_node_that_is_known() {
+    let text = include_str!("fixtures/catalog_drive_v1.hex").trim();
+    let mut bytes = vec![0; text.len() / 2];
+    assert!(base::ids::unhex(text, &mut bytes));
+    assert_eq!(DriveRow::decode(&bytes).unwrap(), drive());
 }
 
 fn event(what: What) -> Event {
@@ -154,6 +182,15 @@ proptest! {
             let _ = Event::decode(&bytes);
             bytes[..4].copy_from_slice(&SlotRow::MARK);
             let _ = SlotRow::decode(&bytes);
+        }
+        for mut bytes in [node().encode(), drive().encode(), TicketRow { id: [1; 8], key: [2; 32], expires: Wall(3) }.encode()] {
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = with;
+            }
+            bytes.truncate(cut.max(5));
+            let _ = NodeRow::decode(&bytes).map(|row| assert_eq!(NodeRow::decode(&row.encode()), Ok(row)));
+            let _ = DriveRow::decode(&bytes);
+            let _ = TicketRow::decode(&bytes);
         }
     }
 }

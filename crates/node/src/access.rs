@@ -81,7 +81,7 @@ impl Inner {
     pub async fn ensure_access(&self) -> Result<()> {
         let user = User { id: UserId(self.new_user()), display: "owner".into(), email: None };
         let key = self.new_key(&user.id);
-        self.change(move |view| {
+        self.change(|view| {
             if catalog::setting(view, FIRST_KEY)?.is_some() {
                 return Ok(Default::default());
             }
@@ -183,7 +183,7 @@ impl Node {
         }
         let (display, email, made) = (wish.display, wish.email, key.clone());
         inner
-            .change(move |view| {
+            .change(|view| {
                 if let Some(old) = catalog::access_key(view, &made.id)?
                     && old.user != made.user
                 {
@@ -193,10 +193,13 @@ impl Node {
                     });
                 }
                 let known = catalog::user(view, &id)?;
-                let mut user =
-                    known.clone().unwrap_or_else(|| User { display: id.0.chars().take(16).collect(), id, email: None });
-                user.display = display.unwrap_or(user.display);
-                user.email = email.or(user.email);
+                let mut user = known.clone().unwrap_or_else(|| User {
+                    display: id.0.chars().take(16).collect(),
+                    id: id.clone(),
+                    email: None,
+                });
+                user.display = display.clone().unwrap_or(user.display);
+                user.email = email.clone().or(user.email);
                 let mut batch =
                     if known.as_ref() == Some(&user) { Default::default() } else { catalog::put_user(view, &user)? };
                 let more = catalog::put_access_key(&WithBatch { view, batch: &batch }, &made)?;

@@ -9,7 +9,7 @@ use client::{Fault, POLICY_SETTING};
 use namespace::catalog::{self, DriveRow, DriveState, Severity};
 use namespace::read::{Found, ListQuery};
 use namespace::{Body, Version, VersionId};
-use policy::Coding;
+use policy::{Coding, Rule};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -17,7 +17,8 @@ use crate::fleet::{Mounted, folder};
 use crate::groups;
 use crate::identity::{self, FILE, Folder, Lock};
 use crate::node::{Inner, Node, PAGE};
-use crate::open::{MIRRORS, join};
+use crate::open::join;
+use crate::status::default_policy;
 
 /// Findings of a verify that are listed; more are counted.
 const FINDINGS_MAX: usize = 1000;
@@ -115,7 +116,7 @@ impl Node {
         let (disk, at) = (inner.env.disk.clone(), path.clone());
         let taken: Vec<PathBuf> =
             inner.fleet.all().iter().filter(|drive| drive.is_up()).map(|drive| drive.path.clone()).collect();
-        let cluster = inner.cluster;
+        let cluster = inner.id;
         let known: BTreeSet<DriveId> = inner.drive_rows()?.iter().map(|row| row.id).collect();
         let look = move || {
             for other in &taken {
@@ -129,8 +130,11 @@ impl Node {
             }
             match identity::look(&*disk, &at)? {
                 Folder::Empty => {}
-                // It was to join before, and that was cut short: nothing was ever stored on it.
-                Folder::Drive(found) if found.cluster == cluster && !known.contains(&found.drive) => {}
+                // It was to join before, and that was cut short: it goes on as the drive that it is.
+                Folder::Drive(found) if found.cluster == cluster && !known.contains(&found.drive) => {
+                    let lock = Lock::take(&*disk, &at)?;
+                    return Ok((lock, Some(*found)));
+                }
                 Folder::Drive(found) if found.cluster == cluster => {
                     let why = format!(
                         "it holds drive {} of this store: put it back where it was, it is opened by itself",
@@ -155,16 +159,19 @@ impl Node {
                 Folder::Damaged(why) => return Err(Error::Folders(why)),
             }
             disk.create_dir_all(&at).map_err(Error::io(format!("make the folder {}", at.display())))?;
-            Lock::take(&*disk, &at)
+            Ok((Lock::take(&*disk, &at)?, None))
         };
-        let lock = Arc::new(inner.env.blocking(look).await.map_err(client::Error::from)??);
-        let identity = join(&inner.env, &path, inner.cluster, inner.key_check, true).await?;
+        let (lock, found) = inner.env.blocking(look).await.map_err(client::Error::from)??;
+        let lock = Arc::new(lock);
+        let identity = match found {
+            Some(found) => found,
+            None => join(&inner.env, &path, inner.id, inner.key_check, true).await?,
+        };
         let id = identity.drive;
         let drive = Mounted::open(&inner.env, &inner.settings.pieces, path.clone(), id, lock.clone()).await?;
         inner.marks.add(&path, lock, identity);
         inner.marks.write_all(|_| {}).await;
-        inner.drives.set(id, Arc::new(drive.store.clone()));
-        inner.fleet.set(drive);
+        inner.hold(drive);
         inner.know_drive(id).await?;
         inner.tell(Severity::Info, "drive", &id.to_string(), format!("drive {} joined", inner.name_of(id)));
         // Whoever brings a new drive doesn't wait for the folders of old ones to come back.
@@ -186,7 +193,7 @@ impl Node {
         let mut outcome = inner.drain_outcome(&row).await?;
         if apply {
             let draining = DriveRow { state: DriveState::Draining, ..row.clone() };
-            inner.change(move |_| Ok((catalog::put_drive(&draining), ()))).await?;
+            inner.change(|_| Ok((catalog::put_drive(&draining), ()))).await?;
             inner.settle_groups().await?;
             inner.retry_repairs();
             let text = format!("drive {} is being drained", inner.name_of(row.id));
@@ -232,7 +239,7 @@ impl Inner {
 
     /// Whether the folder of a drive that isn't up holds it no more.
     async fn folder_is_gone(&self, row: &DriveRow) -> Result<bool> {
-        if self.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
+        if !self.is_mine(row) || self.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
             return Ok(false);
         }
         let (disk, path, id) = (self.env.disk.clone(), PathBuf::from(&row.path), row.id);
@@ -280,7 +287,9 @@ impl Inner {
                 "draining {name} would move {bytes} bytes, and the other drives have {room} free: add a drive first; nothing was changed"
             )));
         }
-        let coding = self.look(|view| groups::default_coding(view, active.len()))?;
+        let mut left = self.up();
+        left.remove(&row.id);
+        let (coding, _) = self.look(|view| groups::Fleet::load(view, &left)?.without(row.id).default_policy(view))?;
         Ok(vec![
             format!(
                 "drive {name}: {pieces} pieces, {bytes} bytes in {positions} groups move to {} other drives",
@@ -315,13 +324,10 @@ impl Inner {
                 "removing {name} now would lower safety: {needed} placement groups still keep pieces there; data that survives the loss of {now} more drives would survive {after}; {what}; nothing was changed"
             )));
         }
-        let copies: Vec<usize> = self
-            .shards
-            .iter()
-            .map(|shard| shard.members().drives.iter().filter(|drive| **drive != row.id).count())
-            .collect();
+        let stores = self.shards.iter().flat_map(|shard| shard.stores());
+        let mut copies = stores.map(|store| store.members().drives.iter().filter(|drive| **drive != row.id).count());
         let others = self.fleet.up().iter().filter(|drive| drive.id != row.id).count();
-        if copies.iter().any(|copies| *copies < MIRRORS.min(others)) {
+        if self.is_mine(row) && copies.any(|copies| copies < self.mirrors().min(others)) {
             return Err(Error::Refused(format!(
                 "removing {name} now would lower safety: it keeps a copy of the metadata that is still being made elsewhere; try again in a moment; nothing was changed"
             )));
@@ -332,14 +338,14 @@ impl Inner {
     }
 
     async fn take_out(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
-        for shard in &self.shards {
-            if shard.members().drives.contains(&row.id) {
-                shard.remove_mirror(row.id).await?;
+        for store in self.shards.iter().flat_map(|shard| shard.stores()) {
+            if store.members().drives.contains(&row.id) {
+                store.remove_mirror(row.id).await?;
             }
         }
         let name = self.name_of(row.id);
         let removed = DriveRow { state: DriveState::Removed, ..row.clone() };
-        self.change(move |_| Ok((catalog::put_drive(&removed), ()))).await?;
+        self.change(|_| Ok((catalog::put_drive(&removed), ()))).await?;
         if let Some(drive) = self.fleet.get(row.id) {
             drive.store.fence("the drive was removed from the store");
             let (disk, path, held) = (self.env.disk.clone(), drive.path.clone(), drive.lock.clone());
@@ -365,8 +371,7 @@ impl Node {
     /// How each bucket is coded.
     pub async fn policies(&self) -> Result<Vec<BucketPolicy>> {
         let inner = &self.0;
-        let default = inner.look(|view| catalog::setting(view, POLICY_SETTING))?.unwrap_or_default();
-        let default = String::from_utf8_lossy(&default).into_owned();
+        let default = inner.look(default_policy)?;
         let mut all = vec![BucketPolicy { bucket: "(default)".into(), code: default.clone(), from: "default" }];
         let mut after = String::new();
         loop {
@@ -389,27 +394,42 @@ impl Node {
     }
 
     /// Sets how new data of a bucket is coded; what is stored stays as it is.
-    pub async fn set_policy(&self, bucket: &str, code: &str) -> Result<BucketPolicy> {
+    pub async fn set_policy(&self, bucket: &str, text: &str) -> Result<BucketPolicy> {
         let inner = &self.0;
         let found = inner.client.bucket(bucket).await?.ok_or_else(|| no_bucket(bucket))?;
-        let active = inner.drive_rows()?.iter().filter(|row| row.state == DriveState::Active).count();
-        let Some(coding) = groups::parse(code, active)? else {
+        let up = inner.up();
+        let fleet = inner.look(|view| groups::Fleet::load(view, &up))?;
+        let rule = fleet.parse(text)?;
+        if rule == Rule::default() {
             inner.client.set_config(&found, POLICY_SETTING, None).await?;
-            let default = inner.look(|view| groups::default_coding(view, active))?;
-            return Ok(BucketPolicy { bucket: bucket.into(), code: default.to_string(), from: "default" });
-        };
+            let code = inner.look(default_policy)?;
+            return Ok(BucketPolicy { bucket: bucket.into(), code, from: "default" });
+        }
+        let wanted = (fleet.coding(&rule), rule);
         let policy = inner
-            .change(move |view| {
+            .change(|view| {
                 let mut batch = Default::default();
-                let row = groups::ensure_policy(view, coding, &mut batch)?;
+                let row = groups::ensure_policy(view, &wanted, &mut batch)?;
                 Ok((batch, row))
             })
             .await?;
         // Its groups come first: a bucket must never name a policy that has none.
-        inner.settle_groups().await?;
+        inner.settle_groups_now().await?;
         inner.client.set_config(&found, POLICY_SETTING, Some(policy.name.clone().into_bytes())).await?;
-        inner.tell(Severity::Info, "bucket", bucket, format!("new data of {bucket} is coded {coding}"));
-        Ok(BucketPolicy { bucket: bucket.into(), code: coding.to_string(), from: "bucket" })
+        inner.tell(Severity::Info, "bucket", bucket, format!("new data of {bucket} is coded {}", policy.name));
+        Ok(BucketPolicy { bucket: bucket.into(), code: policy.name, from: "bucket" })
+    }
+
+    /// Sets how new data of all buckets is coded that have no policy of their own.
+    pub async fn set_default_policy(&self, text: &str) -> Result<BucketPolicy> {
+        let inner = &self.0;
+        let up = inner.up();
+        let rule = inner.look(|view| groups::Fleet::load(view, &up))?.parse(text)?;
+        inner.fix_policy(&rule).await?;
+        inner.settle_groups_now().await?;
+        let code = inner.look(default_policy)?;
+        inner.tell(Severity::Info, "policy", "", format!("new data is coded {code} from now on"));
+        Ok(BucketPolicy { bucket: "(default)".into(), code, from: "default" })
     }
 }
 

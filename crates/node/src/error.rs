@@ -28,9 +28,15 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         why: String,
     },
+    /// Membership.
+    #[error(transparent)]
+    Members(#[from] crate::members::Error),
     /// A command that would lower safety, or can't be done; the computed outcome says why.
     #[error("{0}")]
     Refused(String),
+    /// It can't be said yet; trying again in a moment is enough.
+    #[error("{0}: try again in a moment")]
+    NotYet(String),
     /// What is named isn't there.
     #[error("{0}")]
     Missing(String),
@@ -45,6 +51,12 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
+    /// Other nodes, or the way to them.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// A replica of the metadata failed.
+    #[error("metadata: {0}")]
+    Replica(#[from] replicated::Error),
     /// The metadata failed.
     #[error("metadata: {0}")]
     Meta(#[from] metastore::Error),
@@ -75,8 +87,12 @@ impl Kinded for Error {
             Error::Folder { kind, .. } => *kind,
             Error::Folders(_) | Error::Key { .. } | Error::Invalid(_) => Kind::Invalid,
             Error::Refused(_) => Kind::Conflict,
+            Error::NotYet(_) => Kind::Busy { retry_after: std::time::Duration::from_secs(1) },
             Error::Missing(_) => Kind::Missing,
             Error::Io { source, .. } => base::kind::of_io(source),
+            Error::Transport(error) => error.kind(),
+            Error::Members(error) => error.kind(),
+            Error::Replica(error) => error.kind(),
             Error::Meta(error) => error.kind(),
             Error::Namespace(error) => error.kind(),
             Error::Client(error) => error.kind(),

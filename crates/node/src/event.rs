@@ -49,11 +49,10 @@ impl Inner {
         if batch.is_empty() {
             return;
         }
-        let again = batch.clone();
-        if let Err(error) = self.change(move |view| Ok((catalog::add_events(view, batch)?, ()))).await {
+        if let Err(error) = self.change(|view| Ok((catalog::add_events(view, batch.clone())?, ()))).await {
             tracing::debug!(%error, "events wait: the metadata takes none");
             let mut waiting = lock(&self.events.waiting);
-            again.into_iter().rev().for_each(|event| waiting.push_front(event));
+            batch.into_iter().rev().for_each(|event| waiting.push_front(event));
             waiting.truncate(WAITING_MAX);
         }
     }

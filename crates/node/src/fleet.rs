@@ -82,6 +82,11 @@ impl Fleet {
         lock(&self.0).remove(&id)
     }
 
+    /// Lets go of all.
+    pub fn clear(&self) {
+        lock(&self.0).clear();
+    }
+
     /// The drives that work.
     pub fn up(&self) -> Vec<Arc<Mounted>> {
         self.all().into_iter().filter(|drive| drive.is_up()).collect()
@@ -111,6 +116,11 @@ impl Marks {
     pub fn add(&self, path: &Path, held: Arc<Lock>, identity: Identity) {
         identity.members.iter().for_each(|set| self.learn(set));
         lock(&self.drives).insert(identity.drive, (path.to_path_buf(), held, identity));
+    }
+
+    /// Gives the locks back; nothing is written any more.
+    pub fn release(&self) {
+        lock(&self.drives).clear();
     }
 
     pub fn remove(&self, id: DriveId) {

@@ -4,42 +4,70 @@
 //! follows the number of drives; a policy without groups gets some; positions of drives that are
 //! lost, or being emptied, go to others; new drives get groups of their own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use base::kv::{Batch, View};
-use base::{DriveId, GroupId, PolicyId};
+use base::{Domain, DriveId, GroupId, NodeId, PolicyId};
 use client::POLICY_SETTING;
 use codec::Versioned;
-use namespace::catalog::{self, DriveState, PolicyRow};
-use placement::{Candidate, GROUPS_MAX, GroupRow};
-use policy::Coding;
+use namespace::catalog::{self, DriveState, NodeState, PolicyRow};
+use placement::{Caps, GROUPS_MAX, GroupRow, Labels, Places, Spec, spread};
+use policy::{Coding, Rule};
 
 use crate::error::{Error, Result};
 use crate::fleet::Mounted;
 use crate::node::Inner;
 
-/// The setting that fixes the code of new data, if it isn't to follow the number of drives.
+/// The setting that fixes the policy of new data, if it isn't to follow the number of drives alone.
 const FIXED: &str = "fixed policy";
 
-/// A code that so many drives can hold.
-pub(crate) fn parse(text: &str, drives: usize) -> Result<Option<Coding>> {
-    let coding = Coding::parse(text).map_err(|error| Error::Invalid(error.to_string()))?;
-    if let Some(coding) = coding
-        && coding.n() > drives
-    {
-        return Err(Error::Invalid(format!(
-            "{coding} needs {} drives, and there are {drives}: name more folders, or a code for fewer; by default it would be {}",
-            coding.n(),
-            Coding::ladder(drives)
-        )));
-    }
-    Ok(coding)
+/// A policy that a store of one machine with so many drives can meet.
+pub(crate) fn parse(text: &str, drives: usize) -> Result<Rule> {
+    let drive = |number: usize| (DriveId((number as u128).to_be_bytes()), 1);
+    let fleet = Fleet::plain(Places::plain((0..drives).map(drive)));
+    fleet.parse(text)
 }
 
-fn row_coding(row: &PolicyRow) -> Coding {
+/// What a policy asks for: its name is its text.
+fn rule_of(row: &PolicyRow) -> Rule {
+    Rule::parse(&row.name).unwrap_or(Rule { coding: Some(coding_of(row)), ..Rule::default() })
+}
+
+fn coding_of(row: &PolicyRow) -> Coding {
     Coding { k: row.coding.k, m: row.coding.m }
+}
+
+/// What a row asks of placement.
+fn spec_of(row: &PolicyRow) -> Spec {
+    Spec { demands: rule_of(row).demands, ..Spec::new(row.coding.k, row.coding.m) }
+}
+
+/// The row as the cluster map has it.
+pub(crate) fn in_map(row: PolicyRow, groups: Vec<GroupRow>) -> placement::map::Policy {
+    let Rule { demands, within, .. } = rule_of(&row);
+    let PolicyRow { id, coding, ack, name } = row;
+    placement::map::Policy { id, name, k: coding.k, m: coding.m, ack, demands, within, groups }
+}
+
+/// A label's value, as people wrote it: racks are told apart by site.
+fn value_of(places: &Places, label: Domain, number: u32) -> &str {
+    let name = places.name(label, number);
+    if label == Domain::Rack { name.rsplit_once('/').map_or(name, |(_, rack)| rack) } else { name }
+}
+
+/// The places where a policy may put pieces; the others take none of its.
+fn within(places: &Places, rule: &Rule) -> Places {
+    let mut places = places.clone();
+    let named = |place: &placement::place::Place, label: Domain| {
+        let name = value_of(&places, label, place.at[label as usize]);
+        rule.within.iter().any(|(other, value)| *other == label && value == name)
+    };
+    let fits = |place: &placement::place::Place| rule.within.iter().all(|(label, _)| named(place, *label));
+    let fit: BTreeSet<DriveId> = places.list().iter().filter(|place| fits(place)).map(|place| place.drive).collect();
+    places.close_unless(|place| fit.contains(&place.drive));
+    places
 }
 
 /// All policies with their groups.
@@ -54,46 +82,161 @@ pub(crate) fn load(view: &dyn View) -> std::result::Result<Vec<(PolicyRow, Vec<G
     Ok(all)
 }
 
-/// Adds the policy of this code if there is none; gives its name.
+/// Adds this policy if there is none like it; gives its row.
 pub(crate) fn ensure_policy(
     view: &dyn View,
-    coding: Coding,
+    (coding, rule): &(Coding, Rule),
     batch: &mut Batch,
 ) -> std::result::Result<PolicyRow, namespace::Error> {
+    let name = Rule { coding: Some(*coding), ..rule.clone() }.to_string();
     let rows = catalog::policies(view, None, usize::from(u16::MAX))?;
-    if let Some(row) = rows.iter().find(|row| row_coding(row) == coding) {
+    if let Some(row) = rows.iter().find(|row| row.name == name) {
         return Ok(row.clone());
     }
     let id = PolicyId(rows.iter().map(|row| row.id.0).max().unwrap_or(0) + 1);
-    let row = PolicyRow {
-        id,
-        coding: catalog::Coding { k: coding.k, m: coding.m },
-        ack: coding.ack() as u8,
-        name: coding.to_string(),
-    };
+    let row = PolicyRow { id, coding: catalog::Coding { k: coding.k, m: coding.m }, ack: coding.ack() as u8, name };
     batch.puts.extend(catalog::put_policy(&row).puts);
     Ok(row)
 }
 
-/// The default code as it should be now.
-pub(crate) fn default_coding(view: &dyn View, active: usize) -> std::result::Result<Coding, namespace::Error> {
-    let fixed = catalog::setting(view, FIXED)?.and_then(|text| String::from_utf8(text).ok());
-    let fixed = fixed.and_then(|text| Coding::parse(&text).ok().flatten());
-    // With too few drives left for it writes go on, with the code that fits.
-    Ok(fixed.filter(|fixed| fixed.n() <= active).unwrap_or_else(|| Coding::ladder(active)))
+/// The drives as the table sees them.
+pub(crate) struct Fleet {
+    /// Those that hold data, or will.
+    all: Places,
+    /// The same, of which only those that work take positions of lost ones.
+    working: Places,
+    /// Those whose positions go to others.
+    leaving: BTreeSet<DriveId>,
+    /// Nodes and drives that count for the default code.
+    nodes: usize,
+    drives: usize,
+}
+
+impl Fleet {
+    pub fn load(view: &dyn View, up: &BTreeSet<DriveId>) -> std::result::Result<Self, namespace::Error> {
+        let rows = catalog::drives(view, None, usize::from(u16::MAX))?;
+        let nodes = catalog::nodes(view, None, usize::from(u16::MAX))?;
+        let labels: BTreeMap<NodeId, Labels> = nodes.iter().map(|node| (node.id, labels(&node.labels))).collect();
+        let stays = |row: &&catalog::DriveRow| {
+            let node = row.node.and_then(|id| nodes.iter().find(|node| node.id == id));
+            row.state == DriveState::Active && node.is_none_or(|node| node.state == NodeState::Active)
+        };
+        let active: Vec<&catalog::DriveRow> = rows.iter().filter(stays).collect();
+        let leaving = rows.iter().filter(|row| !stays(row)).map(|row| row.id).collect();
+        let weight = |row: &catalog::DriveRow| (row.size >> 20).max(1);
+        let all = if nodes.is_empty() {
+            Places::plain(active.iter().map(|row| (row.id, weight(row))))
+        } else {
+            let none = Labels::default();
+            Places::new(active.iter().map(|row| {
+                let node = row.node.unwrap_or(NodeId([0; 16]));
+                let labels = labels.get(&node).unwrap_or(&none);
+                placement::place::Given { drive: row.id, weight: weight(row), open: true, node, labels }
+            }))
+        };
+        let mut working = all.clone();
+        working.close_unless(|place| up.contains(&place.drive));
+        // Of several drives that are known at one place all but one are gone, even if they don't count as lost yet.
+        let mut places: BTreeMap<(Option<NodeId>, &str), bool> = BTreeMap::new();
+        for row in &active {
+            *places.entry((row.node, &row.path)).or_default() |= up.contains(&row.id);
+        }
+        let nodes = active.iter().map(|row| row.node).collect::<BTreeSet<_>>().len();
+        Ok(Self { all, working, leaving, nodes, drives: places.len() })
+    }
+
+    /// As if the drive were being emptied.
+    pub fn without(mut self, drive: DriveId) -> Self {
+        self.drives -= usize::from(self.all.get(drive).is_some());
+        self.leaving.insert(drive);
+        self
+    }
+
+    /// Drives of which nothing else is known.
+    fn plain(all: Places) -> Self {
+        let drives = all.list().len();
+        Self { working: all.clone(), all, leaving: BTreeSet::new(), nodes: 1, drives }
+    }
+
+    /// The default policy as it should be now: its code, and the rest.
+    pub fn default_policy(&self, view: &dyn View) -> std::result::Result<(Coding, Rule), namespace::Error> {
+        let fixed = catalog::setting(view, FIXED)?.and_then(|text| String::from_utf8(text).ok());
+        let rule = fixed.and_then(|text| Rule::parse(&text).ok()).unwrap_or_default();
+        Ok((self.coding(&rule), rule))
+    }
+
+    /// The code of a rule; with too few drives left for it writes go on, with the code that fits.
+    pub fn coding(&self, rule: &Rule) -> Coding {
+        let (nodes, drives) = if rule.within.is_empty() {
+            (self.nodes, self.drives)
+        } else {
+            let places = within(&self.all, rule);
+            let nodes: BTreeSet<u32> = places.open().map(|(_, place)| place.at[Domain::Node as usize]).collect();
+            (nodes.len(), places.open().count())
+        };
+        rule.coding.filter(|fixed| fixed.n() <= drives).unwrap_or_else(|| Coding::for_cluster(nodes, drives))
+    }
+
+    /// Reads a policy, and sees that these drives can meet it.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what there are too few of, with what would work.
+    pub fn parse(&self, text: &str) -> Result<Rule> {
+        let rule = Rule::parse(text).map_err(|error| Error::Invalid(error.to_string()))?;
+        let coding = rule.coding.unwrap_or_else(|| self.coding(&rule));
+        let spec = Spec { demands: rule.demands.clone(), ..Spec::new(coding.k, coding.m) };
+        let codes = Coding::LADDER.map(|coding| (coding.k, coding.m));
+        let met = Caps::check(&within(&self.all, &rule), &spec, &codes);
+        met.map_err(|unmet| Error::Invalid(format!("{unmet}{}", self.nearest_label(&rule))))?;
+        Ok(rule)
+    }
+
+    /// A word on labels that no node has.
+    fn nearest_label(&self, rule: &Rule) -> String {
+        let unknown = rule.within.iter().find(|(label, value)| {
+            let alone = Rule { within: vec![(*label, value.clone())], ..Rule::default() };
+            within(&self.all, &alone).open().next().is_none()
+        });
+        let Some((label, value)) = unknown else { return String::new() };
+        let names = (0..self.all.count(*label)).map(|number| value_of(&self.all, *label, number as u32));
+        let names: Vec<&str> = names.collect();
+        match base::nearest::nearest(value, names.iter().copied().filter(|name| !name.is_empty())) {
+            Some(near) => format!("; no node is labelled {label}={value}: did you mean {label}={near}?"),
+            None => format!("; no node is labelled {label}={value}"),
+        }
+    }
+
+    /// What a policy demands that these drives can't meet, if anything.
+    pub fn unmet(&self, row: &PolicyRow) -> Option<String> {
+        let (_, unmet) = Caps::best(&within(&self.all, &rule_of(row)), &spec_of(row));
+        unmet.map(|unmet| unmet.to_string())
+    }
+}
+
+/// What the default policy demands and doesn't get. A code that is too wide is narrowed: that is no demand.
+pub(crate) fn unmet(view: &dyn View, up: &BTreeSet<DriveId>) -> std::result::Result<Option<String>, namespace::Error> {
+    let (fleet, name) = (Fleet::load(view, up)?, catalog::setting(view, POLICY_SETTING)?.unwrap_or_default());
+    let rows = catalog::policies(view, None, usize::from(u16::MAX))?;
+    let default = rows.iter().find(|row| row.name.as_bytes() == name && !rule_of(row).demands.is_empty());
+    Ok(default.and_then(|row| fleet.unmet(row)))
+}
+
+fn labels(pairs: &[(String, String)]) -> Labels {
+    let mut labels = Labels::default();
+    for (name, value) in pairs {
+        if let Some(label) = Domain::LABELS.into_iter().find(|label| label.to_string() == *name) {
+            // What was stored had the right form.
+            let _ = labels.set(label, value);
+        }
+    }
+    labels
 }
 
 /// What must change in the table, given which drives work just now.
 fn table(view: &dyn View, up: &BTreeSet<DriveId>) -> std::result::Result<(Batch, bool), namespace::Error> {
-    let drives = catalog::drives(view, None, usize::from(u16::MAX))?;
-    let candidate = |row: &catalog::DriveRow| Candidate { drive: row.id, weight: (row.size >> 20).max(1) };
-    let active: Vec<_> = drives.iter().filter(|row| row.state == DriveState::Active).collect();
-    let all: Vec<Candidate> = active.iter().map(|row| candidate(row)).collect();
-    let working: Vec<Candidate> = all.iter().filter(|one| up.contains(&one.drive)).copied().collect();
-    let leaving: BTreeSet<DriveId> =
-        drives.iter().filter(|row| row.state != DriveState::Active).map(|row| row.id).collect();
+    let fleet = Fleet::load(view, up)?;
     let mut batch = Batch::default();
-    let default = ensure_policy(view, default_coding(view, all.len())?, &mut batch)?;
+    let default = ensure_policy(view, &fleet.default_policy(view)?, &mut batch)?;
     if catalog::setting(view, POLICY_SETTING)?.as_deref() != Some(default.name.as_bytes()) {
         batch.puts.extend(catalog::put_setting(POLICY_SETTING, Some(default.name.as_bytes())).puts);
     }
@@ -102,7 +245,7 @@ fn table(view: &dyn View, up: &BTreeSet<DriveId>) -> std::result::Result<(Batch,
         policies.push((default, Vec::new()));
     }
     for (policy, rows) in policies {
-        for row in changed(&policy, &rows, &leaving, (&all, &working)) {
+        for row in changed(&policy, &rows, &fleet) {
             batch.puts.extend(catalog::put_group(policy.id, row.group, &row.encode()).puts);
         }
     }
@@ -111,44 +254,41 @@ fn table(view: &dyn View, up: &BTreeSet<DriveId>) -> std::result::Result<(Batch,
 }
 
 /// Rows of a policy that are new or change.
-fn changed(
-    policy: &PolicyRow,
-    rows: &[GroupRow],
-    leaving: &BTreeSet<DriveId>,
-    (all, working): (&[Candidate], &[Candidate]),
-) -> Vec<GroupRow> {
-    let n = row_coding(policy).n();
-    let mut now = rows.to_vec();
-    for gone in leaving {
-        for row in placement::replace(&now, *gone, working) {
-            if let Some(old) = now.iter_mut().find(|old| old.group == row.group) {
-                *old = row;
-            }
-        }
+fn changed(policy: &PolicyRow, rows: &[GroupRow], fleet: &Fleet) -> Vec<GroupRow> {
+    let (rule, spec) = (rule_of(policy), spec_of(policy));
+    let (all, working) = (within(&fleet.all, &rule), within(&fleet.working, &rule));
+    let (caps, _) = Caps::best(&all, &spec);
+    let mut now: BTreeMap<GroupId, GroupRow> = rows.iter().map(|row| (row.group, row.clone())).collect();
+    for row in spread::replace(&working, &caps, rows, &fleet.leaving) {
+        now.insert(row.group, row);
     }
-    let named: BTreeSet<DriveId> = now.iter().flat_map(|row| row.members.iter().copied()).collect();
-    let is_new = all.iter().any(|one| !named.contains(&one.drive));
-    if (now.is_empty() || is_new) && all.len() >= n {
-        let whole = placement::group_count(all.len(), n);
-        // Room for drives to come is kept; a new drive gets its share from new groups.
-        let more =
-            whole.saturating_sub(now.len()).max(whole.div_ceil(all.len())).min(GROUPS_MAX - now.len().min(GROUPS_MAX));
-        let first = now.iter().map(|row| row.group.0 + 1).max().unwrap_or(0);
-        let added = placement::build(all, n, first, if now.is_empty() { whole } else { more }, &now);
-        now.extend(added);
-    }
+    let mut now: Vec<GroupRow> = now.into_values().collect();
+    now.extend(spread::grow(&all, &spec, &caps, &now));
     now.into_iter().filter(|row| !rows.contains(row)).collect()
 }
 
 impl Inner {
-    /// Drives that take new pieces.
+    /// Drives that take new pieces: those here that have room, and those of other nodes that say so.
     fn with_room(&self) -> BTreeSet<DriveId> {
         let has_room = |drive: &&Arc<Mounted>| !drive.full.load(Ordering::Relaxed);
-        self.fleet.up().iter().filter(has_room).map(|drive| drive.id).collect()
+        let mut room: BTreeSet<DriveId> = self.fleet.up().iter().filter(has_room).map(|drive| drive.id).collect();
+        if let Some(cluster) = self.cluster.get() {
+            room.extend(cluster.remotes.with_room());
+        }
+        room
     }
 
     /// Makes the table follow the drives.
     pub async fn settle_groups(&self) -> Result<()> {
+        // One does it for all.
+        if !self.system.is_led_here() {
+            return Ok(());
+        }
+        self.settle_groups_now().await
+    }
+
+    /// The same, whoever leads: before the table is relied on.
+    pub async fn settle_groups_now(&self) -> Result<()> {
         let up = self.with_room();
         // Looked at first without taking a place in the journal's order: mostly nothing changes.
         if self.look(|view| table(view, &up))?.1 {
@@ -173,10 +313,10 @@ impl Inner {
         })
     }
 
-    /// Fixes how new data is coded; `None` lets it follow the number of drives again.
-    pub async fn fix_policy(&self, coding: Option<Coding>) -> Result<()> {
+    /// Fixes how new data is coded; without a code it follows the number of drives.
+    pub async fn fix_policy(&self, rule: &Rule) -> Result<()> {
+        let text = Some(rule).filter(|rule| **rule != Rule::default()).map(Rule::to_string);
         self.change(move |view| {
-            let text = coding.map(|coding| coding.to_string());
             let same = catalog::setting(view, FIXED)? == text.as_ref().map(|text| text.as_bytes().to_vec());
             let batch =
                 if same { Batch::default() } else { catalog::put_setting(FIXED, text.as_ref().map(String::as_bytes)) };
@@ -188,7 +328,7 @@ impl Inner {
     /// Says that all pieces of a group are where its row says, if the row is still that one.
     pub async fn settle_group(&self, policy: PolicyId, row: &GroupRow) -> Result<()> {
         let seen = row.clone();
-        self.change(move |view| {
+        self.change(|view| {
             let now = catalog::group(view, policy, seen.group)?.map(|bytes| GroupRow::decode(&bytes)).transpose()?;
             let batch = match now {
                 Some(mut now) if now == seen => {
@@ -204,7 +344,14 @@ impl Inner {
         Ok(())
     }
 
-    /// A group's row as the catalog has it.
+    /// A group's row as everybody has it.
+    pub async fn newest_group(&self, policy: PolicyId, group: GroupId) -> Result<Option<GroupRow>> {
+        let read = |view: &dyn View| Ok::<_, client::Error>(catalog::group(view, policy, group)?);
+        let bytes = self.system.read(None, read).await?;
+        Ok(bytes.map(|bytes| GroupRow::decode(&bytes)).transpose()?)
+    }
+
+    /// A group's row as the catalog here has it.
     pub fn group(&self, policy: PolicyId, group: GroupId) -> Result<Option<GroupRow>> {
         let bytes = self.look(|view| catalog::group(view, policy, group))?;
         Ok(bytes.map(|bytes| GroupRow::decode(&bytes)).transpose()?)
@@ -216,33 +363,37 @@ mod tests {
     use super::*;
 
     fn policy(k: u8, m: u8) -> PolicyRow {
-        PolicyRow { id: PolicyId(1), coding: catalog::Coding { k, m }, ack: k, name: String::new() }
+        let name = Coding { k, m }.to_string();
+        PolicyRow { id: PolicyId(1), coding: catalog::Coding { k, m }, ack: k, name }
     }
 
-    fn drives(ids: std::ops::RangeInclusive<u8>) -> Vec<Candidate> {
-        ids.map(|id| Candidate { drive: DriveId([id; 16]), weight: 1 }).collect()
+    fn fleet(ids: std::ops::RangeInclusive<u8>, leaving: &[u8]) -> Fleet {
+        let drives = ids.clone().count();
+        let all = Places::plain(ids.map(|id| (DriveId([id; 16]), 1)));
+        let leaving = leaving.iter().map(|id| DriveId([*id; 16])).collect();
+        Fleet { working: all.clone(), all, leaving, nodes: 1, drives }
     }
 
     #[test]
     fn a_lost_drive_leaves_every_group_that_another_drive_can_join() {
-        let (six, five) = (drives(1..=6), drives(1..=5));
-        let rows = changed(&policy(3, 2), &[], &BTreeSet::new(), (&six, &six));
+        let rows = changed(&policy(3, 2), &[], &fleet(1..=6, &[]));
         assert!(rows.len() >= 12);
-        let gone = BTreeSet::from([DriveId([6; 16])]);
-        let moved = changed(&policy(3, 2), &rows, &gone, (&five, &five));
+        let five = fleet(1..=5, &[6]);
+        let moved = changed(&policy(3, 2), &rows, &five);
         assert!(!moved.is_empty());
         for row in &moved {
             assert!(!row.members.contains(&DriveId([6; 16])) && row.moving().count() == 1);
         }
-        let again = changed(&policy(3, 2), &moved, &gone, (&five, &five));
-        assert!(again.is_empty(), "a settled table changes nothing");
+        let mut now: BTreeMap<GroupId, GroupRow> = rows.into_iter().map(|row| (row.group, row)).collect();
+        now.extend(moved.into_iter().map(|row| (row.group, row)));
+        let now: Vec<GroupRow> = now.into_values().collect();
+        assert!(changed(&policy(3, 2), &now, &five).is_empty(), "a settled table changes nothing");
     }
 
     #[test]
     fn a_new_drive_gets_groups_and_old_ones_stay() {
-        let (six, seven) = (drives(1..=6), drives(1..=7));
-        let rows = changed(&policy(3, 2), &[], &BTreeSet::new(), (&six, &six));
-        let more = changed(&policy(3, 2), &rows, &BTreeSet::new(), (&seven, &seven));
+        let rows = changed(&policy(3, 2), &[], &fleet(1..=6, &[]));
+        let more = changed(&policy(3, 2), &rows, &fleet(1..=7, &[]));
         assert!(more.iter().any(|row| row.members.contains(&DriveId([7; 16]))));
         assert!(more.iter().all(|row| row.group.0 as usize >= rows.len()));
     }
@@ -250,7 +401,56 @@ mod tests {
     #[test]
     fn a_code_for_more_drives_than_there_are_is_refused_with_what_would_work() {
         let text = parse("4+2", 5).unwrap_err().to_string();
-        assert!(text.contains("6 drives") && text.contains("2+2"), "{text}");
-        assert_eq!(parse("default", 1).unwrap(), None);
+        assert!(text.contains("needs 6 drives, and there are 5") && text.contains("which would work"), "{text}");
+        assert_eq!(parse("default", 1).unwrap(), Rule::default());
+    }
+
+    /// Six nodes with two drives each, half of them at each of two sites.
+    fn two_sites() -> Fleet {
+        let node = |number: u8| {
+            let mut labels = Labels::default();
+            labels.set(Domain::Site, if number <= 3 { "office" } else { "attic" }).unwrap();
+            (NodeId([number; 16]), labels)
+        };
+        let nodes: Vec<_> = (1..=6).map(node).collect();
+        let drives = (0..12_u8).map(|drive| {
+            let (node, labels) = &nodes[usize::from(drive / 2)];
+            placement::place::Given { drive: DriveId([drive; 16]), weight: 1, open: true, node: *node, labels }
+        });
+        Fleet { nodes: 6, ..Fleet::plain(Places::new(drives)) }
+    }
+
+    fn sites_of(row: &GroupRow) -> [usize; 2] {
+        let office = row.members.iter().filter(|drive| drive.0[0] < 6).count();
+        [office, row.members.len() - office]
+    }
+
+    #[test]
+    fn groups_keep_what_a_policy_demands_and_where_it_may_be() {
+        let fleet = two_sites();
+        let groups = |text: &str| {
+            let rule = fleet.parse(text).unwrap();
+            let mut row = policy(rule.coding.unwrap().k, rule.coding.unwrap().m);
+            row.name = rule.to_string();
+            assert_eq!(fleet.unmet(&row), None);
+            changed(&row, &[], &fleet)
+        };
+        assert!(groups("2+2 surviving 1 site").iter().all(|row| sites_of(row) == [2, 2]));
+        assert!(groups("2+1 in site=attic").iter().all(|row| sites_of(row) == [0, 3]));
+        assert!(!groups("3 copies surviving 2 nodes").is_empty());
+    }
+
+    #[test]
+    fn a_policy_that_needs_more_domains_than_there_are_is_refused_with_what_would_work() {
+        let fleet = two_sites();
+        for (text, says) in [
+            ("4+2 surviving 1 site", ["needs 3 sites", "there are 2"]),
+            ("3 copies surviving 1 country", ["needs 2 countries", "label nodes of"]),
+            ("4+2 in site=atic", ["needs 6 drives", "did you mean site=attic?"]),
+            ("4+2 surviving 1 siet", ["did you mean", "site"]),
+        ] {
+            let error = fleet.parse(text).unwrap_err().to_string();
+            assert!(says.iter().all(|word| error.contains(word)), "{text}: {error}");
+        }
     }
 }

@@ -81,11 +81,24 @@ impl Heal {
             rate: Rate::default(),
         }
     }
+
+    /// Another node repairs from now on: what this one meant to do is that one's affair.
+    fn rest(&mut self) {
+        if self.looked.is_some() || self.steward.progress().pieces > 0 {
+            *self = Self::new();
+        }
+    }
 }
 
 /// Looks for what is missing, and repairs it.
 pub(crate) async fn heal(inner: Arc<Inner>) {
     while !inner.is_closing() {
+        // One node repairs for all: who leads the volumes.
+        if !inner.volumes.is_led_here() {
+            lock(&inner.heal).rest();
+            inner.env.timeout(REST, inner.wake.notified()).await;
+            continue;
+        }
         if let Err(error) = inner.look_for_needs().await {
             tracing::warn!(%error, "failed to look for missing pieces: trying again");
         }
@@ -183,7 +196,7 @@ impl Inner {
                 let target = Target { volume, policy: note.policy, group: note.group, segment: found.segment };
                 match found.row {
                     Some(row) => self.need(pass::need(target, &row, note.missing)),
-                    None if self.client.is_fresh(found.segment) => {}
+                    None if self.is_fresh(found.segment).await => {}
                     None => self.note(target, |_| BTreeSet::new()).await?,
                 }
             }
@@ -194,10 +207,14 @@ impl Inner {
     }
 
     /// Changes the note about a segment's missing pieces.
-    pub async fn note(&self, target: Target, change: impl FnOnce(BTreeSet<u8>) -> BTreeSet<u8> + Send) -> Result<()> {
+    pub async fn note(
+        &self,
+        target: Target,
+        change: impl Fn(BTreeSet<u8>) -> BTreeSet<u8> + Send + Sync,
+    ) -> Result<()> {
         let now = self.env.clock.wall();
         let Target { volume, policy, group, segment } = target;
-        let rule = |view: &dyn base::kv::View| -> Result<_> {
+        let rule = |view: &dyn base::kv::View| {
             let before = u128::from_be_bytes(segment.0).checked_sub(1).map(|id| SegmentId(id.to_be_bytes()));
             let known = namespace::read::missing(view, volume, before, 1)?.pop();
             let known = known.filter(|known| known.segment == segment);
@@ -328,12 +345,7 @@ impl Inner {
         let Target { volume, policy, group, segment } = need.target;
         let found = self.scan(move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
         let Some(row) = self.group(policy, group)?.filter(|_| found.is_some()) else { return Ok(None) };
-        let has_home = |index: &&u8| {
-            row.members
-                .get(usize::from(**index))
-                .and_then(|drive| self.fleet.get(*drive))
-                .is_some_and(|drive| drive.is_up())
-        };
+        let has_home = |index: &&u8| row.members.get(usize::from(**index)).is_some_and(|drive| self.is_up(*drive));
         let missing: Vec<u8> = need.missing.iter().filter(has_home).copied().collect();
         if missing.is_empty() {
             return Ok(Some((Vec::new(), 0)));
@@ -362,7 +374,7 @@ impl Inner {
             .flat_map(|(policy, rows)| rows.into_iter().map(move |row| (policy.id, row.group)))
             .collect();
         self.scan(move |view| {
-            for volume in volumes {
+            for volume in volumes.iter().copied() {
                 for (policy, group) in &groups {
                     if namespace::read::segment(view, volume, *policy, *group, segment)?.is_some() {
                         return Ok(Home::Group(volume, *policy, *group));

@@ -4,19 +4,23 @@
 //! reading order: [`settings`] (what is asked for), [`identity`] and [`key`] (what a folder and a
 //! key file say), `open` (making and opening a store, and what is refused), `fleet` (the drives at
 //! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `heal` (pieces
-//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`remote`] (drives of other nodes),
-//! [`status`] and [`command`] (what people ask).
+//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`members`] (who belongs),
+//! [`remote`] (drives of other nodes),
+//! `cluster` (this node among others), [`recover`] (when most of them are lost for good), [`members`] (who they are), [`status`] and [`command`] (what people ask).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod command;
 pub mod error;
 pub mod identity;
 pub mod key;
+pub mod members;
+pub mod recover;
 pub mod remote;
 pub mod settings;
 pub mod status;
 
 mod access;
+mod cluster;
 mod event;
 mod fleet;
 mod groups;
@@ -24,13 +28,16 @@ mod heal;
 mod node;
 mod open;
 mod pass;
+mod private;
 mod supervise;
 mod upkeep;
 
 pub use access::{KeyRow, KeyWish, NewKey};
+pub use cluster::NodeShown;
 pub use command::{Added, BucketPolicy, Manifest, Plan, Verified};
 pub use error::{Error, Result};
 pub use node::Node;
+pub use recover::{Recovery, recover};
 pub use settings::{Settings, Started};
 pub use status::{DriveGauges, Event, Gauges, Health, Status};
 pub use upkeep::Scrubbed;

@@ -2,18 +2,19 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use base::kv::{Batch, View};
 use base::{ClusterId, DriveId, VolumeId};
-use client::{Client, Drives};
+use client::{Client, Drives, Shard};
 use env::Env;
-use metastore::{Embedded, Sequencer, ShardStore};
 use namespace::catalog;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::error::Result;
+use crate::cluster::Cluster;
+use crate::cluster::shard::MetaShard;
+use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::fleet::{Fleet, Marks, lock};
 use crate::heal::Heal;
@@ -36,20 +37,29 @@ pub struct Node(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub env: Env,
     pub settings: Settings,
-    pub cluster: ClusterId,
+    pub id: ClusterId,
     pub key_check: [u8; 16],
     pub marks: Arc<Marks>,
     pub fleet: Fleet,
     pub drives: Arc<Drives>,
-    pub shards: Vec<Arc<Embedded>>,
-    pub system: Arc<Sequencer>,
-    pub volumes: Arc<Sequencer>,
+    /// The metadata shards, by number.
+    pub shards: [Arc<MetaShard>; 2],
+    /// The shard of the catalog, for rules.
+    pub system: Shard,
+    /// The shard of all volumes' rows, for rules.
+    pub volumes: Shard,
+    /// What opens the metadata and the data.
+    pub keys: crypt::StoreKeys,
+    /// The other nodes, once there may be some.
+    pub cluster: OnceLock<Arc<Cluster>>,
     pub client: Client,
     pub events: Events,
     pub heal: Mutex<Heal>,
     pub upkeep: Mutex<Upkeep>,
     /// Something happened that may give the healer work.
     pub wake: Notify,
+    /// The node's own file is changed by one at a time.
+    pub filing: tokio::sync::Mutex<()>,
     /// Drives come and go one at a time.
     pub changing: tokio::sync::Mutex<()>,
     /// Whether new data finds enough drives.
@@ -63,26 +73,25 @@ pub(crate) struct Inner {
 
 impl Inner {
     /// Changes the catalog by a rule; durable when this returns.
-    pub async fn change<T>(
+    pub async fn change<T: Send>(
         &self,
-        rule: impl FnOnce(&dyn View) -> std::result::Result<(Batch, T), namespace::Error> + Send,
+        rule: impl FnMut(&dyn View) -> std::result::Result<(Batch, T), namespace::Error> + Send,
     ) -> Result<T> {
-        let rule = |view: &dyn View| -> Result<(Batch, T)> { Ok(rule(view)?) };
-        Ok(self.system.execute(rule).await?.1)
+        Ok(self.system.execute(rule).await?)
     }
 
-    /// Reads the catalog.
+    /// Reads the catalog as it is here: with other nodes it may be a moment old.
     pub fn look<T>(&self, read: impl FnOnce(&dyn View) -> std::result::Result<T, namespace::Error>) -> Result<T> {
-        Ok(read(&*self.system.read()?)?)
+        let read = |view: &dyn View| -> Result<T> { Ok(read(view)?) };
+        self.system.peek(read)?.ok_or_else(|| Error::NotYet("the catalog is still being copied to this node".into()))
     }
 
     /// Reads rows of volumes, off the reactor.
     pub async fn scan<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&dyn View) -> std::result::Result<T, namespace::Error> + Send + 'static,
+        read: impl Fn(&dyn View) -> std::result::Result<T, namespace::Error> + Send + 'static,
     ) -> Result<T> {
-        let snapshot = self.volumes.read()?;
-        Ok(self.env.blocking(move || read(&*snapshot)).await.map_err(client::Error::from)??)
+        self.volumes.scan(None, move |view| Ok(read(view)?)).await
     }
 
     /// All drives of the catalog.
@@ -147,11 +156,6 @@ impl Node {
         &self.0.client
     }
 
-    /// Follows the volumes' journal: everything that happens to objects, from any cursor on.
-    pub fn journal(&self) -> Arc<dyn ShardStore> {
-        self.0.shards[VOLUMES as usize].clone()
-    }
-
     /// Ends everything in order, so that the next start has nothing to replay. Not calling it loses
     /// nothing.
     pub async fn close(&self) {
@@ -166,9 +170,12 @@ impl Node {
             tracing::warn!("some background work didn't end in time: it is cut short");
         }
         inner.flush_events().await;
+        if let Some(cluster) = inner.cluster.get() {
+            cluster.leave().await;
+        }
         for shard in &inner.shards {
             if let Err(error) = shard.close().await {
-                tracing::warn!(shard = shard.shard(), %error, "failed to write the metadata's last checkpoint: the next start replays its log");
+                tracing::warn!(shard = shard.number, %error, "failed to write the metadata's last checkpoint: the next start replays its log");
             }
         }
         let stores = inner.fleet.all().into_iter().map(|drive| async move {
@@ -177,5 +184,11 @@ impl Node {
             }
         });
         futures_util::future::join_all(stores).await;
+        if let Some(cluster) = inner.cluster.get() {
+            cluster.endpoint.close();
+        }
+        // Whoever opens the folders next needn't wait until the last handle of this node is dropped.
+        inner.fleet.clear();
+        inner.marks.release();
     }
 }

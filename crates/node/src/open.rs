@@ -6,37 +6,44 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use base::{ClusterId, DriveId, Kind};
-use client::{Client, Drives};
-use crypt::RootKey;
+use client::{Client, Drives, Metadata, Shard};
+use crypt::{RootKey, StoreKeys};
 use env::{Disk, Env};
 use futures_util::future::join_all;
-use metastore::{Embedded, Mirror, Sequencer, ShardStore};
-use namespace::catalog::{self, Severity};
+use metastore::{Embedded, Mirror, Sequencer};
+use namespace::catalog::{self, DriveState, Severity};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::cluster::shard::{MetaShard, Role};
 use crate::error::{Error, Result};
 use crate::fleet::{Fleet, Marks, Mounted, folder};
 use crate::identity::{self, Folder, Identity, Lock};
+use crate::members::{self, NodeFile};
 use crate::node::{Inner, Node, SYSTEM, VOLUMES};
 use crate::settings::{Settings, Started};
 use crate::{event, groups, heal, key, supervise, upkeep};
 
 /// Copies of the metadata.
 pub(crate) const MIRRORS: usize = 3;
+/// How long a node that joins waits for its copy of the catalog.
+const ARRIVE_MAX: Duration = Duration::from_secs(60);
+/// Between two looks for it.
+const ARRIVE_EACH: Duration = Duration::from_millis(50);
 
 /// The folders, looked at and locked.
-struct Found {
-    cluster: ClusterId,
+pub(crate) struct Found {
+    pub cluster: ClusterId,
     key_check: Option<[u8; 16]>,
     /// Whether the store was made completely before.
-    ready: bool,
-    drives: Vec<(PathBuf, Arc<Lock>, Identity)>,
+    pub ready: bool,
+    pub drives: Vec<(PathBuf, Arc<Lock>, Identity)>,
     /// Folders that become drives.
-    empty: Vec<(PathBuf, Arc<Lock>)>,
+    pub empty: Vec<(PathBuf, Arc<Lock>)>,
     notes: Vec<String>,
 }
 
@@ -48,20 +55,28 @@ impl Node {
     /// open, if the key doesn't fit, or if the metadata can't be had: nothing is changed then.
     pub async fn open(env: Env, settings: Settings) -> Result<Started> {
         let policy = settings.policy.as_deref().map(|text| groups::parse(text, settings.drives.len())).transpose()?;
-        let (disk, paths, new) = (env.disk.clone(), settings.drives.clone(), ClusterId(env.random()));
+        let new = settings.joined.unwrap_or(ClusterId(env.random()));
+        let (disk, paths) = (env.disk.clone(), settings.drives.clone());
         let found = env.blocking(move || look(&*disk, &paths, new)).await.map_err(client::Error::from)??;
         let key_file = settings.key_file.clone().unwrap_or_else(|| key::default_path(&settings.home, found.cluster));
-        let root = root_key(&env, &settings, &found, &key_file).await?;
+        let file = node_file(&env, &settings, &found).await?;
+        let (keys, words) = store_keys(&env, &settings, &found, &key_file, file.as_ref()).await?;
         let fresh = !found.ready;
-        let words = fresh.then(|| root.words());
-        let (inner, notes) = assemble(env, settings, found, &root).await?;
-        if let Some(policy) = policy {
-            inner.fix_policy(policy).await?;
+        let words = words.filter(|_| fresh);
+        let is_alone = file.is_none();
+        let (inner, mut notes) = assemble(env, settings, found, keys, file).await?;
+        if is_alone {
+            inner.ensure_catalog(&mut notes).await?;
+            if let Some(policy) = policy {
+                inner.fix_policy(&policy).await?;
+            }
+            inner.settle_groups().await?;
+            inner.ensure_access().await?;
+        } else {
+            inner.arrive(&mut notes).await?;
         }
-        inner.settle_groups().await?;
-        inner.ensure_access().await?;
         inner.marks.write_all(|identity| identity.ready = true).await;
-        if fresh {
+        if fresh && is_alone {
             inner.tell(Severity::Info, "store", "", "the store was made".into());
         }
         for note in &notes {
@@ -74,11 +89,63 @@ impl Node {
         inner.run("upkeep", upkeep::keep(inner.clone()));
         Ok(Started { node: Node(inner), words, key_file, notes })
     }
+
+    /// Joins a cluster with a ticket, with these folders, and goes on as [`Node::open`]. One that was cut short goes on
+    /// when it is called again.
+    ///
+    /// # Errors
+    /// The cluster's reasons, which say what would work; and those of [`Node::open`].
+    pub async fn join(env: Env, settings: Settings, ticket: &wire::Ticket) -> Result<Started> {
+        let (disk, paths, cluster) = (env.disk.clone(), settings.drives.clone(), ticket.claim.cluster);
+        // Looked at before anything is said: a folder of another store is no folder of this one.
+        let found = env.blocking(move || look(&*disk, &paths, cluster)).await.map_err(client::Error::from)??;
+        if found.cluster != cluster {
+            return Err(Error::Folders(format!(
+                "the folders hold a store already ({}), and the ticket is of another one ({cluster}): join with empty folders; nothing was touched",
+                found.cluster
+            )));
+        }
+        drop(found);
+        let ask = crate::cluster::introduction(&settings, settings.addresses.clone());
+        let key = Arc::new(crypt::SigningKey::from_seed(&env.random()));
+        let carrier = transport::TcpCarrier::new(env.clone(), key, settings.transport.connect)?;
+        let carrier: Arc<dyn transport::Carrier> = Arc::new(carrier);
+        let file = members::sign_in(&env, &settings.transport, &carrier, ticket, &ask, &settings.home).await?;
+        drop(carrier);
+        Node::open(env, Settings { joined: Some(file.cluster()), ..settings }).await
+    }
+}
+
+/// What this machine is among others, if it is a node of a cluster: each start counts.
+async fn node_file(env: &Env, settings: &Settings, found: &Found) -> Result<Option<NodeFile>> {
+    let path = settings.home.join(members::node_file(found.cluster));
+    let disk = env.disk.clone();
+    let read = move || {
+        if !disk.exists(&path) {
+            return Ok(None);
+        }
+        let file = NodeFile::read(&*disk, &path)?;
+        // Founding was cut short before anything was changed: it begins anew with the next invitation.
+        if file.ticket.is_none() && file.tokens.is_empty() {
+            return Ok(None);
+        }
+        NodeFile::start(&*disk, &path).map(Some)
+    };
+    let file: Option<NodeFile> = env.blocking(read).await.map_err(client::Error::from)??;
+    let is_replica = found.drives.iter().any(|(.., identity)| identity.members.iter().any(|set| set.shard > VOLUMES));
+    match file {
+        None if is_replica => Err(Error::Folders(format!(
+            "these folders are a node's of a cluster, and its file {} is not in {}: put it back, or remove the folders and join again with a ticket",
+            members::node_file(found.cluster),
+            settings.home.display()
+        ))),
+        file => Ok(file),
+    }
 }
 
 /// Looks at the folders and locks them. Nothing else is changed. A folder on a drive that fails just
 /// now is left out, if others hold the store: it is taken up once it works. Blocks.
-fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result<Found> {
+pub(crate) fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result<Found> {
     check_paths(disk, paths)?;
     let looked: Vec<(PathBuf, Result<Folder>)> =
         paths.iter().map(|path| (path.clone(), identity::look(disk, path))).collect();
@@ -186,34 +253,53 @@ fn refuse(path: &Path, what: &Folder, cluster: Option<&(PathBuf, ClusterId)>) ->
     }
 }
 
-/// The key of the store that was found, or a new one for a store that is being made.
-async fn root_key(env: &Env, settings: &Settings, found: &Found, path: &Path) -> Result<RootKey> {
-    let (disk, path, check) = (env.disk.clone(), path.to_path_buf(), found.key_check);
+/// The keys of the store that was found, or new ones for a store that is being made, with their words. A node that
+/// joined has no root key.
+async fn store_keys(
+    env: &Env,
+    settings: &Settings,
+    found: &Found,
+    path: &Path,
+    file: Option<&NodeFile>,
+) -> Result<(StoreKeys, Option<String>)> {
+    let (disk, path) = (env.disk.clone(), path.to_path_buf());
+    let check = found.key_check.or(file.map(|file| file.keys.check()));
     let given = settings.words.as_deref().map(RootKey::from_words).transpose();
     let given = given.map_err(|error| Error::Key { path: path.clone(), why: format!("the words: {error}") })?;
-    let random = env.random();
+    let (random, joined) = (env.random(), file.map(|file| file.keys.clone()));
     let work = move || {
         let key = match (given, check) {
             (Some(key), _) => key,
-            (None, Some(_)) => key::read(&*disk, &path)?,
+            (None, Some(_)) if disk.exists(&path) || joined.is_none() => key::read(&*disk, &path)?,
             (None, None) if disk.exists(&path) => key::read(&*disk, &path)?,
             (None, None) => RootKey::new(random),
+            (None, Some(check)) => {
+                let keys = joined.filter(|keys| keys.check() == check);
+                let why = "the node's file is of another store than these folders";
+                return Ok((keys.ok_or_else(|| Error::Folders(why.into()))?, None));
+            }
         };
         if check.is_some_and(|check| check != key.check()) {
             let why = "it is the key of another store than these folders': name the right one with --key-file, or restore it with --words";
             return Err(Error::Key { path, why: why.into() });
         }
         key::write(&*disk, &path, &key)?;
-        Ok(key)
+        Ok((key.store_keys(), Some(key.words())))
     };
     env.blocking(work).await.map_err(client::Error::from)?
 }
 
 /// Gives empty folders their identity, opens drives and metadata.
-async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) -> Result<(Arc<Inner>, Vec<String>)> {
+async fn assemble(
+    env: Env,
+    settings: Settings,
+    found: Found,
+    keys: StoreKeys,
+    file: Option<NodeFile>,
+) -> Result<(Arc<Inner>, Vec<String>)> {
     let Found { cluster, ready, drives: mut at_hand, empty, mut notes, .. } = found;
     for (path, lock) in empty {
-        match join(&env, &path, cluster, root.check(), ready).await {
+        match join(&env, &path, cluster, keys.check(), ready).await {
             Ok(identity) => {
                 if ready {
                     notes.push(format!("{} was empty: it joined the store as a new drive", path.display()));
@@ -230,7 +316,10 @@ async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) ->
     for (path, lock, identity) in &at_hand {
         marks.add(path, lock.clone(), identity.clone());
     }
-    let shards = open_shards(&env, &settings, &at_hand, &marks, root).await?;
+    let shards = match &file {
+        None => open_shards(&env, &settings, &at_hand, &marks, &keys).await?,
+        Some(_) => [SYSTEM, VOLUMES].map(|shard| MetaShard::new(&env, shard, Role::Changing)),
+    };
     let fleet = Fleet::default();
     let drives = Drives::new(env.clock.clone());
     let opened = at_hand.iter().map(|(path, lock, identity)| {
@@ -245,19 +334,20 @@ async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) ->
             Err(error) => notes.push(format!("the pieces on {} can't be opened: {error}", path.display())),
         }
     }
-    let [system, volumes] = [SYSTEM, VOLUMES].map(|shard| {
-        let store: Arc<dyn ShardStore> = shards[shard as usize].clone();
-        Arc::new(Sequencer::new(&env, store))
-    });
-    let client = Client::new(env.clone(), system.clone(), volumes.clone(), drives.clone(), root.clone());
+    let [system, volumes] = shards.each_ref().map(|shard| Shard::new(env.clone(), shard.clone()));
+    let client = {
+        let [system, volumes] = shards.each_ref().map(|shard| shard.clone() as Arc<dyn Metadata>);
+        Client::new(env.clone(), system, volumes, drives.clone(), keys.clone())
+    };
     let (alive, ended) = mpsc::channel(1);
     let inner = Arc::new(Inner {
         heal: heal::Heal::new().into(),
         upkeep: upkeep::Upkeep::new(env.clock.now()).into(),
         env,
         settings,
-        cluster,
-        key_check: root.check(),
+        id: cluster,
+        key_check: keys.check(),
+        keys,
         marks,
         fleet,
         drives,
@@ -265,8 +355,10 @@ async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) ->
         system,
         volumes,
         client,
+        cluster: OnceLock::new(),
         events: event::Events::default(),
         wake: Notify::new(),
+        filing: tokio::sync::Mutex::default(),
         changing: tokio::sync::Mutex::default(),
         writable: AtomicBool::new(true),
         closing: watch::channel(false).0,
@@ -274,7 +366,9 @@ async fn assemble(env: Env, settings: Settings, found: Found, root: &RootKey) ->
         loops: Some(alive).into(),
         ended: ended.into(),
     });
-    inner.ensure_catalog(&mut notes).await?;
+    if let Some(file) = file {
+        inner.go_on(&file).await?;
+    }
     Ok((inner, notes))
 }
 
@@ -308,10 +402,22 @@ async fn open_shards(
     settings: &Settings,
     at_hand: &[(PathBuf, Arc<Lock>, Identity)],
     marks: &Arc<Marks>,
-    root: &RootKey,
-) -> Result<Vec<Arc<Embedded>>> {
-    let mut shards = Vec::new();
-    for shard in [SYSTEM, VOLUMES] {
+    keys: &StoreKeys,
+) -> Result<[Arc<MetaShard>; 2]> {
+    let [system, volumes] = [SYSTEM, VOLUMES].map(|shard| open_shard(env, settings, at_hand, marks, keys, shard));
+    Ok([system.await?, volumes.await?])
+}
+
+/// Opens a shard that this machine keeps alone.
+async fn open_shard(
+    env: &Env,
+    settings: &Settings,
+    at_hand: &[(PathBuf, Arc<Lock>, Identity)],
+    marks: &Arc<Marks>,
+    keys: &StoreKeys,
+    shard: u32,
+) -> Result<Arc<MetaShard>> {
+    {
         let expected = marks.newest(shard);
         let mut order: Vec<_> = at_hand.iter().map(|(path, _, identity)| (identity.drive, path)).collect();
         match &expected {
@@ -339,17 +445,17 @@ async fn open_shards(
             })),
             ..settings.metadata.clone()
         };
-        let opened = Embedded::open(env, shard, mirrors, &root.meta_key(), expected, options).await?;
+        let opened = Embedded::open(env, shard, mirrors, &keys.meta_key(), expected, options).await?;
         marks.remember(opened.members()).await;
-        shards.push(opened);
+        let sequencer = Arc::new(Sequencer::new(env, opened.clone()));
+        Ok(MetaShard::new(env, shard, Role::Alone(opened, sequencer)))
     }
-    Ok(shards)
 }
 
 impl Inner {
     /// The catalog says whose it is, and knows every drive at hand.
     async fn ensure_catalog(&self, notes: &mut Vec<String>) -> Result<()> {
-        let cluster = self.cluster;
+        let cluster = self.id;
         let known = self.look(catalog::cluster)?;
         if known.is_some_and(|known| known != cluster) {
             return Err(Error::Folders(format!("the metadata is that of another store than {cluster}")));
@@ -370,20 +476,9 @@ impl Inner {
             self.expect_drive(id, &path).await?;
         }
         let here: BTreeSet<DriveId> = self.fleet.all().iter().map(|drive| drive.id).collect();
-        let expected = rows.iter().filter(|row| row.state != catalog::DriveState::Removed);
-        let places: BTreeSet<String> = self.fleet.all().iter().map(|drive| drive.path.display().to_string()).collect();
-        for row in expected.filter(|row| !here.contains(&row.id)) {
-            if row.state == catalog::DriveState::Gone {
-                continue;
-            }
-            // Where another drive is now, it won't come back: its pieces needn't wait for it.
-            let is_replaced = places.contains(&row.path);
-            let then = if is_replaced { "another drive has taken its place" } else { "it was last there" };
-            notes.push(format!("drive {} at {} is missing; {then}", row.id, row.path));
-            if is_replaced {
-                let gone = catalog::DriveRow { state: catalog::DriveState::Gone, ..row.clone() };
-                self.change(move |_| Ok((catalog::put_drive(&gone), ()))).await?;
-            }
+        let expected = rows.iter().filter(|row| !matches!(row.state, DriveState::Removed | DriveState::Gone));
+        for row in expected.filter(|row| self.is_mine(row) && !here.contains(&row.id)) {
+            notes.push(format!("drive {} at {} is missing; it was last there", row.id, row.path));
         }
         self.change(move |view| match catalog::cluster(view)? {
             Some(_) => Ok(Default::default()),
@@ -392,8 +487,63 @@ impl Inner {
         .await
     }
 
+    /// A node that comes, or comes back, tells the others what it has.
+    async fn arrive(self: &Arc<Self>, notes: &mut Vec<String>) -> Result<()> {
+        // A node that joins begins with nothing: the catalog comes from who leads it.
+        let began = self.env.clock.now();
+        while self.look(catalog::cluster).map_or(true, |cluster| cluster.is_none()) {
+            if self.env.clock.now().since(began) > ARRIVE_MAX {
+                return Err(Error::NotYet(format!(
+                    "the other nodes don't answer, and this one has no copy of the catalog yet (waited for {} s): see that they run and that their addresses can be reached from here",
+                    ARRIVE_MAX.as_secs()
+                )));
+            }
+            self.env.clock.sleep(ARRIVE_EACH).await;
+        }
+        if let Err(error) = self.tell_of_itself(notes).await {
+            notes
+                .push(format!("most nodes that keep the metadata don't answer yet ({error}): this one waits for them"));
+            let later = self.clone();
+            self.run("tell of itself", async move {
+                while later.pause(ARRIVE_EACH * 20).await {
+                    if later.tell_of_itself(&mut Vec::new()).await.is_ok() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    async fn tell_of_itself(&self, notes: &mut Vec<String>) -> Result<()> {
+        if let Some(cluster) = self.cluster.get() {
+            let (me, listens, name) = (cluster.me, self.listens(cluster), self.settings.name.clone());
+            crate::cluster::change(&self.system, |view| Ok((members::moved(view, me, &listens, &name)?, ()))).await?;
+            let labels = &self.settings.labels;
+            if !labels.is_empty() {
+                let relabel = |view: &dyn base::kv::View| Ok((members::relabel(view, me, labels)?, ()));
+                if let Err(error) = crate::cluster::change(&self.system, relabel).await {
+                    notes.push(format!("the labels stay as they were: {error}"));
+                }
+            }
+        }
+        self.ensure_catalog(notes).await
+    }
+
+    /// A drive is at hand: for this node's client, and for others.
+    pub fn hold(&self, drive: Arc<Mounted>) {
+        self.drives.set(drive.id, Arc::new(drive.store.clone()));
+        if let Some(cluster) = self.cluster.get() {
+            cluster.pieces.set(drive.id, drive.store.clone());
+        }
+        self.fleet.set(drive);
+    }
+
     /// Forgets a drive at hand.
     pub fn let_go(&self, id: DriveId) {
+        if let Some(cluster) = self.cluster.get() {
+            cluster.pieces.remove(id);
+        }
         self.fleet.remove(id);
         self.drives.remove(id);
         self.marks.remove(id);
@@ -402,15 +552,22 @@ impl Inner {
     /// A drive's folder is here, but its pieces can't be opened: it is known where to look for it.
     async fn expect_drive(&self, id: DriveId, path: &Path) -> Result<()> {
         let (path, now) = (path.display().to_string(), self.env.clock.wall());
-        self.change(move |view| {
+        let node = self.me();
+        self.change(|view| {
             let old = catalog::drive(view, id)?;
             if old.as_ref().is_some_and(|old| old.state == catalog::DriveState::Removed || old.path == path) {
                 return Ok(Default::default());
             }
             // One that never worked holds nothing yet.
-            let new =
-                || catalog::DriveRow { id, path: path.clone(), state: catalog::DriveState::Gone, size: 0, added: now };
-            let row = old.map_or_else(new, |old| catalog::DriveRow { path: path.clone(), ..old });
+            let new = || catalog::DriveRow {
+                id,
+                path: path.clone(),
+                state: catalog::DriveState::Gone,
+                size: 0,
+                added: now,
+                node,
+            };
+            let row = old.map_or_else(new, |old| catalog::DriveRow { path: path.clone(), node, ..old });
             Ok((catalog::put_drive(&row), ()))
         })
         .await
@@ -420,8 +577,8 @@ impl Inner {
     pub async fn know_drive(&self, id: DriveId) -> Result<()> {
         let Some(drive) = self.fleet.get(id) else { return Ok(()) };
         let (path, size) = (drive.path.display().to_string(), drive.store.health().total);
-        let now = self.env.clock.wall();
-        self.change(move |view| {
+        let (now, node) = (self.env.clock.wall(), self.me());
+        self.change(|view| {
             let old = catalog::drive(view, id)?;
             let mut row = old.clone().unwrap_or(catalog::DriveRow {
                 id,
@@ -429,8 +586,9 @@ impl Inner {
                 state: catalog::DriveState::Active,
                 size,
                 added: now,
+                node,
             });
-            (row.path, row.size) = (path, size);
+            (row.path, row.size, row.node) = (path.clone(), size, node);
             if row.state == catalog::DriveState::Gone {
                 row.state = catalog::DriveState::Active;
             }

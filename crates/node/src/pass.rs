@@ -1,6 +1,6 @@
 //! A walk over all segments in use that asks each drive whether it has the pieces it should have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base::{DriveId, PieceId, PolicyId, SegmentId, VolumeId};
@@ -10,7 +10,6 @@ use placement::GroupRow;
 use steward::{Need, Target};
 
 use crate::error::Result;
-use crate::fleet::Mounted;
 use crate::groups;
 use crate::node::{Inner, PAGE};
 
@@ -87,10 +86,6 @@ impl Inner {
         indices: &[u8],
     ) -> Result<u64> {
         let group = row.group;
-        let homes: BTreeMap<u8, Option<Arc<Mounted>>> = indices
-            .iter()
-            .map(|index| (*index, self.fleet.get(row.members[usize::from(*index)]).filter(|drive| drive.is_up())))
-            .collect();
         let (mut after, mut lacking) = (None, 0);
         loop {
             let read = move |view: &dyn base::kv::View| {
@@ -98,8 +93,17 @@ impl Inner {
             };
             let page = self.scan(read).await?;
             after = page.last().map(|(segment, _)| *segment);
+            let mut missing: BTreeMap<SegmentId, BTreeSet<u8>> = BTreeMap::new();
+            for index in indices {
+                let pieces: Vec<PieceId> =
+                    page.iter().map(|(segment, _)| PieceId { segment: *segment, index: *index }).collect();
+                let there = self.holds(row.members[usize::from(*index)], &pieces).await;
+                for (piece, _) in pieces.iter().zip(there).filter(|(_, there)| !there) {
+                    missing.entry(piece.segment).or_default().insert(*index);
+                }
+            }
             for (segment, found) in &page {
-                let missing = self.ask(*segment, &homes).await;
+                let Some(missing) = missing.remove(segment) else { continue };
                 lacking += missing.len() as u64;
                 let target = Target { volume, policy, group, segment: *segment };
                 self.need(need(target, found, missing));
@@ -110,18 +114,21 @@ impl Inner {
         }
     }
 
-    /// The pieces of a segment that aren't at home.
-    async fn ask(&self, segment: SegmentId, homes: &BTreeMap<u8, Option<Arc<Mounted>>>) -> Vec<u8> {
-        let mut missing = Vec::new();
-        for (index, home) in homes {
-            let there = match home {
-                Some(drive) => drive.store.contains(PieceId { segment, index: *index }).await.unwrap_or(false),
-                None => false,
-            };
-            if !there {
-                missing.push(*index);
+    /// Which of the pieces a drive has; none if it can't be asked.
+    async fn holds(&self, drive: DriveId, pieces: &[PieceId]) -> Vec<bool> {
+        let none = || vec![false; pieces.len()];
+        if let Some(drive) = self.fleet.get(drive) {
+            if !drive.is_up() {
+                return none();
             }
+            let asked = pieces.iter().map(|piece| async { drive.store.contains(*piece).await.unwrap_or(false) });
+            return futures_util::future::join_all(asked).await;
         }
-        missing
+        let remote = self.cluster.get().and_then(|cluster| cluster.remotes.get(drive));
+        let Some(remote) = remote.filter(|_| self.is_up(drive)) else { return none() };
+        remote.contains(pieces).await.unwrap_or_else(|error| {
+            tracing::debug!(%drive, %error, "a drive of another node can't be asked for its pieces");
+            none()
+        })
     }
 }

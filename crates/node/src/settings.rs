@@ -1,13 +1,19 @@
 //! What a node is asked to be.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Node;
 
+/// Where nodes listen for each other if nobody says otherwise.
+pub const CLUSTER_PORT: u16 = 9400;
+
 /// How a node is opened.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The cluster that empty folders join: the one of which this machine just became a node.
+    pub joined: Option<base::ClusterId>,
     /// The drives' folders, absolute.
     pub drives: Vec<PathBuf>,
     /// Where the key file goes if nobody says otherwise.
@@ -24,8 +30,27 @@ pub struct Settings {
     pub garbage_after: Duration,
     /// Every piece is read and checked once in so long.
     pub scrub_every: Duration,
+    /// How often what the metadata has is signed and spread, for a recovery.
+    pub checkpoint_every: Duration,
+    /// How long this node's copy of the metadata may be impossible to open before it counts as lost, and a new one is
+    /// made.
+    pub lost_after: Duration,
     /// How drives are looked at, at most so often.
     pub look_every: Duration,
+    /// Where this node listens for others, once there may be some.
+    pub cluster_listen: SocketAddr,
+    /// Where others reach it; port 0 stands for the one that it listens on.
+    pub addresses: Vec<SocketAddr>,
+    /// What its owner says of it, as `name=value`.
+    pub labels: Vec<String>,
+    /// Its name, for people.
+    pub name: String,
+    /// How nodes speak to each other.
+    pub transport: transport::Settings,
+    /// How soon one that doesn't answer is noticed.
+    pub liveness: liveness::Settings,
+    /// How replicas of the metadata are kept.
+    pub replicas: replicated::Settings,
     /// How each drive keeps its pieces.
     pub pieces: piecestore::Options,
     /// How the metadata is kept.
@@ -36,6 +61,7 @@ impl Settings {
     /// The defaults for these folders.
     pub fn new(drives: Vec<PathBuf>, home: PathBuf) -> Self {
         Self {
+            joined: None,
             drives,
             home,
             key_file: None,
@@ -44,7 +70,16 @@ impl Settings {
             repair_after: Duration::from_secs(600),
             garbage_after: Duration::from_secs(900),
             scrub_every: Duration::from_secs(30 * 24 * 3600),
+            checkpoint_every: Duration::from_secs(300),
+            lost_after: Duration::from_secs(10),
             look_every: Duration::from_millis(500),
+            cluster_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, CLUSTER_PORT)),
+            addresses: Vec::new(),
+            labels: Vec::new(),
+            name: String::new(),
+            transport: transport::Settings::default(),
+            liveness: liveness::Settings::default(),
+            replicas: replicated::Settings::default(),
             pieces: piecestore::Options::default(),
             metadata: metastore::Options::default(),
         }

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use base::{DriveId, GroupId, PolicyId, VolumeId};
 use namespace::catalog::{self, DriveRow, DriveState, PolicyRow};
 use placement::GroupRow;
-use policy::Coding;
+use policy::Rule;
 use serde::Serialize;
 
 use crate::access::shown;
+use crate::cluster::shard::MetaShard;
+use crate::cluster::{NodeShown, Summary};
 use crate::error::Result;
 use crate::fleet::lock;
 use crate::groups;
-use crate::node::{Inner, Node};
+use crate::node::{Inner, Node, SYSTEM, VOLUMES};
 use crate::open::MIRRORS;
+use crate::remote::message::{DriveHealth, State};
 
 /// Volumes up to which groups are looked at one by one for data in them.
 const VOLUMES_EXACT_MAX: usize = 64;
@@ -76,6 +79,8 @@ pub struct Drive {
     pub pieces: u64,
     /// Reads that it refused.
     pub errors: u64,
+    /// The node that it is on, if there may be several.
+    pub node: Option<String>,
     /// What else there is to say.
     pub note: String,
 }
@@ -104,6 +109,10 @@ pub struct Status {
     pub cluster: String,
     /// The drives.
     pub drives: Vec<Drive>,
+    /// The nodes, if there may be several.
+    pub nodes: Vec<NodeShown>,
+    /// What data survives, by kinds of loss, if there are several nodes.
+    pub survives: Option<String>,
 }
 
 /// Something that happened.
@@ -180,7 +189,10 @@ impl Node {
     pub fn health(&self) -> Health {
         let all = self.0.fleet.all();
         let up = all.iter().filter(|drive| drive.is_up()).count();
-        if up == 0 || !self.0.writable.load(std::sync::atomic::Ordering::Relaxed) {
+        // With other nodes, without somebody to lead the metadata nothing is served.
+        let is_led = |shard: &Arc<MetaShard>| shard.member().is_none_or(|member| member.is_led());
+        let is_led = self.0.shards.iter().all(is_led);
+        if up == 0 || !is_led || !self.0.writable.load(std::sync::atomic::Ordering::Relaxed) {
             Health::Red
         } else if up < all.len() {
             Health::Yellow
@@ -193,9 +205,17 @@ impl Node {
     pub async fn status(&self) -> Result<Status> {
         let inner = &self.0;
         let rows = inner.drive_rows()?;
-        let safety = inner.safety(&BTreeSet::new()).await?;
-        let (repair, policy) = (inner.repair_left(), inner.look(default_policy)?);
-        let metadata_copies = inner.shards.iter().map(|shard| shard.members().drives.len()).min().unwrap_or(0);
+        // While nobody leads the volumes nothing is known of them, and nothing can be read or written.
+        let (summary, why) = match inner.summary_anywhere().await {
+            Ok(summary) => (summary, None),
+            Err(error) if inner.cluster.get().is_some() => {
+                (Summary { spare: -1, ..Summary::default() }, Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        let Summary { spare: safety, totals, repair, survives, needed, voters } = summary;
+        let policy = inner.look(default_policy)?;
+        let metadata_copies = inner.metadata_copies(voters.into());
         // Metadata that is gone takes all data with it.
         let safety = safety.min(metadata_copies as i64 - 1);
         let mut status = Status {
@@ -203,15 +223,21 @@ impl Node {
             sentence: String::new(),
             reasons: Vec::new(),
             spare_losses: safety,
-            totals: inner.totals().await?,
+            totals,
             repair,
             policy,
             metadata_copies,
-            cluster: inner.cluster.to_string(),
+            cluster: inner.id.to_string(),
             drives: inner.drives_shown(&rows),
+            nodes: inner.nodes_shown()?,
+            survives,
         };
-        let needed = inner.needed(&rows).await?;
-        judge(&mut status, &rows, &needed);
+        let needed = needed.iter().map(DriveId::to_string).collect();
+        judge(&mut status, &rows, &needed, inner.look(|view| groups::unmet(view, &inner.up()))?);
+        if let Some(why) = why {
+            status.sentence = "no node leads the metadata just now: most of its voters must be up".to_owned();
+            status.reasons.push(why);
+        }
         Ok(status)
     }
 
@@ -236,7 +262,7 @@ impl Node {
     }
 }
 
-fn default_policy(view: &dyn base::kv::View) -> std::result::Result<String, namespace::Error> {
+pub(crate) fn default_policy(view: &dyn base::kv::View) -> std::result::Result<String, namespace::Error> {
     let name = catalog::setting(view, client::POLICY_SETTING)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&name).into_owned())
 }
@@ -246,7 +272,7 @@ fn count(number: i64, what: &str) -> String {
 }
 
 /// Says in words what the figures mean.
-fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
+fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, unmet: Option<String>) {
     // A lost drive whose pieces are all rebuilt elsewhere is no reason any more.
     let is_down = |drive: &&Drive| {
         matches!(drive.state, "down" | "read-only") || (drive.state == "lost" && needed.contains(&drive.id))
@@ -261,17 +287,21 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
         status.drives.iter().filter(|drive| drive.state == "full").map(|drive| format!("drive {} is full", drive.path)),
     );
     let drives = rows.iter().filter(|row| row.state == DriveState::Active).count();
-    if status.metadata_copies < MIRRORS.min(drives) {
+    let nodes = status.nodes.iter().filter(|node| node.state == "active").count();
+    let copies = if nodes == 0 { MIRRORS.min(drives) } else { placement::voters::wanted(nodes) };
+    if status.metadata_copies < copies {
         reasons.push(format!(
             "the metadata has {} only",
             count(status.metadata_copies as i64, "copy").replace("copys", "copies")
         ));
     }
+    reasons.extend(unmet);
     if status.repair.pieces > 0 {
         let verb = if status.repair.pieces == 1 { "is missing and is" } else { "are missing and are" };
         reasons.push(format!("{} {verb} being rebuilt", count(status.repair.pieces as i64, "piece")));
     }
-    let most = Coding::parse(&status.policy).ok().flatten().map_or(0, |coding| i64::from(coding.m));
+    let coding = Rule::parse(&status.policy).ok().and_then(|rule| rule.coding);
+    let most = coding.map_or(0, |coding| i64::from(coding.m));
     let most = most.min(MIRRORS as i64 - 1);
     status.health = match status.spare_losses {
         spare if spare < 0 => Health::Red,
@@ -292,24 +322,38 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>) {
 }
 
 impl Inner {
+    /// How the store is, as who leads the volumes sees it.
+    pub async fn summary(&self) -> Result<Summary> {
+        Ok(Summary {
+            spare: self.safety(&BTreeSet::new()).await?,
+            totals: self.totals().await?,
+            repair: self.repair_left(),
+            survives: self.survives().await?,
+            needed: self.needed(&self.drive_rows()?).await?,
+            voters: self.voters_here(VOLUMES) as u16,
+        })
+    }
+
     /// The lost drives that some group with data still names.
-    async fn needed(&self, rows: &[DriveRow]) -> Result<BTreeSet<String>> {
-        let mut lost: BTreeSet<DriveId> =
+    async fn needed(&self, rows: &[DriveRow]) -> Result<BTreeSet<DriveId>> {
+        let lost: BTreeSet<DriveId> =
             rows.iter().filter(|row| row.state == DriveState::Gone).map(|row| row.id).collect();
         let mut needed = BTreeSet::new();
         if lost.is_empty() {
             return Ok(needed);
         }
-        let volumes = self.volumes()?;
+        let mut here: BTreeMap<(PolicyId, GroupId), Vec<DriveId>> = BTreeMap::new();
         for (policy, groups) in self.look(groups::load)? {
             for group in groups {
-                let here: Vec<DriveId> =
+                let named: Vec<DriveId> =
                     group.members.iter().chain(&group.from).copied().filter(|drive| lost.contains(drive)).collect();
-                if !here.is_empty() && self.holds_data(&volumes, policy.id, group.group).await? {
-                    lost.retain(|drive| !here.contains(drive));
-                    needed.extend(here.iter().map(DriveId::to_string));
+                if !named.is_empty() {
+                    here.insert((policy.id, group.group), named);
                 }
             }
+        }
+        for group in self.with_data(&self.volumes()?, here.keys().copied().collect()).await? {
+            needed.extend(&here[&group]);
         }
         Ok(needed)
     }
@@ -352,6 +396,9 @@ impl Inner {
     }
 
     pub fn drive_shown(&self, row: &DriveRow) -> Drive {
+        if !self.is_mine(row) {
+            return self.remote_shown(row);
+        }
         let mounted = self.fleet.get(row.id);
         let health = mounted.as_ref().map(|drive| drive.store.health());
         let down = mounted.as_ref().and_then(|drive| lock(&drive.down).clone());
@@ -373,6 +420,7 @@ impl Inner {
             free: health.map_or(0, |health| health.free),
             pieces: health.map_or(0, |health| health.pieces),
             errors: health.map_or(0, |health| health.read_errors + health.lost_logs),
+            node: row.node.map(|node| node.to_string()),
             note: match (&down, &mounted) {
                 _ if row.state == DriveState::Gone && down.is_none() => "it counts as lost".into(),
                 (Some(down), _) => down.why.clone(),
@@ -382,11 +430,54 @@ impl Inner {
         }
     }
 
+    /// A drive of another node, as that one last told.
+    fn remote_shown(&self, row: &DriveRow) -> Drive {
+        let remote = self.cluster.get().and_then(|cluster| cluster.remotes.get(row.id));
+        let health = remote.and_then(|remote| remote.health());
+        let is_up = self.is_up(row.id);
+        let (state, note) = match (row.state, &health) {
+            (DriveState::Gone, _) => ("lost", "it counts as lost".to_owned()),
+            _ if !is_up => ("down", "its node doesn't answer for it".to_owned()),
+            (_, Some(DriveHealth { state: State::ReadOnly(why), .. })) => ("read-only", why.clone()),
+            (_, Some(DriveHealth { state: State::Failed(why), .. })) => ("down", why.clone()),
+            (DriveState::Draining, _) => ("draining", String::new()),
+            (_, Some(DriveHealth { full: true, .. })) => ("full", String::new()),
+            _ => ("up", String::new()),
+        };
+        let health = health.as_ref();
+        Drive {
+            id: row.id.to_string(),
+            path: row.path.clone(),
+            state,
+            used: health.map_or(0, |health| health.live_bytes + health.trash_bytes),
+            free: health.map_or(0, |health| health.free),
+            pieces: health.map_or(0, |health| health.pieces),
+            errors: health.map_or(0, |health| health.read_errors + health.lost_logs),
+            node: row.node.map(|node| node.to_string()),
+            note,
+        }
+    }
+
+    /// Where a copy of all metadata is: drives of one machine, or nodes that vote.
+    fn metadata_copies(&self, of_volumes: usize) -> usize {
+        let copies = |shard: &Arc<MetaShard>| shard.stores().first().map_or(0, |store| store.members().drives.len());
+        match self.cluster.get() {
+            Some(_) => of_volumes.min(self.voters_here(SYSTEM)),
+            None => self.shards.iter().map(copies).min().unwrap_or(0),
+        }
+    }
+
+    /// How many nodes vote on a shard, by the replica here.
+    fn voters_here(&self, shard: u32) -> usize {
+        let replica = self.shards.get(shard as usize).and_then(|shard| shard.replica());
+        replica.map_or(0, |replica| replica.status().borrow().fewest)
+    }
+
     /// How many more drives may be lost, whichever they are, with all data still readable, if `less`
     /// were gone as well.
     pub async fn safety(&self, less: &BTreeSet<DriveId>) -> Result<i64> {
-        let up: BTreeSet<DriveId> =
-            self.fleet.up().iter().map(|drive| drive.id).filter(|drive| !less.contains(drive)).collect();
+        let mut up = self.up();
+        up.retain(|drive| !less.contains(drive));
         let policies = Arc::new(self.look(groups::load)?);
         let default = self.look(default_policy)?;
         let volumes = self.volumes()?;
@@ -430,24 +521,38 @@ impl Inner {
         };
         let mut order: Vec<&GroupRow> = rows.iter().filter(|row| spare(row) < floor).collect();
         order.sort_by_key(|row| spare(row));
-        for row in order {
-            if volumes.len() > VOLUMES_EXACT_MAX || self.holds_data(volumes, policy.id, row.group).await? {
-                return Ok(spare(row));
-            }
+        if volumes.len() > VOLUMES_EXACT_MAX {
+            return Ok(order.first().map_or(floor, |row| spare(row)));
         }
-        Ok(floor)
+        let groups = order.iter().map(|row| (policy.id, row.group)).collect();
+        let with_data = self.with_data(volumes, groups).await?;
+        let worst = order.into_iter().find(|row| with_data.contains(&(policy.id, row.group)));
+        Ok(worst.map_or(floor, spare))
     }
 
     /// Whether any volume has a segment in the group.
     pub async fn holds_data(&self, volumes: &[VolumeId], policy: PolicyId, group: GroupId) -> Result<bool> {
+        Ok(!self.with_data(volumes, vec![(policy, group)]).await?.is_empty())
+    }
+
+    /// Those of the groups in which any volume has a segment.
+    pub async fn with_data(
+        &self,
+        volumes: &[VolumeId],
+        groups: Vec<(PolicyId, GroupId)>,
+    ) -> Result<BTreeSet<(PolicyId, GroupId)>> {
         let volumes = volumes.to_vec();
         self.scan(move |view| {
-            for volume in volumes {
-                if !namespace::read::segments_of_group(view, volume, policy, group, None, 1)?.is_empty() {
-                    return Ok(true);
+            let mut found = BTreeSet::new();
+            for (policy, group) in groups.iter().copied() {
+                for volume in volumes.iter().copied() {
+                    if !namespace::read::segments_of_group(view, volume, policy, group, None, 1)?.is_empty() {
+                        found.insert((policy, group));
+                        break;
+                    }
                 }
             }
-            Ok(false)
+            Ok(found)
         })
         .await
     }

@@ -41,13 +41,16 @@ struct Watch {
     again: BTreeMap<DriveId, (Instant, Duration)>,
     /// Since when a drive that isn't at hand is missed.
     missed: BTreeMap<DriveId, Instant>,
+    /// Drives of other nodes that answered when they were last looked at, and whether this node repaired then.
+    up: BTreeSet<DriveId>,
+    led: bool,
 }
 
 /// Looks after the drives until the node is closed.
 pub(crate) async fn watch(inner: Arc<Inner>) {
     let now = inner.env.clock.now();
-    let mut watch =
-        Watch { inner: inner.clone(), returned: now, mirrored: now, again: BTreeMap::new(), missed: BTreeMap::new() };
+    let (again, missed, up) = Default::default();
+    let mut watch = Watch { inner: inner.clone(), returned: now, mirrored: now, again, missed, up, led: false };
     while inner.pause(inner.settings.look_every).await {
         let _one = inner.changing.lock().await;
         if let Err(error) = watch.round().await {
@@ -68,6 +71,7 @@ impl Watch {
             self.give_up().await?;
             inner.settle_groups().await?;
             inner.writable.store(inner.can_write()?, Ordering::Relaxed);
+            self.ask_returned();
         }
         if now.since(self.mirrored) >= MIRROR_EVERY {
             self.mirrored = now;
@@ -81,6 +85,19 @@ impl Watch {
         let inner = self.inner.clone();
         let now = inner.env.clock.now();
         for row in inner.drive_rows()? {
+            if !inner.is_mine(&row) {
+                if row.state == DriveState::Removed || inner.is_up(row.id) {
+                    self.missed.remove(&row.id);
+                } else {
+                    self.missed.entry(row.id).or_insert(now);
+                }
+                continue;
+            }
+            // It counted as lost while this node was away.
+            if row.state == DriveState::Gone && inner.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
+                inner.know_drive(row.id).await?;
+                inner.retry_repairs();
+            }
             if row.state == DriveState::Removed || inner.fleet.get(row.id).is_some_and(|drive| drive.is_up()) {
                 self.missed.remove(&row.id);
                 if self.again.get(&row.id).is_some_and(|(at, _)| now.since(*at) > STEADY) {
@@ -109,11 +126,32 @@ impl Watch {
         Ok(())
     }
 
+    /// Drives of other nodes that answer again are asked for what they should have, by who repairs.
+    fn ask_returned(&mut self) {
+        let inner = &self.inner;
+        let Some(cluster) = inner.cluster.get() else { return };
+        let up: BTreeSet<DriveId> = cluster.remotes.all().into_iter().map(|(drive, _)| drive).collect();
+        let up: BTreeSet<DriveId> = up.into_iter().filter(|drive| inner.is_up(*drive)).collect();
+        let leads = inner.volumes.is_led_here();
+        if up != self.up {
+            inner.retry_repairs();
+        }
+        if leads && self.led {
+            up.difference(&self.up).for_each(|drive| start_census(inner, *drive));
+        }
+        (self.up, self.led) = (up, leads);
+    }
+
     /// Drives that have been away for too long: their pieces are rebuilt elsewhere.
     async fn give_up(&mut self) -> Result<()> {
         let inner = self.inner.clone();
         let now = inner.env.clock.now();
+        let leads = inner.system.is_led_here();
         for row in inner.drive_rows()?.into_iter().filter(|row| row.state == DriveState::Active) {
+            // Those of other nodes are given up by one for all.
+            if !inner.is_mine(&row) && !leads {
+                continue;
+            }
             let since = self.missed.get(&row.id).copied();
             let deleted = inner
                 .fleet
@@ -231,7 +269,7 @@ impl Inner {
             move || identity::look(&*disk, &path)
         });
         let Folder::Drive(found) = looked.await.map_err(client::Error::from)?? else { return Ok(false) };
-        if found.drive != row.id || found.cluster != self.cluster || found.key_check != self.key_check {
+        if found.drive != row.id || found.cluster != self.id || found.key_check != self.key_check {
             return Ok(false);
         }
         let before = self.fleet.get(row.id);
@@ -251,8 +289,7 @@ impl Inner {
         // What was open before stays open for reads if this fails.
         let drive = Mounted::open(&self.env, &self.settings.pieces, path.clone(), row.id, lock.clone()).await?;
         self.marks.add(&path, lock, *found);
-        self.drives.set(drive.id, Arc::new(drive.store.clone()));
-        self.fleet.set(drive.clone());
+        self.hold(drive);
         self.know_drive(row.id).await?;
         self.marks.write_all(|_| {}).await;
         let text = format!("drive {} is back", self.name_of(row.id));
@@ -265,7 +302,7 @@ impl Inner {
     /// A drive counts as lost: others take its place.
     pub async fn declare_gone(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
         let gone = DriveRow { state: DriveState::Gone, ..row.clone() };
-        self.change(move |_| Ok((catalog::put_drive(&gone), ()))).await?;
+        self.change(|_| Ok((catalog::put_drive(&gone), ()))).await?;
         let text = format!("drive {} counts as lost: its pieces are rebuilt on others", self.name_of(row.id));
         self.tell(Severity::Warning, "drive", &row.id.to_string(), text);
         self.settle_groups().await
@@ -277,8 +314,8 @@ impl Inner {
             Ok(rows) => rows.iter().filter(|row| row.state != DriveState::Active).map(|row| row.id).collect(),
             Err(_) => return,
         };
-        for shard in &self.shards {
-            if let Err(error) = self.recruit(shard, &leaving).await {
+        for shard in self.shards.iter().flat_map(|shard| shard.stores()) {
+            if let Err(error) = self.recruit(&shard, &leaving).await {
                 tracing::warn!(shard = shard.shard(), %error, "failed to give the metadata another copy: trying again");
             }
         }

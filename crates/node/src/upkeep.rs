@@ -90,16 +90,21 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
             continue;
         }
         lock(&inner.upkeep).done = now;
-        if let Err(error) = inner.keep_volumes().await {
+        if let Err(error) = inner.client.sweep_uncommitted().await {
+            tracing::warn!(%error, "failed to give back what was never committed: trying again");
+        }
+        if inner.volumes.is_led_here()
+            && let Err(error) = inner.keep_volumes().await
+        {
             tracing::warn!(%error, "failed to collect garbage: trying again");
         }
         inner.keep_drives().await;
+        inner.forget_done().await;
     }
 }
 
 impl Inner {
     async fn keep_volumes(self: &Arc<Self>) -> Result<()> {
-        self.client.sweep_uncommitted().await?;
         let now = self.env.clock.wall();
         let old = Wall(now.0.saturating_sub(self.settings.garbage_after.as_millis() as u64));
         let young = Wall(now.0.saturating_sub(PACK_AGE_MIN.as_millis() as u64));
@@ -162,6 +167,19 @@ impl Inner {
         Ok(())
     }
 
+    /// What was done a while ago needn't be remembered any more: nobody asks for it again.
+    async fn forget_done(&self) {
+        if self.cluster.get().is_none() {
+            return;
+        }
+        for shard in [&self.system, &self.volumes].into_iter().filter(|shard| shard.is_led_here()) {
+            let now = self.env.clock.wall();
+            if let Err(error) = shard.execute(|view| Ok((namespace::work::forget_done(view, now)?, ()))).await {
+                tracing::debug!(%error, "what was done is remembered a little longer");
+            }
+        }
+    }
+
     async fn keep_drives(self: &Arc<Self>) {
         join_all(self.fleet.up().into_iter().map(|drive| self.keep_drive(drive))).await;
     }
@@ -218,7 +236,7 @@ impl Inner {
     /// A piece that a scrub found damaged is rebuilt, if it is of use. False if it is waste.
     async fn damaged(&self, piece: PieceId, drive: &Mounted) -> bool {
         // In this order: what is committed in between is seen in the rows.
-        let is_fresh = self.client.is_fresh(piece.segment);
+        let is_fresh = self.is_fresh(piece.segment).await;
         let waste = async {
             drive.store.delete(vec![piece]).await?;
             Ok(false)
@@ -256,12 +274,11 @@ impl Inner {
             _ => None,
         };
         let Ok((pieces, next)) = drive.store.list(after, ORPHANS_STEP).await else { return };
-        let mut orphans = Vec::new();
-        for (piece, _) in pieces {
-            if self.is_orphan(drive, piece).await.unwrap_or(false) {
-                orphans.push(piece);
-            }
-        }
+        let orphans = self.orphans(drive, pieces.into_iter().map(|(piece, _)| piece).collect()).await;
+        let orphans = orphans.unwrap_or_else(|error| {
+            tracing::debug!(drive = %drive.id, %error, "failed to look for orphans: the next round will");
+            Vec::new()
+        });
         if !orphans.is_empty() {
             tracing::info!(drive = %drive.id, pieces = orphans.len(), "pieces that nothing names go to the trash");
             if let Err(error) = drive.store.delete(orphans).await {
@@ -273,26 +290,55 @@ impl Inner {
         }
     }
 
-    /// Whether no row names the piece, or it belongs to another drive by now.
-    async fn is_orphan(&self, drive: &Mounted, piece: PieceId) -> Result<bool> {
-        let header = drive.store.header(piece).await?;
-        let Ok(header) = PieceHeader::decode(&header) else { return Ok(false) };
-        // In this order: what is committed in between is seen in the rows.
-        if self.client.is_fresh(piece.segment) {
-            return Ok(false);
+    /// Those of the pieces that no row names, or that belong to another drive by now.
+    async fn orphans(&self, drive: &Mounted, pieces: Vec<PieceId>) -> Result<Vec<PieceId>> {
+        let mut known: Vec<(PieceId, PieceHeader)> = Vec::new();
+        for piece in pieces {
+            // What can't be read is the scrub's affair.
+            let Ok(bytes) = drive.store.header(piece).await else { continue };
+            known.extend(PieceHeader::decode(&bytes).ok().map(|header| (piece, header)));
         }
-        let PieceHeader { volume, policy, group, segment, .. } = header;
-        let named = self
-            .scan(move |view| {
-                let in_use = namespace::read::segment(view, volume, policy, group, segment)?.is_some();
-                Ok(in_use || namespace::read::is_garbage(view, volume, segment)?)
-            })
-            .await?;
-        if !named {
-            return Ok(true);
+        let mut orphans = Vec::new();
+        let mut nameless = Vec::new();
+        for ((piece, header), named) in known.iter().zip(self.in_use(&known).await?) {
+            // Not as it was here a moment ago: a piece that was just brought here is no orphan.
+            let (policy, group) = (header.policy, header.group);
+            let row = if named { self.newest_group(policy, group).await? } else { None };
+            match row {
+                _ if !named => nameless.push((*piece, header.clone())),
+                Some(row) if row.holders(usize::from(piece.index)).all(|holder| holder != drive.id) => {
+                    orphans.push(*piece);
+                }
+                _ => {}
+            }
         }
-        let Some(row) = self.group(policy, group)? else { return Ok(false) };
-        Ok(!row.holders(usize::from(piece.index)).any(|holder| holder == drive.id))
+        // Nobody may be writing them; asked in this order, what is committed in between is seen in the rows.
+        let mut stale = Vec::new();
+        for (piece, header) in nameless {
+            if !self.is_fresh(piece.segment).await {
+                stale.push((piece, header));
+            }
+        }
+        let named = self.in_use(&stale).await?;
+        orphans.extend(stale.into_iter().zip(named).filter(|(_, named)| !named).map(|((piece, _), _)| piece));
+        Ok(orphans)
+    }
+
+    /// Whether rows name the segments of these pieces.
+    async fn in_use(&self, pieces: &[(PieceId, PieceHeader)]) -> Result<Vec<bool>> {
+        if pieces.is_empty() {
+            return Ok(Vec::new());
+        }
+        let wanted: Vec<_> = pieces.iter().map(|(_, one)| (one.volume, one.policy, one.group, one.segment)).collect();
+        self.scan(move |view| {
+            let mut named = Vec::with_capacity(wanted.len());
+            for (volume, policy, group, segment) in &wanted {
+                let in_use = namespace::read::segment(view, *volume, *policy, *group, *segment)?.is_some();
+                named.push(in_use || namespace::read::is_garbage(view, *volume, *segment)?);
+            }
+            Ok(named)
+        })
+        .await
     }
 }
 

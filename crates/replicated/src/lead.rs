@@ -12,7 +12,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 
 use crate::Error;
-use crate::replica::{Read, Replica, Shared, members_failed};
+use crate::replica::{Read, Replica, Shared, leader_of, members_failed};
 use crate::types::{Answer, Change};
 
 /// Bytes of batches in one log entry, unless it is a single batch.
@@ -69,14 +69,14 @@ impl Replica {
         added.map(|_| ()).map_err(|error| members_failed(error, limit))
     }
 
-    /// Makes these nodes the voters: one, three or five. New ones follow as learners first, until
+    /// Makes these nodes the voters: five at the most. New ones follow as learners first, until
     /// they have nearly everything; who isn't among them leaves the group. Learners stay.
     ///
     /// # Errors
     /// As [`Replica::add_learner`]. What was done stays: the call can be repeated.
     pub async fn set_voters(&self, voters: BTreeSet<NodeId>, limit: Duration) -> Result<(), Error> {
-        if voters.is_empty() || voters.len() > VOTERS_MAX || voters.len().is_multiple_of(2) {
-            let why = format!("{} voters were asked for, a group has 1, 3 or 5", voters.len());
+        if voters.is_empty() || voters.len() > VOTERS_MAX {
+            let why = format!("{} voters were asked for, a group has 1 to {VOTERS_MAX}", voters.len());
             return Err(Error::Members { why, is_transient: false });
         }
         let shared = &self.shared;
@@ -102,8 +102,8 @@ impl Replica {
             loop {
                 {
                     let now = metrics.borrow_watched();
-                    if now.current_leader != Some(me) {
-                        return Err(Error::elsewhere(now.current_leader));
+                    if leader_of(&now) != Some(me) {
+                        return Err(Error::elsewhere(leader_of(&now)));
                     }
                     let last = now.last_log_index.unwrap_or(0);
                     let has = |node: &NodeId| {

@@ -13,6 +13,8 @@
 
 pub mod error;
 pub mod lead;
+#[cfg(feature = "lies")]
+pub mod lies;
 pub mod peers;
 pub mod recover;
 pub mod replica;
@@ -33,6 +35,6 @@ mod watched;
 pub use error::Error;
 pub use lead::Leading;
 pub use peers::{Lane, Peers, SendError};
-pub use recover::{Checkpoint, Recovered, Standing, read_checkpoint, recover, survey};
+pub use recover::{Checkpoint, Examined, Recovered, Standing, examine, read_checkpoint, recover, survey};
 pub use replica::{Begin, Read, Replica, Status, Who};
 pub use settings::{Places, Settings};

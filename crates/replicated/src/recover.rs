@@ -5,6 +5,8 @@
 //! signed while the group was well, proves that the survivor isn't older than that. Old members
 //! never take part again: the token is another one, so that nobody listens to them.
 
+use std::collections::BTreeSet;
+
 use base::{Epoch, NodeId, Seq};
 use codec::{Reader, Versioned, Writer};
 use crypt::MetaKey;
@@ -18,8 +20,10 @@ use crate::parts::{Identity, NODES_MAX};
 use crate::replica::{Opened, Replica, Who, open_stores};
 use crate::settings::{Places, Settings};
 use crate::state::{Machine, State};
-use crate::types::{LeaderId, LogId, Place, StoredMembership, Vote, membership};
+use crate::types::{LeaderId, LogId, Payload, Place, StoredMembership, Vote, membership};
 
+/// Bytes of entries that are read at once.
+const GROUP_BYTES: usize = 4 * 1024 * 1024;
 /// Bytes of a signature.
 const SIGNATURE: usize = 64;
 /// Terms that are skipped, so that no leader of the old group has ever used the new one's.
@@ -90,6 +94,24 @@ pub struct Standing {
     pub head: Seq,
 }
 
+/// What a survivor's directories hold: whether its group can be founded anew on them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// How far it is.
+    pub standing: Standing,
+    /// Where its journal ends with all entries of the log.
+    pub end: Seq,
+    /// The group's token.
+    pub token: [u8; 16],
+    /// The members of which each may count, oldest first: the last ones in the log, which may not have been agreed on,
+    /// and those before them, which were. During a change of voters a majority of several sets is needed.
+    pub members: Vec<Vec<BTreeSet<NodeId>>>,
+    /// Why the copy must not be used, if it contradicted the majority's.
+    pub quarantine: Option<String>,
+    /// Whether it was being filled, so that some of it is missing.
+    pub is_partial: bool,
+}
+
 /// A group that was founded anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovered {
@@ -155,17 +177,58 @@ pub async fn survey(
     places: Places,
     settings: &Settings,
 ) -> Result<Standing, Error> {
+    Ok(examine(env, who, key, places, settings).await?.standing)
+}
+
+/// What the replica in these directories has, and who its group was. It must not be open.
+///
+/// # Errors
+/// Those of the stores; [`Error::Foreign`] if there is none.
+pub async fn examine(
+    env: &Env,
+    who: Who,
+    key: &MetaKey,
+    places: Places,
+    settings: &Settings,
+) -> Result<Examined, Error> {
     let opened = open_stores(env, who.shard, key, places, settings).await?;
-    let known = known(&opened, who);
+    let examined = look_into(env, who, &opened).await;
+    let rows = opened.rows.close().await;
+    let log = opened.ledger.store().close().await;
+    let examined = examined?;
+    rows?;
+    log?;
+    Ok(examined)
+}
+
+async fn look_into(env: &Env, who: Who, opened: &Opened) -> Result<Examined, Error> {
+    let identity = known(opened, who)?;
+    let Held { place, quarantine, .. } = opened.held.clone();
+    let place = place.unwrap_or_default();
+    let mut members = vec![place.membership.get_joint_config().clone()];
     let (last, _) = opened.ledger.ends();
+    let mut next = place.applied.map_or(0, |id| id.index + 1);
+    while let Some(to) = last.map(|last| last.index + 1).filter(|to| next < *to) {
+        let entries = opened.ledger.entries(next, to, GROUP_BYTES).await?;
+        let Some(end) = entries.last().map(|entry| entry.log_id.index + 1) else { break };
+        for entry in entries {
+            if let Payload::Membership(change) = entry.payload {
+                members.push(change.get_joint_config().clone());
+            }
+        }
+        next = end;
+    }
+    // A change of members begins once the one before it was agreed on.
+    members.drain(..members.len().saturating_sub(2));
+    let whole = place.whole;
+    let (state, _digests) = State::new(env, opened.rows.clone(), opened.ledger.clone(), place, None);
+    let end = Machine(state).foresee(last).await?.head;
     let standing = Standing {
         term: last.map_or(0, |last| last.leader_id.term),
         index: last.map_or(0, |last| last.index),
         head: opened.rows.position().1,
     };
-    opened.rows.close().await?;
-    opened.ledger.store().close().await?;
-    known.map(|_| standing)
+    Ok(Examined { standing, end, token: identity.token, members, quarantine, is_partial: end < whole })
 }
 
 fn known(opened: &Opened, who: Who) -> Result<Identity, Error> {

@@ -11,7 +11,7 @@ use env::Env;
 use metastore::{Embedded, Entry, ShardStore};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::{Config, Raft, ReadPolicy, SnapshotPolicy};
+use openraft::{Config, Raft, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 
 use crate::Error;
@@ -26,6 +26,7 @@ use crate::watched;
 use crate::wire::{Ask, Reply};
 
 pub(crate) type Library = Raft<Group, Machine>;
+type Metrics = openraft::RaftMetrics<Group>;
 
 /// How often a replica looks after itself.
 const LOOK: Duration = Duration::from_millis(250);
@@ -69,6 +70,8 @@ pub struct Status {
     pub term: u64,
     /// Who votes. During a change of voters the old and the new ones.
     pub voters: Vec<NodeId>,
+    /// How many there are; during a change of voters in the smaller one of the two sets, both of which must agree.
+    pub fewest: usize,
     /// Who follows without a vote.
     pub learners: Vec<NodeId>,
     /// The last log entry here.
@@ -267,6 +270,14 @@ impl Replica {
         self.shared.status.subscribe()
     }
 
+    /// Who votes, and who only follows, by the log as it is at this moment: [`Replica::status`] may say it a moment later.
+    pub fn members(&self) -> (Vec<NodeId>, Vec<NodeId>) {
+        let metrics = self.shared.library.metrics();
+        let now = metrics.borrow_watched();
+        let members = &now.membership_config;
+        (members.voter_ids().collect(), members.membership().learner_ids().collect())
+    }
+
     /// The store of the rows: for what concerns this node alone, such as its mirrors.
     pub fn rows(&self) -> &Arc<Embedded> {
         &self.shared.state.store
@@ -350,7 +361,7 @@ impl Shared {
     }
 
     pub fn leader(&self) -> Option<NodeId> {
-        self.library.metrics().borrow_watched().current_leader
+        leader_of(&self.library.metrics().borrow_watched())
     }
 
     pub fn is_leader(&self) -> bool {
@@ -368,6 +379,10 @@ impl Shared {
     }
 
     pub async fn read_barrier(&self, how: Read, limit: Duration) -> Result<Seen, Error> {
+        #[cfg(feature = "lies")]
+        if self.is_leader() && crate::lies::tells(crate::lies::Lie::StaleRead) {
+            return Ok(self.state.now());
+        }
         let wait = async {
             let index = if self.is_leader() {
                 self.read_index(how).await?
@@ -496,6 +511,11 @@ pub(crate) fn members_failed(error: RaftError<Group, ClientWriteError<Group>>, w
     not_written(error, waited)
 }
 
+/// Who leads. A leader that left the group is called so by the library for ever, since nobody tells it of the next.
+pub(crate) fn leader_of(now: &Metrics) -> Option<NodeId> {
+    now.current_leader.filter(|leader| *leader != now.id || now.state == ServerState::Leader)
+}
+
 async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watched::Receiver<Seen>) {
     let mut metrics = library.metrics();
     drop(library);
@@ -504,10 +524,18 @@ async fn follow_status(shared: Weak<Shared>, library: Library, mut seen: watched
         let status = {
             let now = metrics.borrow_watched();
             Status {
-                leader: now.current_leader,
-                is_leader: now.current_leader == Some(now.id),
+                leader: leader_of(&now),
+                is_leader: leader_of(&now) == Some(now.id),
                 term: now.current_term,
                 voters: now.membership_config.voter_ids().collect(),
+                fewest: now
+                    .membership_config
+                    .membership()
+                    .get_joint_config()
+                    .iter()
+                    .map(|set| set.len())
+                    .min()
+                    .unwrap_or(0),
                 learners: now.membership_config.membership().learner_ids().collect(),
                 last_index: now.last_log_index.unwrap_or(0),
                 applied_index: seen.look().index,

@@ -9,7 +9,7 @@ use base::kv::Batch;
 use base::{Epoch, Seq};
 use crypt::MetaKey;
 use metastore::{Embedded, ShardStore};
-use replicated::{Begin, Error, Read, Replica, Who, read_checkpoint, recover, survey};
+use replicated::{Begin, Error, Read, Replica, Who, examine, read_checkpoint, recover, survey};
 use world::{PATIENCE, SECOND, SHARD, World, journal, node, rows, run, small};
 
 fn batch(serial: u32, len: usize) -> Batch {
@@ -178,8 +178,8 @@ fn members_come_and_go() {
             world.boot(number, Begin::Join { token: world.token }).await.unwrap();
         }
         let leader = world.leader().await;
-        let even = world.replica(leader).set_voters([1, 2, 3, 4].map(node).into(), PATIENCE).await.unwrap_err();
-        assert!(matches!(even, Error::Members { is_transient: false, .. }), "{even}");
+        let many = world.replica(leader).set_voters([1, 2, 3, 4, 5, 6].map(node).into(), PATIENCE).await.unwrap_err();
+        assert!(matches!(many, Error::Members { is_transient: false, .. }), "{many}");
         world.replica(leader).set_voters([1, 2, 3, 4, 5].map(node).into(), PATIENCE).await.unwrap();
         // Two of five may go.
         let gone: Vec<u8> = (1..=5).filter(|number| *number != leader).take(2).collect();
@@ -196,6 +196,24 @@ fn members_come_and_go() {
         let leading = world.lead().await;
         fill(&*leading, 160..165, 300).await;
         assert_eq!(serials(&*leading), (0..165).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_leader_that_left_the_group_leads_nothing_and_knows_it() {
+    run(async {
+        let mut world = World::with_group(4, &[1, 2, 3]).await;
+        world.boot(4, Begin::Join { token: world.token }).await.unwrap();
+        let leader = world.leader().await;
+        let others = (1..=4).filter(|number| *number != leader).map(node).collect();
+        world.replica(leader).set_voters(others, PATIENCE).await.unwrap();
+        let mut status = world.replica(leader).status();
+        let knows =
+            tokio::time::timeout(PATIENCE, status.wait_for(|status| !status.is_leader && status.leader.is_none()));
+        knows.await.expect("it goes on as if it led").unwrap();
+        let next = world.leader().await;
+        assert_ne!(next, leader);
+        fill(&*world.lead().await, 0..5, 300).await;
     });
 }
 
@@ -301,6 +319,10 @@ fn a_lost_majority_is_recovered_from_a_survivor() {
         let (env, key) = (world.env(survivor), MetaKey::new([9; 32]));
         let standing = survey(&env, who, &key, World::places(), &small()).await.unwrap();
         assert!(standing.head >= Seq(44) && standing.term > 0, "{standing:?}");
+        let examined = examine(&env, who, &key, World::places(), &small()).await.unwrap();
+        assert_eq!((examined.standing, examined.end, examined.token), (standing, Seq(45), world.token));
+        assert_eq!(examined.members.last(), Some(&vec![[1, 2, 3].map(node).into()]));
+        assert!(!examined.is_partial && examined.quarantine.is_none());
         assert!(read_checkpoint(&signed, |_, _| false).is_err());
         let checkpoint = read_checkpoint(&signed, |_, signature| *signature == [5; 64]).unwrap();
         let newer = replicated::Checkpoint { seq: Seq(46), ..checkpoint.clone() };

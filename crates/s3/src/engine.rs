@@ -95,7 +95,7 @@ impl Backend for Engine {
     }
 
     async fn commit(&self, bucket: &Bucket, command: Command) -> Result<Outcome> {
-        Ok(self.0.commit(&volume(bucket), command).await?.1)
+        Ok(self.0.commit(&volume(bucket), command).await?)
     }
 
     async fn head(&self, bucket: &Bucket, key: &str, version: Option<VersionId>, body: bool) -> Result<Version> {

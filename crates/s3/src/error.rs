@@ -205,7 +205,7 @@ pub fn of_namespace(error: &namespace::Error) -> Code {
         E::InvalidName { why: "too long", .. } => Code::KeyTooLongError,
         E::InvalidName { .. } => Code::InvalidArgument,
         E::InvalidValue { .. } => Code::InvalidRequest,
-        E::SegmentGone { .. } | E::Broken { .. } | E::Row(_) | E::View(_) => of_kind(error.kind()),
+        E::SegmentGone { .. } | E::Stale { .. } | E::Broken { .. } | E::Row(_) | E::View(_) => of_kind(error.kind()),
     }
 }
 
@@ -216,7 +216,8 @@ impl From<namespace::Error> for Error {
             namespace::Error::Row(_)
             | namespace::Error::View(_)
             | namespace::Error::Broken { .. }
-            | namespace::Error::SegmentGone { .. } => of_store(error.kind(), &error),
+            | namespace::Error::SegmentGone { .. }
+            | namespace::Error::Stale { .. } => of_store(error.kind(), &error),
             namespace::Error::InvalidName { .. } | namespace::Error::InvalidValue { .. } => {
                 Error::new(code, error.to_string())
             }
@@ -286,6 +287,7 @@ mod tests {
             (E::InvalidName { what: "key", why: "empty" }, 400, "InvalidArgument"),
             (E::InvalidValue { what: "body", why: "too long" }, 400, "InvalidRequest"),
             (E::SegmentGone { segment: base::SegmentId([0; 16]) }, 503, "SlowDown"),
+            (E::Stale { made: base::Wall(0) }, 503, "SlowDown"),
             (E::Broken { what: "row" }, 500, "InternalError"),
             (E::View(base::kv::ViewError { kind: Kind::Damaged, text: String::new() }), 500, "InternalError"),
         ];

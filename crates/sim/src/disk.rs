@@ -268,6 +268,18 @@ impl SimDisk {
         state.faults.entry(path.to_path_buf()).or_default().gone = false;
     }
 
+    /// Everything goes, to give its room back: what a run leaves behind may hold the machine for ever.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        let life = state.life + 1;
+        *state = State { life, ..State::default() };
+    }
+
+    /// Whether the device under `path` is pulled out.
+    pub fn is_detached(&self, path: &Path) -> bool {
+        self.state().hidden.contains_key(path)
+    }
+
     /// Sets what the drive under `path` does wrong.
     pub fn set_faults(&self, path: &Path, faults: Faults) {
         self.state().faults.insert(path.to_path_buf(), faults);

@@ -7,6 +7,39 @@ use env::BoxFuture;
 
 use crate::error::{Error, Result};
 
+/// Room that is made for a body on its sender's word.
+const COLLECT_ROOM_BYTES: u64 = 1 << 20;
+
+/// Compares a body's length with what was said of it, as it comes.
+pub(crate) struct Count {
+    taken: u64,
+    said: Option<u64>,
+}
+
+impl Count {
+    /// `first` bytes have come already.
+    pub(crate) fn new(said: Option<u64>, first: usize) -> Count {
+        Count { taken: first as u64, said }
+    }
+
+    /// More came; an error if that is too much.
+    pub(crate) fn add(&mut self, bytes: usize) -> Result<()> {
+        self.taken += bytes as u64;
+        match self.said {
+            Some(said) if self.taken > said => Err(Error::Protocol("a body is longer than was said".into())),
+            _ => Ok(()),
+        }
+    }
+
+    /// It has ended; an error if that is too early.
+    pub(crate) fn end(&self) -> Result<()> {
+        match self.said {
+            Some(said) if self.taken != said => Err(Error::Protocol("a body is shorter than was said".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where the bytes of a body come from. Dropping it says that no more are wanted.
 pub trait BodySource: Send {
     /// The next bytes, never none; `None` at the end. A failure is the last thing.
@@ -42,6 +75,14 @@ impl From<Vec<u8>> for Body {
     fn from(bytes: Vec<u8>) -> Self {
         Body::of(vec![bytes.into()])
     }
+}
+
+fn too_long(len: usize, max: usize) -> Result<()> {
+    if len <= max { Ok(()) } else { Err(Error::TooLong { what: "the body", len: len as u64, max: max as u64 }) }
+}
+
+fn within(bytes: Bytes, max: usize) -> Result<Bytes> {
+    too_long(bytes.len(), max).map(|()| bytes)
 }
 
 impl Body {
@@ -93,15 +134,19 @@ impl Body {
 
     /// All that is left, in one piece; an error if it is more than `max` bytes.
     pub async fn collect(mut self, max: usize) -> Result<Bytes> {
-        let parts = self.gather(max).await?;
-        Ok(match <[Bytes; 1]>::try_from(parts) {
-            Ok([one]) => one,
-            Err(parts) => {
-                let mut all = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
-                parts.iter().for_each(|part| all.extend_from_slice(part));
-                all.freeze()
-            }
-        })
+        let Some(first) = self.next().await.transpose()? else { return Ok(Bytes::new()) };
+        let Some(second) = self.next().await.transpose()? else { return within(first, max) };
+        // Copied as they come, while they are in the processor's cache. A claimed length is not believed in advance.
+        let room = self.len.map_or(0, |len| len.min(max as u64).min(COLLECT_ROOM_BYTES)) as usize;
+        let mut all = BytesMut::with_capacity(room.max(first.len() + second.len()));
+        let mut next = Some(second);
+        all.extend_from_slice(&first);
+        while let Some(part) = next {
+            too_long(all.len() + part.len(), max)?;
+            all.extend_from_slice(&part);
+            next = self.next().await.transpose()?;
+        }
+        Ok(all.freeze())
     }
 
     /// All that is left, in the parts in which it comes; an error if it is more than `max` bytes.
@@ -110,9 +155,7 @@ impl Body {
         while let Some(part) = self.next().await {
             let part = part?;
             len += part.len();
-            if len > max {
-                return Err(Error::TooLong { what: "the body", len: len as u64, max: max as u64 });
-            }
+            too_long(len, max)?;
             parts.push(part);
         }
         Ok(parts)

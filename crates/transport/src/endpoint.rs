@@ -249,11 +249,14 @@ impl Endpoint {
         taken
     }
 
-    /// Shows another key (or a newer certificate) from now on. Connections that were made with the
-    /// old key live until the peers' lists are without it.
+    /// Shows another key (or a newer certificate) from now on. New calls take new connections; those
+    /// under way go on over the old ones, until the peers' lists are without the old key.
     pub fn replace_identity(&self, identity: Identity) -> Result<()> {
         self.core.carrier.rekey(identity.key.clone())?;
         *lock(&self.core.identity) = identity;
+        for peer in lock(&self.core.peers).values() {
+            peer.renew();
+        }
         Ok(())
     }
 

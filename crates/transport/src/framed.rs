@@ -28,24 +28,39 @@ const IDLE_READ_BYTES: usize = 4 << 10;
 /// Slices for one write.
 const SLICES_MAX: usize = 64;
 
-/// When something last came from a peer, over any of its connections.
+/// When something last came from a peer: over one connection, and over any.
 #[derive(Clone)]
 pub(crate) struct Heard {
     env: Env,
     at: Arc<AtomicU64>,
+    of_any: Arc<AtomicU64>,
 }
 
 impl Heard {
     pub(crate) fn new(env: &Env) -> Heard {
-        Heard { env: env.clone(), at: Arc::new(AtomicU64::new(env.clock.now().0)) }
+        let now = || Arc::new(AtomicU64::new(env.clock.now().0));
+        Heard { env: env.clone(), at: now(), of_any: now() }
+    }
+
+    /// For one more connection to the same peer.
+    pub(crate) fn of_another(&self) -> Heard {
+        Heard { of_any: self.of_any.clone(), ..Heard::new(&self.env) }
     }
 
     pub(crate) fn note(&self) {
-        self.at.store(self.env.clock.now().0, Relaxed);
+        let now = self.env.clock.now().0;
+        self.at.store(now, Relaxed);
+        self.of_any.store(now, Relaxed);
     }
 
+    /// Over this connection.
     pub(crate) fn last(&self) -> Instant {
         Instant(self.at.load(Relaxed))
+    }
+
+    /// Over any connection to the peer.
+    pub(crate) fn last_of_any(&self) -> Instant {
+        Instant(self.of_any.load(Relaxed))
     }
 }
 
@@ -124,6 +139,11 @@ impl FrameReader {
         self.buffer.advance(HEADER_BYTES);
         let payload = self.buffer.split_to(header.len as usize).freeze();
         Some(Frame { header, payload })
+    }
+
+    /// When something last came over this connection.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.clone()
     }
 
     /// Lets the room go that a body took: an idle connection keeps next to nothing.

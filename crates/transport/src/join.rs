@@ -32,6 +32,18 @@ pub struct Joiner {
     pub address: SocketAddr,
 }
 
+/// What became of a ticket so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketUse {
+    /// Nobody has joined with it.
+    Fresh,
+    /// This very key has: its answer may have been lost, so it may ask again, even after the ticket
+    /// expired.
+    Same,
+    /// Another key has.
+    Other,
+}
+
 /// What lets machines join: a node that has the root key at hand.
 pub trait Host: Send + Sync + 'static {
     /// The secret that a ticket of this claim has ([`Claim::secret`]); `None` if this node can't
@@ -39,8 +51,8 @@ pub trait Host: Send + Sync + 'static {
     fn secret(&self, claim: &Claim) -> Option<[u8; 16]>;
     /// The cluster's root key.
     fn root(&self) -> PublicKey;
-    /// Whether somebody has joined with the ticket.
-    fn is_used(&self, claim: &Claim) -> BoxFuture<'_, std::result::Result<bool, Fault>>;
+    /// Who, if anybody, has joined with the ticket that `key` shows.
+    fn ticket_use(&self, claim: &Claim, key: &PublicKey) -> BoxFuture<'_, std::result::Result<TicketUse, Fault>>;
     /// Signs the joiner in: marks the ticket as used durably, then answers whatever a new member
     /// needs (its certificate, the member list, …). The same key asking again with the same ticket
     /// should get the same answer: the first one may have been lost on its way.
@@ -77,6 +89,7 @@ pub async fn join(
             Some(Ok(joining)) => return Ok(joining),
             // No other node will say anything else.
             Some(Err(Error::Refused { reason: Refused::Ticket(error), .. })) => return Err(error.into()),
+            Some(Err(Error::Remote(fault))) if is_final(fault.kind) => return Err(fault.into()),
             Some(Err(error)) => why.push(format!("{address}: {error}")),
             None => why.push(format!("{address}: no answer in {} s", limit.as_secs())),
         }
@@ -85,6 +98,12 @@ pub async fn join(
         true => Err(Error::Join("the ticket has no address: make one on a node that others can reach".into())),
         false => Err(Error::Join(format!("none of the ticket's addresses let this machine in ({})", why.join("; ")))),
     }
+}
+
+/// Whether a host's reason is about the machine that joins, and not about the host.
+fn is_final(kind: base::Kind) -> bool {
+    use base::Kind::{Conflict, Denied, Exists, Invalid, Missing};
+    matches!(kind, Denied | Invalid | Exists | Conflict | Missing)
 }
 
 async fn join_at(

@@ -15,12 +15,12 @@ use wire::Fault;
 use wire::frame::{Kind, LEN_UNKNOWN, RequestHead, ResponseHead, millis};
 use wire::greet::Class;
 
-use crate::body::{Body, BodySource};
+use crate::body::{Body, BodySource, Count};
 use crate::call::{Call, Reply};
 use crate::error::{Error, Result};
 use crate::framed::{Frame, FrameReader, FrameWriter};
 use crate::mux::reply;
-use crate::peer::{InFlight, Peer};
+use crate::peer::{InFlight, Made, Peer};
 use crate::server::stream::{INLINE_STREAM_MAX, send_body};
 
 /// A cancelled call's connection is kept if its end comes within this time …
@@ -38,13 +38,16 @@ pub(crate) struct Conn {
     pub(crate) key: PublicKey,
     /// The peer's count of failures when it was made: older ones are thrown away.
     pub(crate) failures: u64,
+    /// With which of both sides' keys it was made; see [`Peer::renew`].
+    pub(crate) generation: u64,
     pub(crate) idle_since: Instant,
     last_call: u32,
 }
 
 impl Conn {
-    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, key: PublicKey, failures: u64, now: Instant) -> Conn {
-        Conn { reader, writer, key, failures, idle_since: now, last_call: 0 }
+    pub(crate) fn new(reader: FrameReader, writer: FrameWriter, key: PublicKey, made: Made, now: Instant) -> Conn {
+        let Made { failures, generation } = made;
+        Conn { reader, writer, key, failures, generation, idle_since: now, last_call: 0 }
     }
 
     /// Whether it is still open and silent, as an idle one is.
@@ -144,7 +147,7 @@ impl Lease {
             let len = (head.body_len != LEN_UNKNOWN).then_some(head.body_len);
             let head = frame.payload.slice(at - head.head.len()..at);
             let first = frame.payload.slice(at..);
-            let rest = Outgoing { taken: first.len() as u64, len, lease: self };
+            let rest = Outgoing { count: Count::new(len, first.len()), lease: self };
             return Ok(Reply { head, body: Body::stream_after(len, first, rest) });
         }
         let reply = reply(self.peer.node, frame.header.kind, &frame.payload)?;
@@ -224,8 +227,7 @@ async fn first_frame(reader: &mut FrameReader, id: u32) -> Result<Frame> {
 /// A response's body as it comes.
 struct Outgoing {
     lease: Lease,
-    taken: u64,
-    len: Option<u64>,
+    count: Count,
 }
 
 impl Outgoing {
@@ -247,18 +249,14 @@ impl Outgoing {
             };
             match frame.header.kind {
                 Kind::Data => {
-                    self.taken += frame.payload.len() as u64;
-                    if self.len.is_some_and(|len| self.taken > len) {
-                        return self.fail(Error::Protocol("a body is longer than was said".into()));
-                    }
-                    return Some(Ok(frame.payload));
+                    return match self.count.add(frame.payload.len()) {
+                        Ok(()) => Some(Ok(frame.payload)),
+                        Err(error) => self.fail(error),
+                    };
                 }
                 Kind::End => {
                     self.lease.settle();
-                    if self.len.is_some_and(|len| self.taken != len) {
-                        return Some(Err(Error::Protocol("a body is shorter than was said".into())));
-                    }
-                    return None;
+                    return self.count.end().err().map(Err);
                 }
                 Kind::Error => {
                     self.lease.settle();

@@ -36,7 +36,7 @@ pub use call::{Call, Reply};
 pub use carrier::{Carrier, Door, Knock, Secured, Target};
 pub use endpoint::{Addresses, Endpoint, Identity, Stats};
 pub use error::{Error, Result};
-pub use join::{Host, Joiner, Joining, join};
+pub use join::{Host, Joiner, Joining, TicketUse, join};
 pub use service::{Caller, Request, Response, Service, ServiceId, Services};
 pub use settings::Settings;
 pub use tcp::TcpCarrier;

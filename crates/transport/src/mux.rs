@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use base::NodeId;
+use base::{Instant, NodeId};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,31 +16,50 @@ use crate::body::Body;
 use crate::call::{Call, Reply};
 use crate::endpoint::{Core, lock};
 use crate::error::{Error, Result};
-use crate::framed::{Frame, FrameReader, FrameWriter};
+use crate::framed::{Frame, FrameReader, FrameWriter, Heard};
 use crate::server::control::{OUT_MAX, Out, send_all};
+
+/// How long calls may go on over a control connection that new ones don't take any more …
+const RETIRE_MAX: Duration = Duration::from_secs(10);
+/// … and how often it is looked whether there are any.
+const RETIRE_LOOK: Duration = Duration::from_millis(500);
 
 type Answer = oneshot::Sender<Result<Reply>>;
 
 /// One connection.
 pub(crate) struct Mux {
     node: NodeId,
+    /// With which of both sides' keys it was made; see [`crate::peer::Made`].
+    pub(crate) generation: u64,
     out: mpsc::Sender<Out>,
     /// `None` once the connection has ended.
     pending: Mutex<Option<BTreeMap<u32, Answer>>>,
     next: AtomicU32,
     ended: watch::Sender<bool>,
+    heard: Heard,
+    /// The first ping that nothing was heard after.
+    pinged: Mutex<Option<Instant>>,
 }
 
 impl Mux {
     /// Begins to serve a greeted connection.
-    pub(crate) fn start(core: &Arc<Core>, node: NodeId, reader: FrameReader, writer: FrameWriter) -> Arc<Mux> {
+    pub(crate) fn start(
+        core: &Arc<Core>,
+        node: NodeId,
+        generation: u64,
+        reader: FrameReader,
+        writer: FrameWriter,
+    ) -> Arc<Mux> {
         let (out, outbox) = mpsc::channel(OUT_MAX);
         let mux = Arc::new(Mux {
             node,
+            generation,
             out,
             pending: Mutex::new(Some(BTreeMap::new())),
             next: AtomicU32::new(1),
             ended: watch::Sender::new(false),
+            heard: reader.heard(),
+            pinged: Mutex::default(),
         });
         core.env.spawn("control connection", run(core.clone(), mux.clone(), reader, writer, outbox));
         mux
@@ -56,15 +76,40 @@ impl Mux {
         *lock(&self.pending) = None;
     }
 
+    /// Ends it once no call is under way, at the latest after [`RETIRE_MAX`]. Nobody may find it any
+    /// more for new ones.
+    pub(crate) fn retire(self: Arc<Self>, core: &Core) {
+        let clock = core.env.clock.clone();
+        core.env.spawn("retire a control connection", async move {
+            let from = clock.now();
+            // Not at once: somebody may just have found it, and be about to call.
+            while self.is_open() && clock.now().since(from) < RETIRE_MAX {
+                clock.sleep(RETIRE_LOOK).await;
+                if self.load() == 0 {
+                    break;
+                }
+            }
+            self.end();
+        });
+    }
+
     /// Calls under way.
     pub(crate) fn load(&self) -> usize {
         lock(&self.pending).as_ref().map_or(usize::MAX, BTreeMap::len)
     }
 
-    /// Asks whether the peer is there; the answer shows as something heard.
-    pub(crate) fn ping(&self) {
+    /// Asks whether the peer is there; the answer shows as something heard. Gives how long nothing was heard
+    /// on this connection since it was asked so.
+    pub(crate) fn ping(&self, now: Instant) -> Duration {
+        let heard = self.heard.last();
+        let mut pinged = lock(&self.pinged);
+        let first = *pinged.get_or_insert(now);
+        *pinged = Some(if heard > first { now } else { first });
+        let silent = pinged.map_or(Duration::ZERO, |first| now.since(first));
+        drop(pinged);
         // A full queue is being sent: that is as good as a ping.
         let _ = self.out.try_send(Out::frame(Kind::Ping, 0, Bytes::new()));
+        silent
     }
 
     /// One call; the caller limits the time. Dropping it cancels it at the peer.

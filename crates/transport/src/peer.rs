@@ -1,14 +1,16 @@
 //! Another node, as this one sees it: its connections, and whether it is there.
 //!
 //! Invariants:
-//! 1. While calls are under way the peer is pinged on a control connection; whatever comes from
-//!    it, on any connection, shows that it lives. Silence ends all its calls at once.
+//! 1. While calls are under way the peer is pinged on its control connections; whatever comes from
+//!    it, on any connection, shows that it lives. Silence ends all its calls at once. A connection that stays
+//!    silent by itself, for twice as long, is given up with all that are as old: somebody on the way forgot them.
 //! 2. While it is down calls fail at once; somebody looks for it all the same.
-//! 3. No connection outlives the membership of the key that it was made with.
+//! 3. No connection outlives the membership of the node. One that was made with a key that was replaced since,
+//!    the peer's or this node's own, takes no new calls; those under way on it may end.
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use crate::mux::Mux;
 const LOOK_MIN: Duration = Duration::from_millis(100);
 /// … and at the longest this seldom.
 const LOOK_MAX: Duration = Duration::from_secs(1);
+/// Keys are replaced seldom: dialling is repeated for that reason this often.
+const DIALS_MAX: usize = 3;
 /// A peer that nobody has asked for so long isn't looked for.
 const FORGOTTEN: Duration = Duration::from_secs(30);
 
@@ -59,6 +63,13 @@ struct State {
     reached: bool,
 }
 
+/// When a connection was begun: what happened since tells whether it is still good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub(crate) failures: u64,
+    pub(crate) generation: u64,
+}
+
 pub(crate) struct Peer {
     pub(crate) core: Arc<Core>,
     pub(crate) node: NodeId,
@@ -72,6 +83,8 @@ pub(crate) struct Peer {
     wake: Notify,
     asked: Mutex<base::Instant>,
     keys: Mutex<BTreeSet<PublicKey>>,
+    /// Raised when a key of this node or of the peer is replaced.
+    generation: AtomicU64,
     cancelled: mpsc::Sender<(Class, Conn)>,
 }
 
@@ -109,6 +122,7 @@ impl Peer {
             wake: Notify::new(),
             asked: Mutex::new(core.env.clock.now()),
             keys: Mutex::default(),
+            generation: AtomicU64::new(0),
             core,
         }
     }
@@ -120,7 +134,7 @@ impl Peer {
 
     /// Has a cancelled call's connection brought to a state in which it can be used again.
     pub(crate) fn cancel(&self, class: Class, conn: Conn) {
-        if !self.is_stale(conn.failures, &conn.key) {
+        if !self.is_worn(&conn) {
             let _ = self.cancelled.try_send((class, conn));
         }
     }
@@ -151,12 +165,17 @@ impl Peer {
         let in_flight = self.begin();
         let done = match call.class {
             Class::Control => self.guard(limit, self.call_control(call)).await,
-            Class::Small | Class::Bulk => {
+            class @ (Class::Small | Class::Bulk) => {
                 let work = async {
-                    let lease = self.lease(call.class, in_flight).await?;
+                    let lease = self.lease(class, in_flight).await?;
                     lease.exchange(call).await
                 };
-                self.guard(limit, work).await
+                let done = self.guard(limit, work).await;
+                if matches!(done, Err(Error::Deadline { .. })) {
+                    // If somebody on the way forgot that connection, then the idle ones as well.
+                    lock(&self.pool(class).idle).clear();
+                }
+                done
             }
         };
         done.and_then(|done| done).map_err(|error| error.of(self.node))
@@ -196,7 +215,7 @@ impl Peer {
         for slot in &self.muxes {
             // A slot that is locked is being dialled.
             let Ok(slot_now) = slot.try_lock() else { continue };
-            match slot_now.as_ref().filter(|mux| mux.is_open()) {
+            match slot_now.as_ref().filter(|mux| self.is_good(mux)) {
                 Some(mux) if best.as_ref().is_none_or(|(load, _)| mux.load() < *load) => {
                     best = Some((mux.load(), mux.clone()));
                 }
@@ -215,18 +234,42 @@ impl Peer {
 
     async fn dial_mux(&self, slot: &tokio::sync::Mutex<Option<Arc<Mux>>>) -> Result<Arc<Mux>> {
         let mut slot = slot.lock().await;
-        if let Some(mux) = slot.as_ref().filter(|mux| mux.is_open()) {
+        if let Some(mux) = slot.as_ref().filter(|mux| self.is_good(mux)) {
             return Ok(mux.clone());
         }
-        let failures = self.state.borrow().failures;
-        let (greeted, key) = self.dial(Class::Control).await?;
-        let mux = Mux::start(&self.core, self.node, greeted.reader, greeted.writer);
-        if self.is_stale(failures, &key) {
-            mux.end();
-            return Err(self.unreachable("it went down while it was connected to"));
+        // Keys may be replaced while it is dialled: then once more, with the new ones.
+        for _ in 0..DIALS_MAX {
+            let made = self.now();
+            let (greeted, key) = self.dial(Class::Control).await?;
+            let mux = Mux::start(&self.core, self.node, made.generation, greeted.reader, greeted.writer);
+            if self.state.borrow().failures != made.failures {
+                mux.end();
+                break;
+            }
+            if self.is_stale(made.failures, &key) || self.now() != made {
+                mux.end();
+                continue;
+            }
+            if let Some(old) = slot.replace(mux.clone()) {
+                old.retire(&self.core);
+            }
+            return Ok(mux);
         }
-        *slot = Some(mux.clone());
-        Ok(mux)
+        Err(self.unreachable("it went down while it was connected to"))
+    }
+
+    fn now(&self) -> Made {
+        Made { failures: self.state.borrow().failures, generation: self.generation.load(Relaxed) }
+    }
+
+    /// Whether a control connection takes new calls.
+    fn is_good(&self, mux: &Mux) -> bool {
+        mux.is_open() && mux.generation == self.generation.load(Relaxed)
+    }
+
+    /// Whether a connection may not serve another call.
+    fn is_worn(&self, conn: &Conn) -> bool {
+        conn.generation != self.generation.load(Relaxed) || self.is_stale(conn.failures, &conn.key)
     }
 
     fn is_stale(&self, failures: u64, key: &PublicKey) -> bool {
@@ -247,9 +290,9 @@ impl Peer {
         let conn = match self.take_idle(pool) {
             Some(conn) => conn,
             None => {
-                let failures = self.state.borrow().failures;
+                let made = self.now();
                 let (greeted, key) = self.dial(class).await?;
-                Conn::new(greeted.reader, greeted.writer, key, failures, self.core.env.clock.now())
+                Conn::new(greeted.reader, greeted.writer, key, made, self.core.env.clock.now())
             }
         };
         Ok(Lease::new(self.clone(), class, conn, permit, in_flight))
@@ -270,7 +313,7 @@ impl Peer {
         let mut idle = lock(&pool.idle);
         while let Some(mut conn) = idle.pop() {
             let young = now.since(conn.idle_since) < self.core.settings.pooled;
-            if young && !self.is_stale(conn.failures, &conn.key) && conn.is_quiet() {
+            if young && !self.is_worn(&conn) && conn.is_quiet() {
                 return Some(conn);
             }
         }
@@ -280,7 +323,7 @@ impl Peer {
     /// The connection can serve another call.
     pub(crate) fn put_back(&self, class: Class, mut conn: Conn) {
         let pool = self.pool(class);
-        if self.is_stale(conn.failures, &conn.key) || *self.ended.borrow() {
+        if self.is_worn(&conn) || *self.ended.borrow() {
             return;
         }
         conn.reader.rest();
@@ -331,7 +374,7 @@ impl Peer {
             epoch: self.core.epoch(),
             intent: Intent::Member(certificate),
         };
-        let greeted = introduce(secured, self.heard.clone(), introduction, Some(self.node)).await?;
+        let greeted = introduce(secured, self.heard.of_another(), introduction, Some(self.node)).await?;
         self.core.heard_of(greeted.welcome.epoch);
         Ok((greeted, key))
     }
@@ -369,7 +412,8 @@ impl Peer {
         self.fail(why);
     }
 
-    /// Throws connections away if one was made with a key that isn't the node's any more.
+    /// Takes connections out of use if one was made with a key that isn't the node's any more. Calls
+    /// under way go on: it is the same node, and they would fail for no reason.
     pub(crate) fn keep_keys(&self, now: &[PublicKey]) {
         let stale = {
             let mut keys = lock(&self.keys);
@@ -378,8 +422,23 @@ impl Peer {
             stale
         };
         if stale {
-            self.state.send_modify(|state| state.failures += 1);
-            self.drop_connections();
+            self.renew();
+        }
+    }
+
+    /// Takes all connections out of use: a key was replaced, the peer's or this node's own. Calls under
+    /// way go on over them.
+    pub(crate) fn renew(&self) {
+        self.generation.fetch_add(1, Relaxed);
+        lock(&self.small.idle).clear();
+        lock(&self.bulk.idle).clear();
+        for slot in &self.muxes {
+            // One that is locked just now is found to be of an older generation.
+            if let Ok(mut slot) = slot.try_lock()
+                && let Some(mux) = slot.take()
+            {
+                mux.retire(&self.core);
+            }
         }
     }
 
@@ -396,7 +455,8 @@ impl Peer {
                     let idle = self.core.settings.ping_idle;
                     let woken = self.core.env.timeout(idle, self.wake.notified()).await;
                     if woken.is_none() {
-                        self.ping_idle();
+                        self.ping_all();
+                        self.look_at_idle();
                     }
                     continue;
                 }
@@ -409,15 +469,26 @@ impl Peer {
         select(ended, work).await;
     }
 
-    /// Keeps open control connections open, and looks at pooled ones.
-    fn ping_idle(&self) {
+    /// Keeps control connections open; gives all up if one is silent by itself.
+    fn ping_all(&self) {
+        let now = self.core.env.clock.now();
+        let mut is_silent = false;
         for slot in &self.muxes {
             if let Ok(slot) = slot.try_lock()
                 && let Some(mux) = slot.as_ref()
+                && mux.ping(now) >= self.core.settings.silence * 2
             {
-                mux.ping();
+                tracing::info!(node = %self.node, "a connection is silent: new ones are made");
+                is_silent = true;
+                mux.end();
             }
         }
+        if is_silent {
+            self.renew();
+        }
+    }
+
+    fn look_at_idle(&self) {
         let now = self.core.env.clock.now();
         for pool in [&self.small, &self.bulk] {
             let keep = |conn: &mut Conn| now.since(conn.idle_since) < self.core.settings.pooled && conn.is_quiet();
@@ -436,13 +507,13 @@ impl Peer {
             Ok(mux) => mux,
             Err(_) => return Ok(()),
         };
-        mux.ping();
-        let asked = asked.max(self.heard.last());
+        self.ping_all();
+        let asked = asked.max(self.heard.last_of_any());
         let look = (silence / 8).min(self.core.settings.ping_every);
         loop {
             self.core.env.clock.sleep(look).await;
             let over = self.core.env.clock.now().since(asked) >= silence;
-            if self.heard.last() > asked || down.borrow().failures != failures {
+            if self.heard.last_of_any() > asked || down.borrow().failures != failures {
                 return Ok(());
             }
             if !mux.is_open() {

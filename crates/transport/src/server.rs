@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use base::{Kind as Blame, NodeId};
+use base::{Kind as Blame, NodeId, Wall};
 use bytes::Bytes;
 use crypt::PublicKey;
 use futures_util::future::{Either, select};
@@ -29,7 +29,7 @@ use wire::{Certificate, Claim, Fault};
 use crate::carrier::{Door, Knock};
 use crate::endpoint::{Core, lock};
 use crate::framed::{FrameReader, FrameWriter, Heard, split};
-use crate::join::{Host, Joiner, answer_head};
+use crate::join::{Host, Joiner, TicketUse, answer_head};
 use crate::service::{Caller, ServiceId};
 
 /// Between two attempts to accept when the system has no more file handles.
@@ -326,7 +326,7 @@ async fn admit_joiner(core: &Core, hello: &Hello, shown: Shown<'_>, writer: &mut
         return None;
     }
     // It has a ticket of ours: from here on it may hear what is wrong.
-    let checked = check_ticket(core, host.as_ref(), hello, shown.claim, certificate).await;
+    let checked = check_ticket(core, host.as_ref(), hello, &shown, certificate).await;
     let (version, certificate) = match checked {
         Ok(checked) => checked,
         Err(refused) => {
@@ -343,14 +343,16 @@ async fn check_ticket(
     core: &Core,
     host: &dyn Host,
     hello: &Hello,
-    claim: &Claim,
+    shown: &Shown<'_>,
     certificate: Option<Certificate>,
 ) -> Result<(u16, Certificate), Refused> {
     let versions = &core.settings.versions;
     let version = greet::agree(versions, &hello.versions).ok_or_else(|| Refused::Versions(versions.clone()))?;
     let cluster = core.trust.borrow().cluster();
-    let used = host.is_used(claim).await.map_err(|_| Refused::NoHost)?;
-    claim.check(cluster, core.env.clock.wall(), used).map_err(Refused::Ticket)?;
+    let used = host.ticket_use(shown.claim, &shown.key).await.map_err(|_| Refused::NoHost)?;
+    // Who joined with it in time may ask again later.
+    let now = if used == TicketUse::Same { Wall(0) } else { core.env.clock.wall() };
+    shown.claim.check(cluster, now, used == TicketUse::Other).map_err(Refused::Ticket)?;
     Ok((version, certificate.ok_or(Refused::NoHost)?))
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use base::{Kind, Kinded};
-use common::world::sim;
+use common::world::{number_tasks_anew, sim};
 use common::{HANG, Town, echo, next, node, zeros};
 use transport::{Body, Call, Class, Endpoint, Settings};
 
@@ -43,11 +43,9 @@ fn builder(seed: u64) -> turmoil::Builder {
     builder
 }
 
-/// What a test does to the network between 1 and 2: breaks it, or mends it.
-type Act = fn();
-
-fn notices(fault: Act, heal: Act) {
-    let mut world = builder(1).build();
+/// A world in which node 2 listens.
+fn with_another(seed: u64) -> (turmoil::Sim<'static>, Arc<Town>) {
+    let mut world = builder(seed).build();
     let town = Arc::new(Town::new());
     let there = town.clone();
     world.host(name(2), move || {
@@ -59,6 +57,14 @@ fn notices(fault: Act, heal: Act) {
             std::future::pending().await
         }
     });
+    (world, town)
+}
+
+/// What a test does to the network between 1 and 2: breaks it, or mends it.
+type Act = fn();
+
+fn notices(fault: Act, heal: Act) {
+    let (mut world, town) = with_another(1);
     world.client(name(1), async move {
         let env = sim(1);
         fill(&town, &[1, 2]);
@@ -112,6 +118,44 @@ fn a_split_is_noticed_within_two_seconds_and_its_end_too() {
 fn a_split_in_one_direction_is_noticed_too() {
     notices(|| turmoil::partition_oneway(name(1), name(2)), || turmoil::repair_oneway(name(1), name(2)));
     notices(|| turmoil::partition_oneway(name(2), name(1)), || turmoil::repair_oneway(name(2), name(1)));
+}
+
+#[test]
+fn a_connection_that_somebody_on_the_way_forgot_is_given_up_though_its_peer_lives() {
+    let (mut world, town) = with_another(5);
+    world.client(name(1), async move {
+        let env = sim(1);
+        fill(&town, &[1, 2]);
+        let one = town.start(&env, Settings::default(), 1, town.list(1, &[1, 2], &[]), here()).await;
+        let ask =
+            |class, ms| one.call(node(2), echo(class, b"x", Body::empty()).with_timeout(Duration::from_millis(ms)));
+        for class in [Class::Control, Class::Small] {
+            ask(class, 1000).await.unwrap();
+        }
+        // What is lost here is never sent again: that connection is dead, and no other.
+        turmoil::partition(name(1), name(2));
+        ask(Class::Control, 50).await.unwrap_err();
+        turmoil::repair(name(1), name(2));
+        let others = async {
+            loop {
+                ask(Class::Small, 1000).await.unwrap();
+                env.clock.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let asked = async {
+            let began = env.clock.now();
+            while ask(Class::Control, 500).await.is_err() {}
+            env.clock.now().since(began)
+        };
+        let took = match futures_util::future::select(std::pin::pin!(others), std::pin::pin!(asked)).await {
+            futures_util::future::Either::Left((never, _)) => never,
+            futures_util::future::Either::Right((took, _)) => took,
+        };
+        assert!(took < Duration::from_millis(3000), "given up after {took:?}");
+        assert_eq!(one.is_up(node(2)), Some(true));
+        Ok(())
+    });
+    world.run().unwrap();
 }
 
 #[test]
@@ -173,6 +217,7 @@ fn now_ms() -> u64 {
 
 /// Asks others at random, for ever.
 async fn live(seed: u64, me: u8, seeds: &'static [u8], town: Arc<Town>, log: Arc<Log>) -> turmoil::Result {
+    number_tasks_anew();
     let boot = log.boots.fetch_add(1, SeqCst);
     let mut chance = seed ^ u64::from(me) << 32 ^ boot << 40;
     let env = sim(next(&mut chance));

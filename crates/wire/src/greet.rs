@@ -236,7 +236,7 @@ impl Refused {
         match self {
             Refused::Versions(versions) => to.u8(1).u16(*versions.start()).u16(*versions.end()),
             Refused::Ticket(crate::TicketError::Used) => to.u8(2),
-            Refused::Ticket(crate::TicketError::Expired { at }) => to.u8(3).u64(at.0),
+            Refused::Ticket(crate::TicketError::Expired { at, now }) => to.u8(3).u64(at.0).u64(now.0),
             Refused::Ticket(crate::TicketError::OtherCluster { cluster }) => to.u8(4).raw(&cluster.0),
             // Whoever shows any other wrong ticket is told nothing; this is never sent.
             Refused::Ticket(_) => to.u8(0),
@@ -255,7 +255,10 @@ impl Refused {
         Ok(match from.u8("reason")? {
             1 => Refused::Versions(versions(&mut from)?),
             2 => Refused::Ticket(crate::TicketError::Used),
-            3 => Refused::Ticket(crate::TicketError::Expired { at: base::Wall(from.u64("expiry")?) }),
+            3 => Refused::Ticket(crate::TicketError::Expired {
+                at: base::Wall(from.u64("expiry")?),
+                now: base::Wall(from.u64("time")?),
+            }),
             4 => Refused::Ticket(crate::TicketError::OtherCluster { cluster: base::ClusterId(from.array("cluster")?) }),
             5 => Refused::Twin,
             6 => Refused::NoHost,

@@ -52,10 +52,16 @@ pub enum TicketError {
         version: u8,
     },
     /// Its time is over.
-    #[error("the ticket expired at {}: get a new one from `abide invite`", .at.rfc3339())]
+    #[error(
+        "the ticket expired at {}, and the clock of the node that was asked says {}: get a new one from `abide invite`, \
+         or set that clock right",
+        .at.rfc3339(), .now.rfc3339()
+    )]
     Expired {
         /// When.
         at: Wall,
+        /// What time it is for who says so: clocks may be years off.
+        now: Wall,
     },
     /// Somebody joined with it.
     #[error("the ticket was used already, each lets one machine join: get a new one from `abide invite`")]
@@ -130,7 +136,7 @@ impl Claim {
             return Err(TicketError::Used);
         }
         if now >= self.expires {
-            return Err(TicketError::Expired { at: self.expires });
+            return Err(TicketError::Expired { at: self.expires, now });
         }
         Ok(())
     }
@@ -328,7 +334,10 @@ mod tests {
         let claim = ticket.claim;
         let (before, after) = (Wall(claim.expires.0 - 1), claim.expires);
         assert_eq!(claim.check(ClusterId([1; 16]), before, false), Ok(()));
-        assert_eq!(claim.check(ClusterId([1; 16]), after, false), Err(TicketError::Expired { at: claim.expires }));
+        assert_eq!(
+            claim.check(ClusterId([1; 16]), after, false),
+            Err(TicketError::Expired { at: claim.expires, now: after })
+        );
         assert_eq!(claim.check(ClusterId([1; 16]), after, true), Err(TicketError::Used));
         let other = TicketError::OtherCluster { cluster: ClusterId([1; 16]) };
         assert_eq!(claim.check(ClusterId([3; 16]), before, false), Err(other));

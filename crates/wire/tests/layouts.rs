@@ -43,7 +43,7 @@ fn refusals() -> Vec<Refused> {
     vec![
         Refused::Versions(3..=4),
         Refused::Ticket(TicketError::Used),
-        Refused::Ticket(TicketError::Expired { at: Wall(1_800_000_000_000) }),
+        Refused::Ticket(TicketError::Expired { at: Wall(1_800_000_000_000), now: Wall(1_800_000_000_001) }),
         Refused::Ticket(TicketError::OtherCluster { cluster: ClusterId([7; 16]) }),
         Refused::Twin,
         Refused::NoHost,

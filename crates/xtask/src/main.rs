@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 mod check;
 mod clients;
+mod cluster;
 mod run;
 
 const HELP: &str = "\
@@ -16,6 +17,7 @@ cargo xtask COMMAND
   test                 check, every test, real third-party clients, the independent reader
   test --fast          only what cargo runs: no third-party clients, no real processes
   sim [SEED [COUNT]]   simulated storms from SEED on, COUNT of them (default: 1 1000)
+  dev-cluster N        N real nodes on this machine until Ctrl-C (`dev-cluster --help`)
   clients              installs the third-party clients that the tests use into target/clients
 ";
 
@@ -27,6 +29,7 @@ fn main() -> ExitCode {
         ["test"] => check::all().and_then(|()| run::cargo_tests()).and_then(|()| run::outside_tests()),
         ["test", "--fast"] => check::all().and_then(|()| run::cargo_tests()),
         ["sim", rest @ ..] => run::sim(rest),
+        ["dev-cluster", rest @ ..] => cluster::dev_cluster(rest),
         ["clients"] => clients::install().map(|_| ()),
         _ => {
             print!("{HELP}");

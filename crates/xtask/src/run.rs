@@ -18,16 +18,6 @@ pub fn step(what: &str, command: &mut Command) -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("{what}: failed ({status})")) }
 }
 
-/// As [`step`], once more if it fails: real clocks and processes share the machine with others. What
-/// passed only then is said, to be looked into.
-fn step_or_again(what: &str, mut command: impl FnMut() -> Command) -> Result<(), String> {
-    let Err(first) = step(what, &mut command()) else { return Ok(()) };
-    println!("\n== {first}: once more");
-    step(what, &mut command())?;
-    println!("\n== {what}: passed only at the second try, look into the first");
-    Ok(())
-}
-
 /// Cargo's own command with arguments.
 pub fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -42,10 +32,10 @@ fn has_nextest() -> bool {
 /// Every test that cargo knows, the 200 simulated seeds among them.
 pub fn cargo_tests() -> Result<(), String> {
     if has_nextest() {
-        step("tests", &mut cargo(&["nextest", "run", "--workspace", "--retries", "1"]))?;
+        step("tests", &mut cargo(&["nextest", "run", "--workspace"]))?;
         step("documentation's tests", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
     } else {
-        step_or_again("tests", || cargo(&["test", "--workspace", "--quiet"]))
+        step("tests", &mut cargo(&["test", "--workspace", "--quiet"]))
     }
 }
 
@@ -57,6 +47,7 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("the independent reader", "tests/reader/test_reader.py"),
     ("kill -9 under load", "tests/crash/kill_nine.py"),
     ("real clients while two drives vanish", "tests/clients/run.py"),
+    ("real clients while nodes are killed, hung, cut off and restarted", "tests/cluster/run.py --parts spread"),
 ];
 
 /// Tests with the real binary, real clients and the independent reader.
@@ -70,26 +61,28 @@ pub fn outside_tests() -> Result<(), String> {
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )
     .map_err(|error| format!("PATH: {error}"))?;
-    for (what, script) in OUTSIDE {
+    for (what, line) in OUTSIDE {
+        let mut words = line.split(' ');
+        let script = words.next().unwrap_or_default();
         if !root().join(script).exists() {
             return Err(format!("{what}: {script} is missing"));
         }
-        step_or_again(what, || {
-            let mut command = Command::new(&python);
-            command.arg(script).env("PATH", &path);
-            command
-        })?;
+        // Once: a byte that is lost only now and then is lost.
+        step(what, Command::new(&python).arg(script).args(words).env("PATH", &path))?;
     }
-    s3tests(&path)
+    s3tests(&python, &path)
 }
 
-/// The ratchet over ceph/s3-tests, where a clone is at hand.
-fn s3tests(path: &std::ffi::OsStr) -> Result<(), String> {
+/// The ratchet over ceph/s3-tests, where a clone is at hand: one machine, then a cluster that lacks a node.
+fn s3tests(python: &Path, path: &std::ffi::OsStr) -> Result<(), String> {
     let Some(clone) = std::env::var_os("S3TESTS") else {
         println!("\n== ceph/s3-tests: S3TESTS names no clone, so the ratchet is not run here");
         return Ok(());
     };
-    step("ceph/s3-tests ratchet", Command::new("tests/s3tests/run").env("S3TESTS", clone).env("PATH", path))
+    step("ceph/s3-tests ratchet", Command::new("tests/s3tests/run").env("S3TESTS", &clone).env("PATH", path))?;
+    let mut cluster = Command::new(python);
+    cluster.arg("tests/cluster/ratchet.py").env("S3TESTS", &clone).env("PATH", path);
+    step("ceph/s3-tests ratchet, five nodes of which one is down", &mut cluster)
 }
 
 /// Simulated storms: `sim [SEED [COUNT]]`.
@@ -98,8 +91,20 @@ pub fn sim(words: &[&str]) -> Result<(), String> {
     let count = words.get(1).copied().unwrap_or("1000");
     step(
         "simulated storms",
-        cargo(&["test", "--profile", "storm", "-p", "sim", "--test", "storms", "--", "--nocapture"])
-            .env("ABIDE_SIM_SEED", seed)
-            .env("ABIDE_SIM_COUNT", count),
+        cargo(&[
+            "test",
+            "--profile",
+            "storm",
+            "-p",
+            "sim",
+            "--test",
+            "storms",
+            "--test",
+            "cluster_storms",
+            "--",
+            "--nocapture",
+        ])
+        .env("ABIDE_SIM_SEED", seed)
+        .env("ABIDE_SIM_COUNT", count),
     )
 }

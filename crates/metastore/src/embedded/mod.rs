@@ -85,6 +85,9 @@ pub struct Options {
     pub retain_entries: Option<u64>,
     /// Who is told of new member sets.
     pub on_members: Option<OnMembers>,
+    /// The epoch after which the member sets of a shard that is being made are counted: higher than any that drives
+    /// could remember of one that was there before, under the same number.
+    pub members_after: u64,
 }
 
 impl Default for Options {
@@ -98,6 +101,7 @@ impl Default for Options {
             reserve_bytes: 16 * 1024 * 1024,
             retain_entries: None,
             on_members: None,
+            members_after: 0,
         }
     }
 }

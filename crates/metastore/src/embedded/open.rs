@@ -215,7 +215,8 @@ fn choose(asked: &Asked, sides: &mut Vec<Arc<Side>>) -> Result<(MemberSet, bool)
             return Err(Error::damaged("the directories hold logs but no member set"));
         }
         *sides = known.into_iter().map(|(side, _)| side).collect();
-        let none = MemberSet { shard: asked.shard, generation: GENERATION, ..MemberSet::default() };
+        let epoch = Epoch(asked.options.members_after);
+        let none = MemberSet { shard: asked.shard, generation: GENERATION, epoch, ..MemberSet::default() };
         return Ok((none, true));
     };
     if let Some((side, set)) = known.iter().find_map(|(side, set)| {

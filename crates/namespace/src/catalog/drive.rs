@@ -1,7 +1,7 @@
 //! Drives, policies, placement groups, the cluster's id and settings.
 
 use base::kv::{Batch, View};
-use base::{ClusterId, DriveId, GroupId, PolicyId, Wall};
+use base::{ClusterId, DriveId, GroupId, NodeId, PolicyId, Wall};
 use codec::{Reader, Versioned, Writer};
 
 use super::bucket::TEXT_BYTES_MAX;
@@ -35,18 +35,23 @@ pub struct DriveRow {
     pub size: u64,
     /// When it joined.
     pub added: Wall,
+    /// The node that it is on; not known before the store knows nodes.
+    pub node: Option<NodeId>,
 }
 
 impl Versioned for DriveRow {
     const NAME: &'static str = "drive";
     const MARK: [u8; 4] = *b"caDr";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 
     fn encode_body(&self, to: &mut Writer) {
         to.raw(&self.id.0).str(&self.path).u8(self.state as u8).u64(self.size).u64(self.added.0);
+        to.option(self.node, |to, node| {
+            to.raw(&node.0);
+        });
     }
 
-    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, codec::Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, codec::Error> {
         Ok(DriveRow {
             id: DriveId(from.array("drive")?),
             path: from.str("path", TEXT_BYTES_MAX)?.to_owned(),
@@ -59,6 +64,10 @@ impl Versioned for DriveRow {
             },
             size: from.u64("drive size")?,
             added: Wall(from.u64("added")?),
+            node: match version {
+                1 => None,
+                _ => from.option("node", |from| from.array("node").map(NodeId))?,
+            },
         })
     }
 }
@@ -104,7 +113,7 @@ impl Versioned for PolicyRow {
     }
 }
 
-fn one(key: Vec<u8>, value: Vec<u8>) -> Batch {
+pub(super) fn one(key: Vec<u8>, value: Vec<u8>) -> Batch {
     let mut batch = Batch::default();
     batch.put(key, value);
     batch

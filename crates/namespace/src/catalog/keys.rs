@@ -1,13 +1,17 @@
 //! Where the rows of the system shard lie. Numbers are big-endian.
 
-use base::{DriveId, GroupId, PolicyId, UserId, VolumeId};
+use base::{DriveId, GroupId, NodeId, PolicyId, UserId, VolumeId};
 
 pub(super) const BUCKET: &[u8] = b"b";
 pub(super) const CLUSTER: &[u8] = b"c";
 pub(super) const DRIVE: &[u8] = b"d";
+pub(super) const TICKETS_FORGOTTEN: &[u8] = b"h";
 pub(super) const EVENT: &[u8] = b"j";
 pub(super) const ACCESS_KEY: &[u8] = b"k";
+pub(super) const MEMBER_LIST: &[u8] = b"l";
+pub(super) const NODE: &[u8] = b"n";
 pub(super) const POLICY: &[u8] = b"p";
+pub(super) const TICKET: &[u8] = b"t";
 pub(super) const USER: &[u8] = b"u";
 pub(super) const NEXT_VOLUME: &[u8] = b"v";
 pub(super) const DEAD_VOLUME: &[u8] = b"x";
@@ -29,6 +33,14 @@ pub(super) fn email(email: &str) -> Vec<u8> {
 
 pub(super) fn drive(id: DriveId) -> Vec<u8> {
     [DRIVE, &id.0].concat()
+}
+
+pub(super) fn node(id: NodeId) -> Vec<u8> {
+    [NODE, &id.0].concat()
+}
+
+pub(super) fn ticket(id: [u8; 8]) -> Vec<u8> {
+    [TICKET, &id].concat()
 }
 
 pub(super) fn event(number: u64) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! Rows of the system shard: buckets, users, access keys, drives, policies, groups, wrapped volume
-//! keys, the event log, settings of the cluster.
+//! Rows of the system shard: buckets, users, access keys, nodes, drives, policies, groups, wrapped
+//! volume keys, the event log, settings of the cluster.
 //!
 //! Pure functions in the shape of [`crate::apply()`]: rows in, a batch out. Two batches made from
 //! one view may be joined if they touch different things (a bucket and an event); what one function
@@ -9,6 +9,7 @@ mod bucket;
 mod drive;
 mod event;
 mod keys;
+mod node;
 mod user;
 
 pub use bucket::{
@@ -20,6 +21,10 @@ pub use drive::{
     put_drive, put_group, put_policy, put_setting, remove_group, setting,
 };
 pub use event::{EVENTS_MAX, Event, Severity, add_events, events, latest_events};
+pub use node::{
+    NODE_ADDRESSES_MAX, NodeRow, NodeState, TicketRow, forget_tickets, member_list, node, nodes, put_member_list,
+    put_node, put_ticket, ticket, tickets, tickets_forgotten,
+};
 pub use user::{
     AccessKey, User, access_key, access_keys, put_access_key, put_user, revoke_access_key, user, user_by_email, users,
 };

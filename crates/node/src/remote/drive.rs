@@ -1,6 +1,6 @@
 //! A drive of another node, as the client engine's holder of pieces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,8 @@ const BUSY_MAX: Duration = Duration::from_secs(2);
 const BUSY_ONE_MAX: Duration = Duration::from_secs(1);
 /// A call that failed this fast is tried once more: its connection was stale.
 const STALE: Duration = Duration::from_millis(300);
+/// The quickest of so many looks at a drive tells how far away it is.
+const LOOKS: usize = 8;
 /// Writes that were broken off and of which the drive doesn't know yet.
 const LOOSE_MAX: usize = 4096;
 
@@ -91,6 +93,8 @@ struct Seen {
     state: Option<DriveState>,
     /// It said that it is full since it was last asked how it does.
     full: bool,
+    /// What the last looks at it took.
+    looks: VecDeque<Duration>,
     /// Broken-off writes.
     loose: BTreeMap<WriteId, PieceId>,
 }
@@ -135,8 +139,10 @@ impl RemoteDrive {
         self.seen().state.replace(state) != Some(state)
     }
 
-    pub(super) fn learn(&self, health: DriveHealth) {
+    pub(super) fn learn(&self, health: DriveHealth, took: Duration) {
         let mut seen = self.seen();
+        seen.looks.truncate(LOOKS - 1);
+        seen.looks.push_front(took);
         seen.full = health.full;
         seen.health = Some(health);
     }
@@ -403,5 +409,9 @@ impl Holder for RemoteDrive {
     fn writable(&self) -> bool {
         let seen = self.seen();
         !seen.full && seen.health.as_ref().is_none_or(|health| health.state == State::Ok)
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.seen().looks.iter().min().copied().unwrap_or_default()
     }
 }

@@ -81,6 +81,23 @@ impl Remotes {
         self.lock().drives.get(&drive).cloned()
     }
 
+    /// Whether the drive answers: it can be read, if perhaps not written.
+    pub fn is_up(&self, drive: DriveId) -> bool {
+        let away = |health: &DriveHealth| health.state == State::Away;
+        let table = self.lock();
+        let Some(remote) = table.drives.get(&drive) else { return false };
+        self.drives.get(drive).is_some() && remote.health().is_some_and(|health| !away(&health))
+    }
+
+    /// Those that take new pieces.
+    pub fn with_room(&self) -> Vec<DriveId> {
+        let table = self.lock();
+        let takes = |(drive, remote): &(&DriveId, &RemoteDrive)| {
+            self.drives.state(**drive) == DriveState::Up && client::Holder::writable(*remote)
+        };
+        table.drives.iter().filter(takes).map(|(drive, _)| *drive).collect()
+    }
+
     /// All of them, and where they are.
     pub fn all(&self) -> Vec<(DriveId, NodeId)> {
         self.lock().drives.iter().map(|(drive, remote)| (*drive, remote.node())).collect()
@@ -164,9 +181,12 @@ async fn watch_node(remotes: Arc<Remotes>, node: NodeId, wake: Arc<Notify>) {
 
 impl Look {
     async fn round(&mut self, remotes: &Remotes, node: NodeId, drives: &[RemoteDrive]) {
+        let clock = &remotes.shared.env.clock;
+        let began = clock.now();
         match remotes.ask(node, drives).await {
             Ok(health) => {
                 self.failed = 0;
+                let took = clock.now().since(began);
                 for drive in drives {
                     let id = drive.0.drive;
                     let health = health.iter().find(|health| health.drive == id).cloned();
@@ -176,7 +196,7 @@ impl Look {
                         State::ReadOnly(_) | State::Failed(_) => DriveState::Suspect,
                         State::Away => DriveState::Gone,
                     };
-                    drive.learn(health);
+                    drive.learn(health, took);
                     remotes.set_state(drive, state);
                 }
                 // What fails, or takes too long for the next look, is tried again with that.

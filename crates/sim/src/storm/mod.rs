@@ -7,9 +7,12 @@
 //! 3. After the storm all victims are healed (what was deleted comes back empty). The store must
 //!    repair itself within ten minutes, survive the loss of two drives again, and scrub and verify
 //!    without a finding. Then come the next two victims.
-//! 4. At the end the power goes once more, and everything is read again.
+//! 4. What several clients see of keys that they share is linearizable, from the first request to
+//!    the last read.
+//! 5. At the end the power goes once more, and everything is read again.
 
 mod chaos;
+mod hot;
 mod stage;
 mod work;
 
@@ -108,7 +111,7 @@ pub fn run(storm: Storm) -> Result<Report, String> {
 }
 
 /// Small files, so that a short run fills, seals, cleans and checkpoints many.
-fn settings(drives: &[PathBuf]) -> Settings {
+pub(crate) fn settings(drives: &[PathBuf]) -> Settings {
     let mut settings = Settings::new(drives.to_vec(), PathBuf::from("/home"));
     settings.repair_after = Duration::from_secs(20);
     settings.garbage_after = Duration::from_secs(5);
@@ -128,7 +131,7 @@ fn settings(drives: &[PathBuf]) -> Settings {
 /// When a process dies, tokio drops its tasks in an order that follows their numbers, and those count
 /// on through all runs of one test: each life begins at a round one, or no seed would be played twice
 /// the same.
-fn number_tasks_anew() {
+pub(crate) fn number_tasks_anew() {
     const ROUND: u64 = 64;
     // Tasks that only take numbers: they are never run, or they would take turns of others.
     let idle = tokio::task::LocalSet::new();
@@ -169,10 +172,12 @@ async fn live(stage: Stage) -> Result<(), Failed> {
 async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
     stage.ready().await?;
     work::make_bucket(&stage).await?;
+    let hot = hot::Hot::new(stage.clone());
     let mut all: Vec<Truths> = vec![Truths::new(); storm.clients];
     for half in 0..2 {
         stage.weather(true);
         let trouble = tokio::spawn(chaos::deal(stage.clone(), half));
+        let crowd = tokio::spawn(hot.clone().run(half));
         let workers: Vec<_> = all
             .drain(..)
             .enumerate()
@@ -184,20 +189,22 @@ async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
         for worker in workers {
             all.push(worker.await?.map_err(Failed::from)?);
         }
+        crowd.await?;
         let victims = trouble.await?;
         chaos::heal(&stage, &victims).await?;
-        check(&stage, &all).await?;
+        check(&stage, &all, &hot).await?;
     }
     stage.order(Order::PowerCut).await;
     stage.ready().await?;
-    check(&stage, &all).await
+    check(&stage, &all, &hot).await
 }
 
-async fn check(stage: &Stage, all: &[Truths]) -> Result<(), Failed> {
+async fn check(stage: &Stage, all: &[Truths], hot: &hot::Hot) -> Result<(), Failed> {
     for truths in all {
         work::check_all(stage, truths).await?;
     }
-    work::check_listing(stage, "", all).await
+    work::check_listing(stage, "w", all).await?;
+    hot.check().await
 }
 
 /// The bucket's path.

@@ -43,7 +43,8 @@ fn wrong(what: &str, answer: &Answer) -> Failed {
     format!("{what}: {} {}", answer.status, String::from_utf8_lossy(&answer.body)).into()
 }
 
-fn path_of(key: &str) -> String {
+/// The path of a key of the storm's bucket.
+pub fn path_of(key: &str) -> String {
     format!("/{BUCKET}/{key}")
 }
 
@@ -241,7 +242,7 @@ fn tag(body: &[u8], name: &str) -> Option<String> {
 }
 
 /// All texts of such elements.
-fn tags(body: &str, name: &str) -> Vec<String> {
+pub fn tags(body: &str, name: &str) -> Vec<String> {
     body.split(&format!("<{name}>")).skip(1).filter_map(|rest| Some(rest.split_once('<')?.0.to_owned())).collect()
 }
 

@@ -16,7 +16,7 @@ use wire::Fault;
 use wire::frame::{DATA_BYTES_MAX, HEAD_BYTES_MAX, Kind, LEN_UNKNOWN, RequestHead, ResponseHead};
 
 use super::{busy_frame, fault_frame, no_service, overdue};
-use crate::body::{Body, BodySource};
+use crate::body::{Body, BodySource, Count};
 use crate::endpoint::{Core, lock};
 use crate::error::{Error, Result};
 use crate::framed::{Frame, FrameReader, FrameWriter};
@@ -140,8 +140,12 @@ fn take_request(
     let len = (head.body_len != LEN_UNKNOWN).then_some(head.body_len);
     let first = frame.payload.slice(at..);
     let body = if frame.header.more {
-        let incoming =
-            Incoming { core: core.clone(), reader: Some(reader), turn: turn.clone(), taken: first.len() as u64, len };
+        let incoming = Incoming {
+            core: core.clone(),
+            reader: Some(reader),
+            turn: turn.clone(),
+            count: Count::new(len, first.len()),
+        };
         Body::stream_after(len, first, incoming)
     } else {
         turn.give(reader, true);
@@ -194,8 +198,7 @@ struct Incoming {
     core: Arc<Core>,
     reader: Option<FrameReader>,
     turn: Arc<Turn>,
-    taken: u64,
-    len: Option<u64>,
+    count: Count,
 }
 
 impl Incoming {
@@ -224,18 +227,14 @@ impl Incoming {
             };
             match frame.header.kind {
                 Kind::Data => {
-                    self.taken += frame.payload.len() as u64;
-                    if self.len.is_some_and(|len| self.taken > len) {
-                        return self.fail(Error::Protocol("a body is longer than was said".into()));
-                    }
-                    return Some(Ok(frame.payload));
+                    return match self.count.add(frame.payload.len()) {
+                        Ok(()) => Some(Ok(frame.payload)),
+                        Err(error) => self.fail(error),
+                    };
                 }
                 Kind::End => {
                     self.end(true);
-                    if self.len.is_some_and(|len| self.taken != len) {
-                        return Some(Err(Error::Protocol("a body is shorter than was said".into())));
-                    }
-                    return None;
+                    return self.count.end().err().map(Err);
                 }
                 Kind::Error | Kind::Cancel => {
                     self.end(true);

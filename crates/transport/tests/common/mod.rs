@@ -13,7 +13,7 @@ use crypt::{PublicKey, RootKey, SigningKey};
 use env::{BoxFuture, Env};
 use transport::{
     Addresses, Body, Call, Caller, Carrier, Class, Endpoint, Fault, Host, Identity, Joiner, Request, Response, Service,
-    ServiceId, Services, Settings, TcpCarrier,
+    ServiceId, Services, Settings, TcpCarrier, TicketUse,
 };
 use wire::{Certificate, Claim, Member, MemberList, Trust, node_id};
 
@@ -233,8 +233,12 @@ impl Host for Desk {
         self.root.signing_key().public()
     }
 
-    fn is_used(&self, claim: &Claim) -> BoxFuture<'_, Result<bool, Fault>> {
-        let used = self.used.lock().unwrap().contains_key(&claim.id);
+    fn ticket_use(&self, claim: &Claim, key: &PublicKey) -> BoxFuture<'_, Result<TicketUse, Fault>> {
+        let used = match self.used.lock().unwrap().get(&claim.id) {
+            None => TicketUse::Fresh,
+            Some(by) if by == key => TicketUse::Same,
+            Some(_) => TicketUse::Other,
+        };
         Box::pin(std::future::ready(Ok(used)))
     }
 
