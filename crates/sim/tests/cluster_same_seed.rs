@@ -5,7 +5,6 @@
 use sim::cluster::{Kind, Storm, run};
 
 #[test]
-#[ignore = "open: after a split ends two runs of a seed may part by a tick (seed 29 at 9066 ms, seed 1 as here at 10554 ms)"]
 fn the_same_seed_is_the_same_storm() {
     for seed in 1..=3 {
         let storm = Storm { kind: Kind::Anything, nodes: 3, phases: 1, ..Storm::new(seed) };

@@ -181,7 +181,7 @@ impl Care {
         if waits {
             return Ok(());
         }
-        inner.put_aside(shard).await?;
+        inner.put_aside(shard, |_| true).await?;
         inner.keep(|kept| *kept.turns.entry(shard).or_default() += 1).await?;
         *self.trouble(shard) = Trouble { is_begun: true, ..Trouble::default() };
         tracing::info!(shard, "this node was removed from the shard's members: a new replica is made");
@@ -205,6 +205,9 @@ impl Care {
             inner.keep(|kept| _ = kept.turns.entry(shard).or_default()).await?;
         }
         self.trouble(shard).is_begun = true;
+        // A drive that was away when the last turn was put aside may be back with what it has of it.
+        let turn = cluster.kept().turns.get(&shard).copied().unwrap_or(0);
+        inner.put_aside(shard, |store| !inner.remembers(store, turn)).await?;
         let replica = inner.open_replica(shard, Begin::Join { token }).await?;
         member.set_replica(Some(replica));
         *self.trouble(shard) = Trouble::default();
@@ -222,7 +225,7 @@ impl Care {
             {
                 close(&inner, shard.number, &member, replica).await;
             }
-            inner.put_aside(shard.number).await?;
+            inner.put_aside(shard.number, |_| true).await?;
         }
         let begun: Vec<u32> = self.kept().turns.keys().copied().collect();
         inner
@@ -268,11 +271,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Moves what is here of a shard's replica aside: kept, for whoever wants to look at it.
-    pub(crate) async fn put_aside(&self, shard: u32) -> Result<()> {
+    /// Moves what is here of such stores of a shard's replica aside: kept, for whoever wants to look at it.
+    pub(crate) async fn put_aside(&self, shard: u32, which: impl Fn(u32) -> bool) -> Result<()> {
         let date: String = self.env.clock.wall().rfc3339().chars().filter(char::is_ascii_alphanumeric).collect();
         for (drive, path) in self.marks.places() {
-            for store in super::found::stores(shard) {
+            for store in super::found::stores(shard).into_iter().filter(|store| which(*store)) {
                 let (disk, from) = (self.env.disk.clone(), crate::open::mirror(drive, &path, store).dir);
                 let to = path.join("meta").join(format!("{store}.quarantine-{date}"));
                 let work = move || {

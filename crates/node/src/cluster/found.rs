@@ -177,7 +177,12 @@ impl Inner {
 
     /// Whether a drive here remembers that this node has a replica of the shard, begun in that turn.
     pub(crate) fn remembers_replica(&self, shard: u32, turn: u32) -> bool {
-        remembered(&self.marks, shard | LOG_BIT, turn).is_some()
+        self.remembers(shard | LOG_BIT, turn)
+    }
+
+    /// Whether a drive here remembers the store as one that was begun in that turn.
+    pub(crate) fn remembers(&self, store: u32, turn: u32) -> bool {
+        remembered(&self.marks, store, turn).is_some()
     }
 
     /// Opens this node's replica of a shard.
