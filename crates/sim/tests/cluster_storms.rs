@@ -1,8 +1,9 @@
 //! Storms over clusters, each from its seed: `cargo xtask sim SEED COUNT` runs others.
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
+use std::io::{BufRead, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use replicated::lies::Lie as Replicas;
@@ -42,8 +43,12 @@ fn alone(test: &str, body: impl FnOnce()) {
         return body();
     }
     let mut again = Command::new(std::env::current_exe().unwrap());
-    let told = again.args([test, "--exact", "--nocapture"]).env(HERE, "1").output().unwrap();
-    eprint!("{}", String::from_utf8_lossy(&told.stderr));
+    again.args([test, "--exact", "--nocapture"]).env(HERE, "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = again.spawn().unwrap();
+    for line in BufReader::new(child.stderr.take().unwrap()).lines() {
+        eprintln!("{}", line.unwrap());
+    }
+    let told = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&told.stdout);
     assert!(told.status.success() && text.contains("1 passed"), "{test}: {}", text.trim_end());
 }

@@ -107,6 +107,11 @@ pub fn name(number: usize) -> String {
     format!("n{number}")
 }
 
+fn is_skewed(answer: &Answer) -> bool {
+    const CODE: &[u8] = b"<Code>RequestTimeTooSkewed</Code>";
+    answer.status == 403 && answer.body.windows(CODE.len()).any(|part| part == CODE)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -304,7 +309,13 @@ impl Stage {
     /// One S3 request at one machine, as it is.
     pub async fn s3(&self, number: usize, limit: Duration, request: Request<'_>) -> io::Result<Answer> {
         let signer = self.here(number).signer.clone();
-        let answer = self.exchange((number, S3_PORT), signer, limit, request).await;
+        let well = self.well(number);
+        let mut answer = self.exchange((number, S3_PORT), signer, limit, request).await;
+        // The calendar jumped while the request was on its way: who signed by the old one signs anew.
+        let jumped = well.is_none() || well != self.well(number);
+        if jumped && answer.as_ref().is_ok_and(|answer| is_skewed(answer)) {
+            answer = Err(io::Error::other("signed by another calendar"));
+        }
         let Request { method, path, query, .. } = request;
         let shown = match &answer {
             Ok(answer) if answer.status >= 500 => {
