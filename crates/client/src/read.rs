@@ -20,7 +20,7 @@ use namespace::{Body, SegmentRef, Slot};
 use tokio::sync::oneshot;
 
 use crate::Error;
-use crate::ahead::{Room, Turns, UNITS_MIN, Window};
+use crate::ahead::{Room, START_BYTES, Turns, UNITS_MIN, Window};
 use crate::core::Core;
 use crate::gather::{Cells, Source, gather};
 use crate::layout::CellAt;
@@ -61,6 +61,8 @@ pub struct ReadStream {
     flying: FuturesOrdered<Unit>,
     /// Bytes of the units that fly.
     under_way: usize,
+    /// Bytes of the segments that were opened.
+    begun: u64,
     window: Window,
     /// In the order of the units; as much may be on the wire as `wired`.
     turns: Arc<Turns>,
@@ -96,8 +98,8 @@ impl ReadStream {
         plan(body, size, range, &mut waiting)?;
         let (flying, ready, window) = (FuturesOrdered::new(), VecDeque::new(), Window::new(core.env.clock.now()));
         let (next, turns) = (Place::default(), Arc::new(Turns::new()));
-        let (under_way, wired, failed) = (0, 0, false);
-        Ok(Self { waiting, flying, under_way, window, turns, wired, next, ready, core, volume, failed })
+        let (under_way, begun, wired, failed) = (0, 0, 0, false);
+        Ok(Self { waiting, flying, under_way, begun, window, turns, wired, next, ready, core, volume, failed })
     }
 
     /// The next bytes; `None` at the end. After an error nothing follows.
@@ -203,8 +205,13 @@ impl ReadStream {
         self.window.far(open.source.round_trip());
         self.set_wire();
         let bytes = if k == 1 { UNIT_BYTES / 2 } else { UNIT_BYTES };
-        let units = open.source.layout.units(range, (bytes / (k * CELL_BYTES)).max(1) as u64);
-        for unit in units.into_iter().rev() {
+        let units = |range, bytes: usize| open.source.layout.units(range, (bytes / (k * CELL_BYTES)).max(1) as u64);
+        let start = if self.window.is_far() { START_BYTES.saturating_sub(self.begun) } else { 0 };
+        let start = range.start + start.min(range.end - range.start);
+        self.begun += range.end - range.start;
+        let mut all = units(range.start..start, bytes / 4);
+        all.extend(units(start..range.end, bytes));
+        for unit in all.into_iter().rev() {
             self.waiting.push_front(Todo::Unit(open.clone(), unit));
         }
         Ok(())

@@ -319,32 +319,14 @@ impl Inner {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test of the real world, which is waited for")]
 mod tests {
-    use std::net::{SocketAddr, TcpListener};
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     use metastore::ShardStore;
 
     use super::*;
+    use crate::Node;
+    use crate::cluster::town::{self, until};
     use crate::node::VOLUMES;
-    use crate::{Node, Settings};
-
-    fn settings(dir: &Path, node: usize, port: SocketAddr) -> Settings {
-        let mut settings = Settings::new(vec![dir.join(format!("drive{node}"))], dir.join(format!("home{node}")));
-        settings.pieces.reserve_bytes = 1 << 20;
-        (settings.cluster_listen, settings.addresses) = (port, vec![port]);
-        settings.name = format!("n{node}");
-        settings
-    }
-
-    async fn until(what: &str, condition: impl Fn() -> bool) {
-        for _ in 0..3000 {
-            if condition() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("waited in vain: {what}");
-    }
 
     fn voters(node: &Node) -> Vec<usize> {
         let voters =
@@ -379,15 +361,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_copy_that_contradicts_the_others_is_put_aside_and_made_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<SocketAddr> = held.iter().map(|one| one.local_addr().unwrap()).collect();
-        drop(held);
-        let settings = |node: usize| settings(dir.path(), node, ports[node]);
-        let mut nodes = vec![Node::open(env::Env::real(), settings(0)).await.unwrap().node];
-        for node in 1..3 {
-            let ticket = nodes[0].invite(Duration::from_secs(600)).await.unwrap();
-            nodes.push(Node::join(env::Env::real(), settings(node), &ticket).await.unwrap().node);
-        }
+        let nodes = town::nodes(dir.path(), 3).await;
         until("three keep the metadata", || nodes.iter().all(|node| voters(node) == [3, 3])).await;
         // One that doesn't lead: the leader's rows are what others are made from.
         let leader = replica(&nodes[0]).unwrap().status().borrow().leader;

@@ -31,8 +31,6 @@ const LOG_BIT: u32 = 1 << 31;
 const TURN_BITS: u32 = 32;
 /// How long requests under way may hold up the change to a group.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// How long calls that began with a node's old key may go on.
-const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// Between two looks whether they have ended.
 const DRAIN_EACH: Duration = Duration::from_millis(5);
 
@@ -450,48 +448,5 @@ impl Node {
             outcome.push(text);
         }
         Ok(outcome)
-    }
-
-    /// Gives this node a new key, which the others take from now on; a minute later the old one opens nothing any
-    /// more.
-    pub async fn rotate_key(&self) -> Result<()> {
-        let inner = &self.0;
-        let root = inner.root().await?.ok_or_else(|| no_root(inner))?;
-        let cluster =
-            inner.cluster.get().ok_or_else(|| Error::Refused("this node is alone: it has no key yet".into()))?;
-        let random = inner.env.random();
-        inner.change_file(move |file| _ = file.begin_rotation(random)).await?;
-        let key = inner.read_file().await?.next_key();
-        let key = key.ok_or_else(|| Error::Refused("the node's file has no next key".into()))?;
-        let me = cluster.me;
-        let membership = change(&inner.system, |view| members::rotate_key(view, &root, me, key)).await?;
-        let taken = membership.clone();
-        let (failed, told) = tokio::sync::oneshot::channel();
-        inner.change_file(move |file| _ = failed.send(file.finish_rotation(taken))).await?;
-        told.await.map_err(|_| Error::Refused("the node's file was not changed".into()))??;
-        let file = inner.read_file().await?;
-        cluster.endpoint.install(membership.list).map_err(members::Error::Root)?;
-        cluster.endpoint.replace_identity(file.identity())?;
-        inner.tell(Severity::Info, "node", &me.to_string(), "this node has a new key".into());
-        inner.run("retire a key", inner.clone().retire_key());
-        Ok(())
-    }
-}
-
-impl Inner {
-    /// Ends a change of this node's key, once calls that began with the old one are over.
-    async fn retire_key(self: Arc<Self>) {
-        while self.pause(RETIRE_AFTER).await {
-            let (Ok(Some(root)), Some(me)) = (self.root().await, self.me()) else { return };
-            match change(&self.system, |view| members::retire_key(view, &root, me)).await {
-                Ok(_) => return,
-                Err(error) => tracing::info!(%error, "the old key of this node can't be retired yet: trying again"),
-            }
-        }
-    }
-
-    async fn read_file(&self) -> Result<NodeFile> {
-        let (disk, path) = (self.env.disk.clone(), self.node_file());
-        Ok(self.env.blocking(move || NodeFile::read(&*disk, &path)).await.map_err(client::Error::from)??)
     }
 }

@@ -5,7 +5,7 @@
 //! metadata shard that may be led elsewhere) over [`meta`] (what its leader is asked) and
 //! [`replicas`] (messages between replicas); [`follow`] (what this node does when the catalog changes),
 //! [`voters`] (who holds the shards), [`care`] (the replicas here, and those that are lost), [`rounds`] and
-//! [`checkpoints`] (what is needed when most nodes are lost for good), [`courier`] (liveness), [`fresh`] (what other nodes are writing).
+//! [`checkpoints`] (what is needed when most nodes are lost for good), [`rotate`] (new keys), [`courier`] (liveness), [`fresh`] (what other nodes are writing).
 
 pub(crate) mod shard;
 
@@ -20,8 +20,11 @@ mod fresh;
 mod meta;
 pub(crate) mod plan;
 mod replicas;
+mod rotate;
 mod show;
 mod summary;
+#[cfg(test)]
+mod town;
 mod voters;
 
 pub(crate) use found::{change, introduction, places};
@@ -48,6 +51,7 @@ use courier::{LIVENESS, LivenessService, Post};
 use fresh::{FRESH, FreshService};
 use meta::{Asker, METADATA, MetaService};
 use replicas::{REPLICAS, ReplicaService, Ways};
+use rotate::{KEYS, KeyService};
 use rounds::{GROUPS, GroupService};
 use summary::{SUMMARY, SummaryService};
 
@@ -114,6 +118,7 @@ pub(crate) struct Cluster {
     metadata: Arc<MetaService>,
     fresh: Arc<FreshService>,
     groups: Arc<GroupService>,
+    keys: Arc<KeyService>,
     kept: Mutex<Kept>,
     summary: Arc<SummaryService>,
     /// Who keeps each shard.
@@ -129,7 +134,7 @@ impl Cluster {
         let pieces = PieceService::new(env.clone(), ServiceLimits::default());
         let (replicas, metadata): (Arc<ReplicaService>, Arc<MetaService>) = Default::default();
         let (alive, fresh): (Arc<LivenessService>, Arc<FreshService>) = Default::default();
-        let groups: Arc<GroupService> = Arc::default();
+        let (groups, keys): (Arc<GroupService>, Arc<KeyService>) = Default::default();
         let mut services = Services::new();
         services.insert(PIECES, pieces.clone());
         services.insert(REPLICAS, replicas.clone());
@@ -137,6 +142,7 @@ impl Cluster {
         services.insert(LIVENESS, alive.clone());
         services.insert(FRESH, fresh.clone());
         services.insert(GROUPS, groups.clone());
+        services.insert(KEYS, keys.clone());
         let summary: Arc<SummaryService> = Arc::default();
         services.insert(SUMMARY, summary.clone());
         let carrier = TcpCarrier::new(env.clone(), start.identity.key.clone(), settings.transport.connect)?;
@@ -186,6 +192,7 @@ impl Cluster {
         self.fresh.set(inner.client.clone());
         self.summary.set(inner);
         self.groups.set(inner);
+        self.keys.set(inner);
     }
 
     /// A replica here answers others of its shard.

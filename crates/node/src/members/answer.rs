@@ -20,7 +20,7 @@ pub const CONTACTS_MAX: usize = 32;
 pub const TOKENS_MAX: usize = 4096;
 const CERTIFICATE_BYTES_MAX: usize = 512;
 /// Bytes of a member list at the most: 10,000 members and 100,000 expunged nodes.
-pub(super) const LIST_BYTES_MAX: usize = 3 << 20;
+pub(crate) const LIST_BYTES_MAX: usize = 3 << 20;
 
 /// The tokens of the shards' groups: who doesn't know a group's token isn't listened to there.
 pub type Tokens = BTreeMap<u32, [u8; 16]>;
@@ -167,11 +167,11 @@ pub(crate) fn take_tokens(from: &mut Reader<'_>) -> Result<Tokens, Error> {
     Ok(tokens)
 }
 
-pub(super) fn take_certificate(from: &mut Reader<'_>) -> Result<Certificate, Error> {
+pub(crate) fn take_certificate(from: &mut Reader<'_>) -> Result<Certificate, Error> {
     Certificate::decode(from.bytes("certificate", CERTIFICATE_BYTES_MAX)?)
 }
 
-pub(super) fn take_list(from: &mut Reader<'_>) -> Result<MemberList, Error> {
+pub(crate) fn take_list(from: &mut Reader<'_>) -> Result<MemberList, Error> {
     MemberList::decode(from.bytes("member list", LIST_BYTES_MAX)?)
 }
 

@@ -22,7 +22,7 @@ mod rules;
 mod sign_in;
 
 pub use answer::{CONTACTS_MAX, Contact, JoinAnswer, JoinAsk, TOKENS_MAX, Tokens};
-pub(crate) use answer::{put_tokens, take_tokens};
+pub(crate) use answer::{LIST_BYTES_MAX, put_tokens, take_certificate, take_list, take_tokens};
 pub use error::Error;
 pub use file::{NodeFile, Turns, node_file};
 pub use host::{HostRules, Ledger};
