@@ -15,6 +15,7 @@ use metastore::remote::{Proposal, Rows, Wants};
 use namespace::Outcome;
 use namespace::wire::Query;
 use namespace::work::Work;
+use replicated::Status;
 use tokio::sync::watch;
 use transport::{Body, Call, Caller, Class, Endpoint, Fault, Request, Response, Service, ServiceId};
 
@@ -250,20 +251,30 @@ impl Asker {
         others.get(*turn % others.len().max(1)).copied()
     }
 
-    /// Asks the leader; why it didn't answer, if it didn't. What was asked may have been done even so.
-    pub async fn ask(&self, ask: &Ask, leader: Option<NodeId>) -> Result<Answer, String> {
+    /// Asks the leader; why it didn't answer, if it didn't. What was asked may have been done even so. `here` is what
+    /// the replica of this node knows: once it names another leader the one that was asked isn't waited for.
+    pub async fn ask(&self, ask: &Ask, here: Option<watch::Receiver<Status>>) -> Result<Answer, String> {
+        let leader = here.as_ref().and_then(|here| here.borrow().leader);
         let to = self.next(leader).ok_or("no other node is known to keep it")?;
         let question = ask.encode();
         let mut class = if question.len() > CONTROL_BYTES_MAX { Class::Small } else { Class::Control };
         let is_fetch = matches!(ask, Ask::Fetch { .. });
         let late = if is_fetch { self.late.load(Relaxed) } else { 0 };
         let limit = LIMIT * (1 << late.min(ROWS_DOUBLED_MAX));
-        let mut answer = self.ask_one(to, &question, class, limit).await;
-        if class == Class::Control && matches!(&answer, Err(why) if why.contains(TOO_LARGE)) {
-            class = Class::Small;
-            answer = self.ask_one(to, &question, class, limit).await;
-        }
-        if is_fetch {
+        let asked = async {
+            let answer = self.ask_one(to, &question, class, limit).await;
+            if class == Class::Control && matches!(&answer, Err(why) if why.contains(TOO_LARGE)) {
+                class = Class::Small;
+                return self.ask_one(to, &question, class, limit).await;
+            }
+            answer
+        };
+        let (answer, has_moved) = tokio::select! {
+            biased;
+            answer = asked => (answer, false),
+            () = moved(here, to) => (Err("another node leads it now".into()), true),
+        };
+        if is_fetch && !has_moved {
             self.late.store(if answer.is_ok() { 0 } else { late + 1 }, Relaxed);
         }
         let mut last = self.last();
@@ -285,6 +296,16 @@ impl Asker {
         let answer = answer.await.map_err(|error| error.to_string())?;
         Answer::decode(&answer).map_err(|error| format!("node {to} answers garbage: {error}"))
     }
+}
+
+/// Until the replica here names somebody else as the leader.
+async fn moved(here: Option<watch::Receiver<Status>>, from: NodeId) {
+    if let Some(mut here) = here
+        && here.wait_for(|here| here.leader.is_some_and(|leader| leader != from)).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 #[cfg(test)]

@@ -175,6 +175,7 @@ impl Cluster {
             metadata,
             fresh,
             groups,
+            keys,
             kept,
             summary,
             holders,

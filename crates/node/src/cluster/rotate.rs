@@ -91,7 +91,7 @@ impl Service for KeyService {
             let inner = inner.ok_or_else(|| Fault::new(Kind::Unreachable, "this node is still starting"))?;
             let fault = |error: Error| Fault::new(base::Kinded::kind(&error), error.to_string());
             let root = inner.root().await.map_err(fault)?;
-            let root = root.ok_or_else(|| Fault::new(Kind::NotFound, "the root key isn't on this node"))?;
+            let root = root.ok_or_else(|| Fault::new(Kind::Missing, "the root key isn't on this node"))?;
             let body = match wish {
                 Wish::Sign(key) => inner.sign_key(&root, caller.node, key).await.map_err(fault)?.encode(),
                 Wish::Retire => {
@@ -223,7 +223,7 @@ mod tests {
         // Not a minute later, but now.
         let endpoint = &second.0.cluster.get().unwrap().endpoint;
         second.0.ask_root(endpoint, Wish::Retire).await.unwrap();
-        let list = first.0.look(|view| members::member_list(view, &after.root)).unwrap().unwrap();
+        let list = first.0.look(|view| Ok(members::member_list(view, &after.root).unwrap())).unwrap().unwrap();
         let member = list.get(after.node()).unwrap();
         assert_eq!((member.key, member.previous), (after.signing_key().public(), None));
         // It is believed as before.

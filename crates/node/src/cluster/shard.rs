@@ -200,7 +200,7 @@ impl MetaShard {
             };
         }
         let ask = Ask::Fetch { wants: wants.clone(), hint: hint.cloned() };
-        match member.asker.ask(&ask, member.leader()).await {
+        match member.ask(&ask).await {
             Ok(Answer::Rows(rows)) => Tried::Done(Cut::Part(rows)),
             Ok(other) => Tried::Again(other.to_string()),
             Err(why) => Tried::Again(why),
@@ -238,7 +238,7 @@ impl MetaShard {
         proposal: &Proposal,
     ) -> Result<Answer, String> {
         let Some(lead) = member.lead() else {
-            return member.asker.ask(&Ask::Propose { id, at, proposal: proposal.clone() }, member.leader()).await;
+            return member.ask(&Ask::Propose { id, at, proposal: proposal.clone() }).await;
         };
         let done = lead.propose((id, at), self.env.clock.wall(), proposal).await;
         done.map(proposed).map_err(|error| error.to_string())
@@ -315,6 +315,11 @@ impl Member {
         let (status, me) = (replica.status(), self.asker.me());
         let status = status.borrow();
         status.voters.contains(&me) || status.learners.contains(&me)
+    }
+
+    /// Asks whoever leads.
+    async fn ask(&self, ask: &Ask) -> Result<Answer, String> {
+        self.asker.ask(ask, self.replica().map(|replica| replica.status())).await
     }
 
     /// Who leads, as far as the replica here knows.
@@ -584,7 +589,7 @@ impl Metadata for MetaShard {
                     Ok(done) => Ok(done.map_or_else(Answer::Refused, Answer::Done)),
                     Err(error) => Err(error.to_string()),
                 },
-                None => member.asker.ask(&Ask::Work(work.clone()), member.leader()).await,
+                None => member.ask(&Ask::Work(work.clone())).await,
             };
             let why = match answer {
                 Ok(Answer::Done(outcome)) => return Ok(outcome),
