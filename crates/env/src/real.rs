@@ -104,7 +104,8 @@ impl Disk for SystemDisk {
     }
 
     fn exists(&self, path: &Path) -> bool {
-        path.exists()
+        // What can't be looked at may be there: whoever believes that it isn't would make it anew.
+        std::fs::exists(path).unwrap_or(true)
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

@@ -141,6 +141,11 @@ impl Error {
         Error::Bug { what: what.into() }
     }
 
+    /// Whether a drive failed to say what it holds: that it holds nothing, or damage, must not be concluded from it.
+    pub(crate) fn is_untold(&self) -> bool {
+        matches!(self, Error::Io { kind, .. } if !matches!(kind, Kind::Missing | Kind::Damaged))
+    }
+
     /// Whether the store is as it was before the call that failed, and ready for another.
     pub fn is_clean(&self) -> bool {
         matches!(self, Error::TooLarge { .. } | Error::Full { .. } | Error::Head { .. } | Error::Elsewhere { .. })

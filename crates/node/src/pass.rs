@@ -94,13 +94,15 @@ impl Inner {
             let page = self.scan(read).await?;
             after = page.last().map(|(segment, _)| *segment);
             let mut missing: BTreeMap<SegmentId, BTreeSet<u8>> = BTreeMap::new();
-            for index in indices {
+            // All drives at once: each may be a round trip away.
+            let asked = indices.iter().map(|index| async {
                 let pieces: Vec<PieceId> =
                     page.iter().map(|(segment, _)| PieceId { segment: *segment, index: *index }).collect();
                 let there = self.holds(row.members[usize::from(*index)], &pieces).await;
-                for (piece, _) in pieces.iter().zip(there).filter(|(_, there)| !there) {
-                    missing.entry(piece.segment).or_default().insert(*index);
-                }
+                pieces.into_iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece)
+            });
+            for piece in futures_util::future::join_all(asked).await.into_iter().flatten() {
+                missing.entry(piece.segment).or_default().insert(piece.index);
             }
             for (segment, found) in &page {
                 let Some(missing) = missing.remove(segment) else { continue };

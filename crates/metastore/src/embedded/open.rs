@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
-use base::{DriveId, Epoch, Seq};
+use base::{DriveId, Epoch, Kind, Kinded, Seq};
 use crypt::MetaKey;
 use env::Env;
 use tokio::sync::{Notify, watch};
@@ -275,10 +275,14 @@ fn logs(sides: &[Arc<Side>]) -> Result<Vec<Log>, Error> {
     Ok(logs)
 }
 
-/// The head that counts: of the latest generation, with records rather than without.
+/// The head that counts: of the latest generation, with records rather than without; none if no side has a whole one.
+///
+/// # Errors
+/// If none is had because a drive fails: the file may be whole.
 fn best_head(sides: &[Arc<Side>], number: u64) -> Result<Option<FileHead>, Error> {
     let mut best: Option<(u32, u64, FileHead)> = None;
-    for side in sides.iter().filter(|side| side.disk.exists(&side.path(number))) {
+    let mut untold = None;
+    for side in sides {
         match side.log(number) {
             Ok(log) => {
                 let len = log.file.len().unwrap_or(0);
@@ -288,12 +292,17 @@ fn best_head(sides: &[Arc<Side>], number: u64) -> Result<Option<FileHead>, Error
                 }
             }
             Err(error @ Error::Foreign { .. }) => return Err(error),
+            Err(error) if error.kind() == Kind::Missing => {}
             Err(error) => {
                 tracing::warn!(drive = %side.drive, %error, "failed to open a log file: asking the other mirrors");
+                untold = Some(error).filter(Error::is_untold).or(untold);
             }
         }
     }
-    Ok(best.map(|(_, _, head)| head))
+    match (best, untold) {
+        (None, Some(error)) => Err(error),
+        (best, _) => Ok(best.map(|(_, _, head)| head)),
+    }
 }
 
 fn remove_log(sides: &[Arc<Side>], number: u64) -> Result<(), Error> {
@@ -330,6 +339,7 @@ fn open_maps(asked: &Asked, sides: &[Arc<Side>]) -> Result<Vec<Applied>, Error> 
     let cache = asked.options.cache_bytes;
     let mut opened: Vec<Option<Map>> = Vec::new();
     let mut best: Option<(Applied, usize)> = None;
+    let mut untold = None;
     for (at, side) in sides.iter().enumerate() {
         let map = Map::open(&*side.disk, &side.dir, asked.shard, &asked.key, cache, None);
         let map = map.and_then(|map| map.view().map(|view| (map, view.applied)));
@@ -345,8 +355,13 @@ fn open_maps(asked: &Asked, sides: &[Arc<Side>]) -> Result<Vec<Applied>, Error> 
                     tracing::warn!(shard = asked.shard, drive = %side.drive, %error, "failed to open an ordered map: making it anew");
                 }
                 opened.push(None);
+                untold = Some(error).filter(Error::is_untold).or(untold);
             }
         }
+    }
+    // The one that can't be read now may be all there is of what the journal doesn't reach back to.
+    if let (None, Some(error)) = (&best, untold) {
+        return Err(error);
     }
     let view = match best {
         Some((_, at)) => opened[at].as_ref().map(Map::view).transpose()?,

@@ -47,18 +47,29 @@ impl Replay<'_> {
     pub fn file(&mut self, number: u64, offset: u64, end: Option<u64>) -> Result<u64, Error> {
         let log = self.any_log(number)?;
         let mut copies: Vec<Copy> = Vec::with_capacity(self.sides.len());
+        let (mut is_told, mut untold) = (false, None);
         for side in self.sides {
             // Files can be large, and as a rule all are the same: one in memory is enough then.
             let same = copies.first().is_some_and(|first| match first {
                 Copy::Own(bytes) => side.holds(number, offset, bytes).unwrap_or(false),
                 Copy::AsFirst => false,
             });
+            if same {
+                is_told = true;
+                copies.push(Copy::AsFirst);
+                continue;
+            }
+            let read = side.read_from(number, offset);
+            match &read {
+                Err(error) if error.is_untold() => untold = Some(error.clone()),
+                _ => is_told = true,
+            }
             // A mirror that can't be read now has nothing to offer; writing to it will tell.
-            copies.push(if same {
-                Copy::AsFirst
-            } else {
-                Copy::Own(side.read_from(number, offset).unwrap_or_default())
-            });
+            copies.push(Copy::Own(read.unwrap_or_default()));
+        }
+        // What nobody could read is not what nobody has.
+        if let (false, Some(error)) = (is_told, untold) {
+            return Err(error);
         }
         let good = self.agree(&log, number, offset, end, &mut copies)?;
         for (side, copy) in self.sides.iter().zip(&copies) {

@@ -2,9 +2,11 @@
 //! kept, lost or torn by the seed: bytes by 512-byte sectors, names in the order of their changes.
 #![allow(dead_code, clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -63,6 +65,9 @@ struct State {
     is_off: bool,
     /// Drives whose every call fails.
     gone: BTreeSet<PathBuf>,
+    /// Calls, and those that fail.
+    calls: Cell<u64>,
+    failing: Range<u64>,
 }
 
 /// The machine's drives. Clones are the same.
@@ -143,6 +148,13 @@ impl Drives {
         }
     }
 
+    /// Calls with these numbers, counted from now on, fail; how many there were since this was last said.
+    pub fn fail_calls(&self, which: Range<u64>) -> u64 {
+        let mut state = self.state();
+        state.failing = which;
+        state.calls.replace(0)
+    }
+
     /// All files under the path whose names begin so.
     pub fn list(&self, path: &Path, prefix: &str) -> Vec<PathBuf> {
         let begins = |name: &PathBuf| name.file_name().unwrap().to_str().unwrap().starts_with(prefix);
@@ -192,7 +204,8 @@ impl Drives {
 
     fn look(state: &State, path: &Path) -> io::Result<()> {
         let is_gone = state.gone.iter().any(|gone| path.starts_with(gone));
-        if state.is_off || is_gone { Err(eio()) } else { Ok(()) }
+        let call = state.calls.replace(state.calls.get() + 1);
+        if state.is_off || is_gone || state.failing.contains(&call) { Err(eio()) } else { Ok(()) }
     }
 
     fn name(&self, path: &Path, naming: Naming) -> io::Result<()> {

@@ -105,7 +105,7 @@ async fn dealt(stage: &Stage, storm: Storm, phase: u64) -> Result<(), Failed> {
     }
     match storm.kind {
         Kind::Calm => pause(&mut chance, 3000).await,
-        Kind::Promised => promised(stage, &mut chance).await?,
+        Kind::Promised => promised(stage, &mut chance, storm.victims).await?,
         Kind::Anything => anything(stage, &mut chance, storm.always == Some(Always::Blackout)).await?,
     }
     if storm.joins {
@@ -119,15 +119,24 @@ async fn pause(chance: &mut Chance, most_ms: u64) {
     tokio::time::sleep(Duration::from_millis(1 + chance.below(most_ms))).await;
 }
 
-/// One machine at a time, in trouble of one kind after the other.
-async fn promised(stage: &Stage, chance: &mut Chance) -> Result<(), Failed> {
-    let members = stage.members();
-    let victim = members[chance.below(members.len() as u64) as usize];
+/// As many machines at a time as are promised to be borne, in trouble of one kind after the other.
+async fn promised(stage: &Stage, chance: &mut Chance, count: usize) -> Result<(), Failed> {
+    let mut members = stage.members();
+    let mut pick = || members.remove(chance.below(members.len() as u64) as usize);
+    let victims: Vec<usize> = (0..count).map(|_| pick()).collect();
     for _ in 0..1 + chance.below(2) {
-        let trouble = TROUBLES[chance.below(TROUBLES.len() as u64) as usize];
-        begin(stage, chance, trouble, victim).await;
+        let mut open = Vec::new();
+        for victim in &victims {
+            let trouble = TROUBLES[chance.below(TROUBLES.len() as u64) as usize];
+            // Flipped bits count as lost pieces: of one machine only.
+            let trouble = if trouble == Trouble::Rots && count > 1 { Trouble::Freezes } else { trouble };
+            begin(stage, chance, trouble, *victim).await;
+            open.push((trouble, *victim));
+        }
         pause(chance, 6000).await;
-        end(stage, trouble, victim).await?;
+        for (trouble, victim) in open {
+            end(stage, trouble, victim).await?;
+        }
         pause(chance, 1500).await;
     }
     Ok(())

@@ -17,6 +17,9 @@ fn settings(stage: &Stage, number: usize) -> Settings {
     let mut settings = storm::settings(&stage.drives);
     settings.name = name(number);
     settings.home = PathBuf::from("/home");
+    if stage.sites > 0 {
+        settings.labels = vec![format!("site=s{}", number % stage.sites)];
+    }
     settings.addresses = vec![SocketAddr::new(Stage::ip(number), CLUSTER_PORT)];
     settings.replicas.checkpoint_entries = 300;
     settings.replicas.checkpoint_bytes = 256 << 10;

@@ -53,6 +53,10 @@ pub struct Storm {
     pub kind: Kind,
     /// Machines from the beginning.
     pub nodes: usize,
+    /// Sites that they are at in turn, as their labels say; 0: no labels.
+    pub sites: usize,
+    /// Machines in trouble at once, of the kind that the store promises to bear.
+    pub victims: usize,
     /// One more joins in the middle.
     pub joins: bool,
     /// Clients at once.
@@ -94,6 +98,8 @@ impl Storm {
             seed,
             kind,
             nodes,
+            sites: 0,
+            victims: 1,
             joins,
             clients: 3,
             phases: 2,
@@ -123,7 +129,7 @@ pub struct Report {
 pub fn run(storm: Storm) -> Result<Report, String> {
     replicated::lies::plant(storm.replicas);
     let machines = storm.nodes + usize::from(storm.joins);
-    let stage = Stage::new(storm.seed, machines, DRIVES);
+    let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites);
     stage.places.iter().for_each(|place| place.disk.plant(storm.lie));
     let mut sim = turmoil::Builder::new()
         .rng_seed(storm.seed)

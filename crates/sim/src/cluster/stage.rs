@@ -99,6 +99,8 @@ pub struct Stage {
     pub seed: u64,
     pub places: Arc<Vec<Place>>,
     pub drives: Arc<Vec<PathBuf>>,
+    /// Sites that machines are at in turn.
+    pub sites: usize,
     state: Arc<Mutex<State>>,
 }
 
@@ -117,7 +119,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
-    pub fn new(seed: u64, machines: usize, drives: usize) -> Self {
+    pub fn new(seed: u64, machines: usize, drives: usize, sites: usize) -> Self {
         let drives: Vec<PathBuf> = (1..=drives).map(|number| PathBuf::from(format!("/d{number}"))).collect();
         let place = |number: usize| {
             let disk = SimDisk::new(seed << 8 | number as u64);
@@ -128,6 +130,7 @@ impl Stage {
             seed,
             places: Arc::new((0..machines).map(place).collect()),
             drives: Arc::new(drives),
+            sites,
             state: Arc::default(),
         }
     }
