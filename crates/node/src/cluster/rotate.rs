@@ -146,7 +146,7 @@ impl Inner {
         for node in self.other_nodes() {
             let call = Call::new(KEYS, Class::Control, wish.encode()).with_timeout(LIMIT);
             match async { endpoint.call(node, call).await?.body.collect(BYTES_MAX).await }.await {
-                Ok(answer) => return Ok(answer.into()),
+                Ok(answer) => return Ok(answer),
                 Err(error) => said.push(format!("{node}: {error}")),
             }
         }

@@ -316,7 +316,7 @@ impl Stage {
         let mut answer = self.exchange((number, S3_PORT), signer, limit, request).await;
         // The calendar jumped while the request was on its way: who signed by the old one signs anew.
         let jumped = well.is_none() || well != self.well(number);
-        if jumped && answer.as_ref().is_ok_and(|answer| is_skewed(answer)) {
+        if jumped && answer.as_ref().is_ok_and(is_skewed) {
             answer = Err(io::Error::other("signed by another calendar"));
         }
         let Request { method, path, query, .. } = request;
