@@ -240,9 +240,9 @@ async fn wrong_bytes_of_a_lying_node_are_noticed_and_had_from_others() {
         let body = bytes(1, 6 * MIB);
         let version = rig.gateway.put("o", &body).await;
         lies.store(true, SeqCst);
-        // A node that was slow a moment ago is asked last: not each read meets the liar.
+        // A node that was slow a moment ago is asked last: not each read meets the liar, and on a busy machine few do.
         let mut told = None;
-        for _ in 0..100 {
+        for _ in 0..5000 {
             rig.gateway.check(&version, &body, "a node lies").await;
             told = found.try_recv().ok();
             if told.is_some() {

@@ -1,6 +1,8 @@
 //! The bytes of version 1 of what a shard's leader is asked, for ever; and what hostile bytes do. The fixtures were
 //! put together from docs/formats/metadata-wire.md by hand; what they carry are the released forms of the crates below.
 
+use futures_util::FutureExt;
+
 use super::*;
 
 const ASKS: &str = include_str!("../../../tests/cluster/meta-ask-v1.hex");
@@ -102,4 +104,20 @@ fn hostile_questions_and_answers_are_errors_and_never_panics() {
     let mut state = 7;
     survives_hostile_bytes(&asks(), &mut state);
     survives_hostile_bytes(&answers(), &mut state);
+}
+
+#[tokio::test]
+async fn a_leader_is_waited_for_until_the_replica_here_names_another() {
+    let [old, new] = [NodeId([1; 16]), NodeId([2; 16])];
+    let (told, here) = watch::channel(Status { leader: Some(old), ..Status::default() });
+    let mut moves = std::pin::pin!(moved(Some(here.clone()), old));
+    assert_eq!(moves.as_mut().now_or_never(), None);
+    // That nobody is known to lead is no reason: the one that was asked may lead still.
+    told.send_modify(|status| status.leader = None);
+    assert_eq!(moves.as_mut().now_or_never(), None);
+    told.send_modify(|status| status.leader = Some(new));
+    assert_eq!(moves.as_mut().now_or_never(), Some(()));
+    // Who was asked without being the leader isn't waited for at all; without a replica nobody knows.
+    assert_eq!(moved(Some(here), old).now_or_never(), Some(()));
+    assert_eq!(moved(None, old).now_or_never(), None);
 }
