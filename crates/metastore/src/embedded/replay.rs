@@ -61,8 +61,10 @@ impl Replay<'_> {
             }
             let read = side.read_from(number, offset);
             match &read {
+                Ok(_) => is_told = true,
                 Err(error) if error.is_untold() => untold = Some(error.clone()),
-                _ => is_told = true,
+                // Damage, or no file: another one's word is needed as well.
+                Err(_) => {}
             }
             // A mirror that can't be read now has nothing to offer; writing to it will tell.
             copies.push(Copy::Own(read.unwrap_or_default()));

@@ -93,7 +93,13 @@ impl Service for KeyService {
             let root = inner.root().await.map_err(fault)?;
             let root = root.ok_or_else(|| Fault::new(Kind::Missing, "the root key isn't on this node"))?;
             let body = match wish {
-                Wish::Sign(key) => inner.sign_key(&root, caller.node, key).await.map_err(fault)?.encode(),
+                Wish::Sign(key) => {
+                    let membership = inner.sign_key(&root, caller.node, key).await.map_err(fault)?;
+                    // Told here too: who stole the old key would not tell.
+                    let text = "a new key was signed for this node, as it asked".into();
+                    inner.tell(Severity::Info, "node", &caller.node.to_string(), text);
+                    membership.encode()
+                }
                 Wish::Retire => {
                     inner.end_old_key(&root, caller.node).await.map_err(fault)?;
                     Vec::new()
