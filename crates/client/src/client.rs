@@ -26,7 +26,7 @@ use crate::read::ReadStream;
 use crate::registry::{Registry, segments};
 use crate::repair::{Job, Rebuilt};
 use crate::run::Run;
-use crate::shard::{Hint, Metadata, Shard};
+use crate::shard::{Hint, Metadata, Shard, Volumes};
 use crate::writer::{Content, Writer};
 use crate::{Error, verify};
 
@@ -78,16 +78,16 @@ struct Inner {
 }
 
 impl Client {
-    /// A client of the two shards and the drives. `drives` is kept up to date by the caller.
+    /// A client of the metadata shards and the drives. `drives` is kept up to date by the caller.
     pub fn new(
         env: Env,
         system: Arc<dyn Metadata>,
-        volumes: Arc<dyn Metadata>,
+        volumes: Arc<dyn Volumes>,
         drives: Arc<Drives>,
         keys: StoreKeys,
     ) -> Self {
         let (teller, findings) = Teller::new();
-        let (system, volumes) = (Shard::new(env.clone(), system), Shard::new(env.clone(), volumes));
+        let system = Shard::new(env.clone(), system);
         Self(Arc::new(Inner {
             core: Core::new(env, system, volumes, drives, keys, teller),
             registry: Arc::default(),
@@ -254,6 +254,11 @@ impl Client {
     }
 }
 
+/// What the shard's leader, if it is another node, is told along with a question.
+fn hint(shard: &Shard, volume: VolumeId, query: impl FnOnce() -> Query) -> Option<Hint> {
+    (!shard.is_led_here()).then(|| (volume, query()))
+}
+
 /// A volume.
 impl Client {
     /// Reads many rows.
@@ -264,8 +269,8 @@ impl Client {
         read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + 'static,
     ) -> Result<T, Error> {
         let volume = bucket.volume;
-        let hint = self.hint(volume, || query);
-        self.core().volumes.scan(hint, move |view| Ok(read(view, volume)?)).await
+        let shard = self.core().shard(volume);
+        shard.scan(hint(&shard, volume, || query), move |view| Ok(read(view, volume)?)).await
     }
 
     /// Reads a few rows.
@@ -275,13 +280,8 @@ impl Client {
         query: impl FnOnce() -> Query,
         read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + Sync,
     ) -> Result<T, Error> {
-        let hint = self.hint(bucket.volume, query);
-        self.core().volumes.read(hint, |view| Ok(read(view, bucket.volume)?)).await
-    }
-
-    /// What the shard's leader, if it is another node, is told along with a question.
-    fn hint(&self, volume: VolumeId, query: impl FnOnce() -> Query) -> Option<Hint> {
-        (!self.core().volumes.is_led_here()).then(|| (volume, query()))
+        let shard = self.core().shard(bucket.volume);
+        shard.read(hint(&shard, bucket.volume, query), |view| Ok(read(view, bucket.volume)?)).await
     }
 
     /// Changes the bucket; durable when this returns. Content that the command names is given up if
@@ -308,7 +308,7 @@ impl Client {
         }
         let is_setting = matches!(command, Command::SetConfig { .. } | Command::SetVersioning(_) | Command::Close);
         let work = self.core().new_work(bucket.volume, command, missing);
-        let done = self.core().volumes.work(work).await;
+        let done = self.core().shard(bucket.volume).work(work).await;
         if is_setting {
             self.core().settings.forget(bucket.volume);
         }
@@ -477,7 +477,7 @@ impl Client {
                 let row = namespace::read::segment(view, volume, policy, group, segment)?;
                 Ok((base::kv::Batch::default(), row.is_some()))
             };
-            let in_use = self.core().volumes.execute(look).await;
+            let in_use = self.core().shard(volume).execute(look).await;
             self.0.registry.sweep(now, segment, in_use.as_ref().ok().copied());
             failed = failed.or(in_use.err());
         }

@@ -97,7 +97,7 @@ async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Ve
         let read = move |view: &dyn base::kv::View| {
             Ok::<_, Error>(namespace::read::pack_slots(view, volume, pack, after, PAGE)?)
         };
-        let page = client.core().volumes.scan(None, read).await?;
+        let page = client.core().shard(volume).scan(None, read).await?;
         after = page.last().map(|slot| (slot.slot, slot.ord));
         let full = page.len() == PAGE;
         owners.extend(page.into_iter().map(|slot| slot.owner));
@@ -119,7 +119,7 @@ async fn version_of(
         Err(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion) => Ok(None),
         Err(error) => Err(error.into()),
     };
-    client.core().volumes.scan(None, read).await
+    client.core().shard(volume).scan(None, read).await
 }
 
 /// Calls `each` for the parts of a body that lie in the pack.

@@ -21,7 +21,7 @@ use crate::drives::Drives;
 use crate::findings::Teller;
 use crate::map::{Map, POLICY_SETTING, Target};
 use crate::settings::Settings;
-use crate::shard::Shard;
+use crate::shard::{Shard, Volumes};
 
 /// A drive that doesn't answer a read for so long has failed at it.
 pub(crate) const READ_MAX: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ const LATE_PIECES_MAX: u32 = 8;
 pub(crate) struct Core {
     pub env: Env,
     pub system: Shard,
-    pub volumes: Shard,
+    volumes: Arc<dyn Volumes>,
     pub drives: Arc<Drives>,
     pub keys: StoreKeys,
     pub teller: Teller,
@@ -52,7 +52,7 @@ impl Core {
     pub fn new(
         env: Env,
         system: Shard,
-        volumes: Shard,
+        volumes: Arc<dyn Volumes>,
         drives: Arc<Drives>,
         keys: StoreKeys,
         teller: Teller,
@@ -71,6 +71,11 @@ impl Core {
             late: Mutex::default(),
             under_way: Mutex::default(),
         })
+    }
+
+    /// The metadata shard that has the volume's rows.
+    pub fn shard(&self, volume: VolumeId) -> Shard {
+        Shard::new(self.env.clone(), self.volumes.of(volume))
     }
 
     pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
@@ -136,15 +141,16 @@ impl Core {
     /// A setting of a volume. Of a shard that is led elsewhere it may be a moment old.
     pub async fn config(&self, volume: VolumeId, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let rule = |view: &dyn base::kv::View| Ok::<_, Error>(namespace::read::config(view, volume, name)?);
-        if self.volumes.is_led_here() {
-            return self.volumes.read(None, rule).await;
+        let shard = self.shard(volume);
+        if shard.is_led_here() {
+            return shard.read(None, rule).await;
         }
         let now = self.env.clock.now();
         if let Some(value) = self.settings.get(volume, name, now) {
             return Ok(value);
         }
         let hint = (volume, Query::Config { name: name.into() });
-        let value = self.volumes.read(Some(hint), rule).await?;
+        let value = shard.read(Some(hint), rule).await?;
         self.settings.set(volume, name, value.clone(), now);
         Ok(value)
     }
@@ -178,7 +184,8 @@ impl Core {
     /// Takes a piece off the note of what is missing, if there is one.
     pub async fn forget_missing(&self, volume: VolumeId, segment: SegmentId, index: u8) {
         let now = self.env.clock.wall();
-        let done = self.volumes.execute(move |view| {
+        let shard = self.shard(volume);
+        let done = shard.execute(move |view| {
             let Some(note) = missing_note(view, volume, segment)? else { return Ok(Default::default()) };
             let missing = note.missing.into_iter().filter(|at| *at != index).collect();
             let command = Command::NoteMissing { segment, policy: note.policy, group: note.group, missing };

@@ -111,6 +111,21 @@ impl Metadata for Sequencer {
     }
 }
 
+/// Who has the rows of which volume.
+pub trait Volumes: Send + Sync {
+    /// The metadata shard of the volume.
+    fn of(&self, volume: VolumeId) -> Arc<dyn Metadata>;
+}
+
+/// One shard has those of all.
+pub struct One(pub Arc<dyn Metadata>);
+
+impl Volumes for One {
+    fn of(&self, _: VolumeId) -> Arc<dyn Metadata> {
+        self.0.clone()
+    }
+}
+
 /// One shard, and how rules run on it.
 #[derive(Clone)]
 pub struct Shard {

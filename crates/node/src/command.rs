@@ -324,7 +324,7 @@ impl Inner {
                 "removing {name} now would lower safety: {needed} placement groups still keep pieces there; data that survives the loss of {now} more drives would survive {after}; {what}; nothing was changed"
             )));
         }
-        let stores = self.shards.iter().flat_map(|shard| shard.stores());
+        let stores = self.shards.all().into_iter().flat_map(|shard| shard.stores());
         let mut copies = stores.map(|store| store.members().drives.iter().filter(|drive| **drive != row.id).count());
         let others = self.fleet.up().iter().filter(|drive| drive.id != row.id).count();
         if self.is_mine(row) && copies.any(|copies| copies < self.mirrors().min(others)) {
@@ -338,7 +338,7 @@ impl Inner {
     }
 
     async fn take_out(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
-        for store in self.shards.iter().flat_map(|shard| shard.stores()) {
+        for store in self.shards.all().into_iter().flat_map(|shard| shard.stores()) {
             if store.members().drives.contains(&row.id) {
                 store.remove_mirror(row.id).await?;
             }

@@ -93,8 +93,8 @@ impl Heal {
 /// Looks for what is missing, and repairs it.
 pub(crate) async fn heal(inner: Arc<Inner>) {
     while !inner.is_closing() {
-        // One node repairs for all: who leads the volumes.
-        if !inner.volumes.is_led_here() {
+        // One node repairs for all: who leads the first shard of volumes.
+        if !inner.leads_volumes() {
             lock(&inner.heal).rest();
             inner.env.timeout(REST, inner.wake.notified()).await;
             continue;
@@ -188,7 +188,7 @@ impl Inner {
     async fn look_at_notes(&self, volume: VolumeId) -> Result<()> {
         let mut after = None;
         loop {
-            let page = self.scan(move |view| namespace::read::missing(view, volume, after, PAGE)).await?;
+            let page = self.scan(volume, move |view| namespace::read::missing(view, volume, after, PAGE)).await?;
             after = page.last().map(|found| found.segment);
             let full = page.len() == PAGE;
             for found in page {
@@ -230,7 +230,7 @@ impl Inner {
             let command = Command::NoteMissing { segment, policy, group, missing };
             Ok((namespace::apply(view, volume, &command, now)?.0, ()))
         };
-        self.volumes.execute(rule).await?;
+        self.shard(volume).execute(rule).await?;
         Ok(())
     }
 
@@ -294,7 +294,7 @@ impl Inner {
         }
         let Finding { volume, policy, group, piece, .. } = finding;
         let target = Target { volume, policy, group, segment: piece.segment };
-        let row = self.scan(move |view| namespace::read::segment(view, volume, policy, group, piece.segment)).await?;
+        let row = self.scan(volume, move |view| namespace::read::segment(view, volume, policy, group, piece.segment)).await?;
         let Some(row) = row else { return Ok(()) };
         if let (Some(drive), Fault::Damaged) = (finding.drive, finding.fault) {
             let text =
@@ -343,7 +343,7 @@ impl Inner {
     /// Rebuilds what has a drive to go to; `None` if the segment is gone.
     async fn rebuild(&self, need: &Need) -> Result<Option<(Vec<u8>, u64)>> {
         let Target { volume, policy, group, segment } = need.target;
-        let found = self.scan(move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
+        let found = self.scan(volume, move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
         let Some(row) = self.group(policy, group)?.filter(|_| found.is_some()) else { return Ok(None) };
         let has_home = |index: &&u8| row.members.get(usize::from(**index)).is_some_and(|drive| self.is_up(*drive));
         let missing: Vec<u8> = need.missing.iter().filter(has_home).copied().collect();
@@ -373,7 +373,7 @@ impl Inner {
             .into_iter()
             .flat_map(|(policy, rows)| rows.into_iter().map(move |row| (policy.id, row.group)))
             .collect();
-        self.scan(move |view| {
+        let homes = self.scan_all(volumes, move |view, volumes| {
             for volume in volumes.iter().copied() {
                 for (policy, group) in &groups {
                     if namespace::read::segment(view, volume, *policy, *group, segment)?.is_some() {
@@ -385,8 +385,8 @@ impl Inner {
                 }
             }
             Ok(Home::None)
-        })
-        .await
+        });
+        Ok(homes.await?.into_iter().find(|home| !matches!(home, Home::None)).unwrap_or(Home::None))
     }
 
     /// A bucket's handle for work on its volume.

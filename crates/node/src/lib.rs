@@ -17,6 +17,7 @@ pub mod members;
 pub mod recover;
 pub mod remote;
 pub mod settings;
+mod shards;
 pub mod status;
 
 mod access;

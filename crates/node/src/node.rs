@@ -13,18 +13,18 @@ use namespace::catalog;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cluster::Cluster;
-use crate::cluster::shard::MetaShard;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::fleet::{Fleet, Marks, lock};
 use crate::heal::Heal;
 use crate::settings::Settings;
+use crate::shards::Shards;
 use crate::upkeep::Upkeep;
 
 /// The shard of the catalog.
 pub(crate) const SYSTEM: u32 = 0;
-/// The shard of all volumes' rows.
-pub(crate) const VOLUMES: u32 = 1;
+/// The first shard that has volumes: who leads it does what one node does for all.
+pub(crate) const VOLUMES: u32 = catalog::FIRST_SHARD;
 /// Rows read at a time.
 pub(crate) const PAGE: usize = 512;
 /// How long a loop may take to end.
@@ -42,12 +42,10 @@ pub(crate) struct Inner {
     pub marks: Arc<Marks>,
     pub fleet: Fleet,
     pub drives: Arc<Drives>,
-    /// The metadata shards, by number.
-    pub shards: [Arc<MetaShard>; 2],
+    /// The metadata shards.
+    pub shards: Arc<Shards>,
     /// The shard of the catalog, for rules.
     pub system: Shard,
-    /// The shard of all volumes' rows, for rules.
-    pub volumes: Shard,
     /// What opens the metadata and the data.
     pub keys: crypt::StoreKeys,
     /// The other nodes, once there may be some.
@@ -84,14 +82,6 @@ impl Inner {
     pub fn look<T>(&self, read: impl FnOnce(&dyn View) -> std::result::Result<T, namespace::Error>) -> Result<T> {
         let read = |view: &dyn View| -> Result<T> { Ok(read(view)?) };
         self.system.peek(read)?.ok_or_else(|| Error::NotYet("the catalog is still being copied to this node".into()))
-    }
-
-    /// Reads rows of volumes, off the reactor.
-    pub async fn scan<T: Send + 'static>(
-        &self,
-        read: impl Fn(&dyn View) -> std::result::Result<T, namespace::Error> + Send + 'static,
-    ) -> Result<T> {
-        self.volumes.scan(None, move |view| Ok(read(view)?)).await
     }
 
     /// All drives of the catalog.
@@ -173,7 +163,7 @@ impl Node {
         if let Some(cluster) = inner.cluster.get() {
             cluster.leave().await;
         }
-        for shard in &inner.shards {
+        for shard in inner.shards.all() {
             if let Err(error) = shard.close().await {
                 tracing::warn!(shard = shard.number, %error, "failed to write the metadata's last checkpoint: the next start replays its log");
             }

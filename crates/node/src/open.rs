@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base::{ClusterId, DriveId, Kind};
-use client::{Client, Drives, Metadata, Shard};
+use client::{Client, Drives, Shard};
 use crypt::{RootKey, StoreKeys};
 use env::{Disk, Env};
 use futures_util::future::join_all;
@@ -25,6 +25,7 @@ use crate::fleet::{Fleet, Marks, Mounted, folder};
 use crate::identity::{self, Folder, Identity, Lock};
 use crate::members::{self, NodeFile};
 use crate::node::{Inner, Node, SYSTEM, VOLUMES};
+use crate::shards::Shards;
 use crate::settings::{Settings, Started};
 use crate::{event, groups, heal, key, supervise, upkeep};
 
@@ -318,7 +319,11 @@ async fn assemble(
     }
     let shards = match &file {
         None => open_shards(&env, &settings, &at_hand, &marks, &keys).await?,
-        Some(_) => [SYSTEM, VOLUMES].map(|shard| MetaShard::new(&env, shard, Role::Changing)),
+        // Those of which a replica was made here are opened before the catalog is there to name them.
+        Some(file) => {
+            let numbers: BTreeSet<u32> = file.turns.keys().copied().chain([SYSTEM, VOLUMES]).collect();
+            Shards::new(numbers.into_iter().map(|shard| MetaShard::new(&env, shard, Role::Changing)))
+        }
     };
     let fleet = Fleet::default();
     let drives = Drives::new(env.clock.clone());
@@ -334,11 +339,9 @@ async fn assemble(
             Err(error) => notes.push(format!("the pieces on {} can't be opened: {error}", path.display())),
         }
     }
-    let [system, volumes] = shards.each_ref().map(|shard| Shard::new(env.clone(), shard.clone()));
-    let client = {
-        let [system, volumes] = shards.each_ref().map(|shard| shard.clone() as Arc<dyn Metadata>);
-        Client::new(env.clone(), system, volumes, drives.clone(), keys.clone())
-    };
+    let catalog = shards.get(SYSTEM).ok_or_else(|| Error::Folders("the store has no catalog".into()))?;
+    let system = Shard::new(env.clone(), catalog.clone());
+    let client = Client::new(env.clone(), catalog, shards.clone(), drives.clone(), keys.clone());
     let (alive, ended) = mpsc::channel(1);
     let inner = Arc::new(Inner {
         heal: heal::Heal::new().into(),
@@ -353,7 +356,6 @@ async fn assemble(
         drives,
         shards,
         system,
-        volumes,
         client,
         cluster: OnceLock::new(),
         events: event::Events::default(),
@@ -366,6 +368,7 @@ async fn assemble(
         loops: Some(alive).into(),
         ended: ended.into(),
     });
+    inner.shards.set_node(&inner);
     if let Some(file) = file {
         inner.go_on(&file).await?;
     }
@@ -403,9 +406,9 @@ async fn open_shards(
     at_hand: &[(PathBuf, Arc<Lock>, Identity)],
     marks: &Arc<Marks>,
     keys: &StoreKeys,
-) -> Result<[Arc<MetaShard>; 2]> {
+) -> Result<Arc<Shards>> {
     let [system, volumes] = [SYSTEM, VOLUMES].map(|shard| open_shard(env, settings, at_hand, marks, keys, shard));
-    Ok([system.await?, volumes.await?])
+    Ok(Shards::new([system.await?, volumes.await?]))
 }
 
 /// Opens a shard that this machine keeps alone.

@@ -91,7 +91,7 @@ impl Inner {
             let read = move |view: &dyn base::kv::View| {
                 namespace::read::segments_of_group(view, volume, policy, group, after, PAGE)
             };
-            let page = self.scan(read).await?;
+            let page = self.scan(volume, read).await?;
             after = page.last().map(|(segment, _)| *segment);
             let mut missing: BTreeMap<SegmentId, BTreeSet<u8>> = BTreeMap::new();
             // All drives at once: each may be a round trip away.

@@ -130,7 +130,12 @@ impl Look {
             marks.add(&path, lock, identity);
         }
         let mut look = Look { env, settings, marks, file, shards: Vec::new(), heard: BTreeMap::new() };
-        for shard in [SYSTEM, VOLUMES] {
+        let more: Vec<u32> = look.file.turns.keys().copied().filter(|shard| *shard > VOLUMES).collect();
+        for shard in [SYSTEM, VOLUMES].into_iter().chain(more) {
+            // Of other shards than these a node has what it was asked to keep.
+            if shard > VOLUMES && look.places(shard).rows.is_empty() {
+                continue;
+            }
             let seen = look.examine(shard).await?;
             look.shards.push(seen);
         }
@@ -215,14 +220,30 @@ impl Look {
                 "this node alone keeps the metadata already: there is nothing to recover; start `abide up`".into(),
             );
         }
+        let lost = self.lost();
         for seen in self.shards.iter().filter(|seen| !seen.is_alone(me)) {
-            all.extend(judge(seen, me, |node| self.heard.get(&node).is_some_and(|heard| heard.can_vote(seen.shard))));
+            // Groups that have their majority go on as they are, if others don't.
+            if lost.is_empty() || lost.contains(&seen.shard) {
+                all.extend(judge(seen, me, |node| self.can_vote(seen.shard, node)));
+            }
         }
         all
     }
 
-    fn lines(&self) -> Vec<String> {
+    /// Whether a node's vote may count for the shard's group still.
+    fn can_vote(&self, shard: u32, node: NodeId) -> bool {
+        self.heard.get(&node).is_some_and(|heard| heard.can_vote(shard))
+    }
+
+    /// The shards that no majority keeps any more.
+    fn lost(&self) -> BTreeSet<u32> {
         let me = self.file.node();
+        let is_lost = |seen: &&Seen| !seen.has_majority(me, |node| self.can_vote(seen.shard, node));
+        self.shards.iter().filter(is_lost).map(|seen| seen.shard).collect()
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let (me, lost) = (self.file.node(), self.lost());
         let mut lines = vec![format!("node {me} of store {}", self.file.cluster())];
         for seen in &self.shards {
             let here = &seen.here;
@@ -232,6 +253,10 @@ impl Look {
             ));
             if seen.is_alone(me) {
                 lines.push("  this node alone keeps it already".into());
+                continue;
+            }
+            if !lost.contains(&seen.shard) {
+                lines.push("  most of its voters can be reached: it goes on as it is".into());
                 continue;
             }
             let voters: Vec<String> = seen.voters().iter().map(NodeId::to_string).collect();
@@ -284,8 +309,8 @@ impl Look {
     }
 
     async fn carry_out(mut self) -> Result<()> {
-        let me = self.file.node();
-        for seen in &self.shards {
+        let (me, lost) = (self.file.node(), self.lost());
+        for seen in self.shards.iter().filter(|seen| seen.is_alone(me) || lost.contains(&seen.shard)) {
             let token = match (&seen.checkpoint, seen.is_alone(me)) {
                 // An attempt before this one came so far.
                 (_, true) => seen.here.token,
@@ -317,6 +342,18 @@ impl Seen {
         self.here.members.iter().flatten().flatten().copied().collect()
     }
 
+    /// Those whose votes may count still.
+    fn able(&self, me: NodeId, can_vote: impl Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
+        self.voters().into_iter().filter(|node| *node == me || can_vote(*node)).collect()
+    }
+
+    /// Whether its group may go on by itself, by some configuration that may count.
+    fn has_majority(&self, me: NodeId, can_vote: impl Fn(NodeId) -> bool) -> bool {
+        let able = self.able(me, can_vote);
+        let is_majority = |set: &BTreeSet<NodeId>| set.intersection(&able).count() * 2 > set.len();
+        self.here.members.iter().any(|sets| !sets.is_empty() && sets.iter().all(is_majority))
+    }
+
     fn is_alone(&self, me: NodeId) -> bool {
         self.voters().into_iter().eq([me])
     }
@@ -335,9 +372,8 @@ fn at_most(here: &Examined, made: Wall) -> String {
 fn judge(seen: &Seen, me: NodeId, can_vote: impl Fn(NodeId) -> bool) -> Vec<String> {
     let (shard, here) = (seen.shard, &seen.here);
     let mut all = Vec::new();
-    let able: BTreeSet<NodeId> = seen.voters().into_iter().filter(|node| *node == me || can_vote(*node)).collect();
-    let is_majority = |set: &BTreeSet<NodeId>| set.intersection(&able).count() * 2 > set.len();
-    if here.members.iter().any(|sets| !sets.is_empty() && sets.iter().all(is_majority)) {
+    if seen.has_majority(me, &can_vote) {
+        let able = seen.able(me, can_vote);
         let names: Vec<String> = able.iter().filter(|node| **node != me).map(NodeId::to_string).collect();
         let who = if names.is_empty() {
             "this node alone is".into()

@@ -15,7 +15,8 @@ use crate::cluster::{NodeShown, Summary};
 use crate::error::Result;
 use crate::fleet::lock;
 use crate::groups;
-use crate::node::{Inner, Node, SYSTEM, VOLUMES};
+use crate::cluster::plan::plan;
+use crate::node::{Inner, Node, SYSTEM};
 use crate::open::MIRRORS;
 use crate::remote::message::{DriveHealth, State};
 
@@ -191,7 +192,7 @@ impl Node {
         let up = all.iter().filter(|drive| drive.is_up()).count();
         // With other nodes, without somebody to lead the metadata nothing is served.
         let is_led = |shard: &Arc<MetaShard>| shard.member().is_none_or(|member| member.is_led());
-        let is_led = self.0.shards.iter().all(is_led);
+        let is_led = self.0.shards.all().iter().all(is_led);
         if up == 0 || !is_led || !self.0.writable.load(std::sync::atomic::Ordering::Relaxed) {
             Health::Red
         } else if up < all.len() {
@@ -330,7 +331,7 @@ impl Inner {
             repair: self.repair_left(),
             survives: self.survives().await?,
             needed: self.needed(&self.drive_rows()?).await?,
-            voters: self.voters_here(VOLUMES) as u16,
+            voters: self.voters_of_volumes()? as u16,
         })
     }
 
@@ -374,13 +375,11 @@ impl Inner {
         let mut totals = Totals::default();
         let buckets = self.look(|view| catalog::list_all_buckets(view, "", usize::MAX >> 1))?;
         totals.buckets = buckets.len() as u64;
-        let stats = self.scan(move |view| {
-            buckets
-                .iter()
-                .map(|bucket| namespace::read::stats(view, bucket.volume))
-                .collect::<std::result::Result<Vec<_>, _>>()
+        let stats = self.scan_all(buckets.iter().map(|bucket| bucket.volume), |view, volumes| {
+            let stats = volumes.iter().map(|volume| namespace::read::stats(view, *volume));
+            stats.collect::<std::result::Result<Vec<_>, _>>()
         });
-        for head in stats.await? {
+        for head in stats.await?.into_iter().flatten() {
             totals.objects += head.objects;
             totals.bytes += head.version_bytes + head.part_bytes;
         }
@@ -463,14 +462,28 @@ impl Inner {
         let copies = |shard: &Arc<MetaShard>| shard.stores().first().map_or(0, |store| store.members().drives.len());
         match self.cluster.get() {
             Some(_) => of_volumes.min(self.voters_here(SYSTEM)),
-            None => self.shards.iter().map(copies).min().unwrap_or(0),
+            None => self.shards.all().iter().map(copies).min().unwrap_or(0),
         }
     }
 
     /// How many nodes vote on a shard, by the replica here.
     fn voters_here(&self, shard: u32) -> usize {
-        let replica = self.shards.get(shard as usize).and_then(|shard| shard.replica());
+        let replica = self.shards.get(shard).and_then(|shard| shard.replica());
         replica.map_or(0, |replica| replica.status().borrow().fewest)
+    }
+
+    /// How many nodes vote on the volumes' metadata where they are fewest: of shards that have no replica here, by the
+    /// plan.
+    fn voters_of_volumes(&self) -> Result<usize> {
+        let shards = self.look(|view| {
+            let shards = catalog::volume_shards(view)?.into_iter();
+            shards.map(|shard| Ok((shard, plan(view, shard)?))).collect::<std::result::Result<Vec<_>, _>>()
+        })?;
+        let voters = shards.into_iter().map(|(shard, plan)| match self.voters_here(shard) {
+            0 => plan.map_or(0, |plan| plan.nodes.len()),
+            here => here,
+        });
+        Ok(voters.min().unwrap_or(0))
     }
 
     /// How many more drives may be lost, whichever they are, with all data still readable, if `less`
@@ -496,7 +509,7 @@ impl Inner {
             spare = spare.min(self.worst_group(policy, rows, &bad, &volumes, spare).await?);
         }
         for volume in volumes {
-            let notes = self.scan(move |view| namespace::read::missing(view, volume, None, NOTES_MAX)).await?;
+            let notes = self.scan(volume, move |view| namespace::read::missing(view, volume, None, NOTES_MAX)).await?;
             for found in notes.into_iter().filter(|found| found.row.is_some()) {
                 let place = (found.note.policy, found.note.group);
                 let mut lost = bad.get(&place).cloned().unwrap_or_default();
@@ -541,8 +554,7 @@ impl Inner {
         volumes: &[VolumeId],
         groups: Vec<(PolicyId, GroupId)>,
     ) -> Result<BTreeSet<(PolicyId, GroupId)>> {
-        let volumes = volumes.to_vec();
-        self.scan(move |view| {
+        let found = self.scan_all(volumes.to_vec(), move |view, volumes| {
             let mut found = BTreeSet::new();
             for (policy, group) in groups.iter().copied() {
                 for volume in volumes.iter().copied() {
@@ -553,8 +565,8 @@ impl Inner {
                 }
             }
             Ok(found)
-        })
-        .await
+        });
+        Ok(found.await?.into_iter().flatten().collect())
     }
 }
 

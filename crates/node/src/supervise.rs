@@ -132,7 +132,7 @@ impl Watch {
         let Some(cluster) = inner.cluster.get() else { return };
         let up: BTreeSet<DriveId> = cluster.remotes.all().into_iter().map(|(drive, _)| drive).collect();
         let up: BTreeSet<DriveId> = up.into_iter().filter(|drive| inner.is_up(*drive)).collect();
-        let leads = inner.volumes.is_led_here();
+        let leads = inner.leads_volumes();
         if up != self.up {
             inner.retry_repairs();
         }
@@ -314,7 +314,7 @@ impl Inner {
             Ok(rows) => rows.iter().filter(|row| row.state != DriveState::Active).map(|row| row.id).collect(),
             Err(_) => return,
         };
-        for shard in self.shards.iter().flat_map(|shard| shard.stores()) {
+        for shard in self.shards.all().into_iter().flat_map(|shard| shard.stores()) {
             if let Err(error) = self.recruit(&shard, &leaving).await {
                 tracing::warn!(shard = shard.shard(), %error, "failed to give the metadata another copy: trying again");
             }

@@ -1,12 +1,12 @@
 //! Work that keeps a store small and sound: garbage, packs, trash, logs, scrubbing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{DriveId, Instant, PieceId, SegmentId, VolumeId, Wall};
 use client::header::PieceHeader;
-use client::{Fault, Finding};
+use client::{Fault, Finding, Metadata};
 use codec::Versioned;
 use futures_util::future::join_all;
 use namespace::Command;
@@ -93,7 +93,7 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
         if let Err(error) = inner.client.sweep_uncommitted().await {
             tracing::warn!(%error, "failed to give back what was never committed: trying again");
         }
-        if inner.volumes.is_led_here()
+        if inner.leads_volumes()
             && let Err(error) = inner.keep_volumes().await
         {
             tracing::warn!(%error, "failed to collect garbage: trying again");
@@ -114,7 +114,7 @@ impl Inner {
             }
             self.collect(volume, old).await?;
             let packs = self
-                .scan(move |view| namespace::read::packs_by_live_share(view, volume, PACK_SIXTEENTHS, young, PACKS_MAX))
+                .scan(volume, move |view| namespace::read::packs_by_live_share(view, volume, PACK_SIXTEENTHS, young, PACKS_MAX))
                 .await?;
             for pack in packs {
                 if let Err(error) = self.client.compact_pack(volume, pack.segment).await {
@@ -129,7 +129,7 @@ impl Inner {
     async fn collect(&self, volume: VolumeId, old: Wall) -> Result<()> {
         let mut after = None;
         loop {
-            let page = self.scan(move |view| namespace::read::garbage(view, volume, after, PAGE)).await?;
+            let page = self.scan(volume, move |view| namespace::read::garbage(view, volume, after, PAGE)).await?;
             after = page.last().map(|garbage| garbage.segment);
             let full = page.len() == PAGE;
             let mut collected: Vec<SegmentId> = Vec::new();
@@ -156,7 +156,7 @@ impl Inner {
     async fn forget_dead(&self) -> Result<()> {
         for dead in self.look(|view| catalog::dead_volumes(view, None, PAGE))? {
             let volume = dead.volume;
-            let holds = self.scan(move |view| {
+            let holds = self.scan(volume, move |view| {
                 let garbage = namespace::read::garbage(view, volume, None, 1)?;
                 Ok(!garbage.is_empty() || !namespace::read::segments(view, volume, None, 1)?.is_empty())
             });
@@ -172,7 +172,8 @@ impl Inner {
         if self.cluster.get().is_none() {
             return;
         }
-        for shard in [&self.system, &self.volumes].into_iter().filter(|shard| shard.is_led_here()) {
+        for shard in self.shards.all().into_iter().filter(|shard| shard.is_led_here()) {
+            let shard = client::Shard::new(self.env.clone(), shard);
             let now = self.env.clock.wall();
             if let Err(error) = shard.execute(|view| Ok((namespace::work::forget_done(view, now)?, ()))).await {
                 tracing::debug!(%error, "what was done is remembered a little longer");
@@ -330,15 +331,20 @@ impl Inner {
             return Ok(Vec::new());
         }
         let wanted: Vec<_> = pieces.iter().map(|(_, one)| (one.volume, one.policy, one.group, one.segment)).collect();
-        self.scan(move |view| {
-            let mut named = Vec::with_capacity(wanted.len());
-            for (volume, policy, group, segment) in &wanted {
+        let volumes: BTreeSet<VolumeId> = wanted.iter().map(|(volume, ..)| *volume).collect();
+        let asked = wanted.clone();
+        let found = self.scan_all(volumes, move |view, volumes| {
+            let mut named = BTreeSet::new();
+            for (volume, policy, group, segment) in asked.iter().filter(|(volume, ..)| volumes.contains(volume)) {
                 let in_use = namespace::read::segment(view, *volume, *policy, *group, *segment)?.is_some();
-                named.push(in_use || namespace::read::is_garbage(view, *volume, *segment)?);
+                if in_use || namespace::read::is_garbage(view, *volume, *segment)? {
+                    named.insert((*volume, *segment));
+                }
             }
             Ok(named)
-        })
-        .await
+        });
+        let named: BTreeSet<(VolumeId, SegmentId)> = found.await?.into_iter().flatten().collect();
+        Ok(wanted.iter().map(|(volume, _, _, segment)| named.contains(&(*volume, *segment))).collect())
     }
 }
 

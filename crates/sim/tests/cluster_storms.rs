@@ -132,7 +132,7 @@ fn thirty_machines_at_three_sites_weather_a_storm() {
 
 /// A storm in which a fault has its chance, and no other one.
 fn planted(seed: u64, always: Always) -> Storm {
-    let fair = Storm { nodes: 3, joins: false, skew: false, clients: 4, ..Storm::new(seed) };
+    let fair = Storm { nodes: 3, joins: false, skew: false, shards: false, clients: 4, ..Storm::new(seed) };
     Storm { kind: Kind::Anything, always: Some(always), lie: Lie::None, replicas: Replicas::None, ..fair }
 }
 

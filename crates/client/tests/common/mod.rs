@@ -257,7 +257,7 @@ impl Rig {
         let registry = Drives::new(env.clock.clone());
         drives.iter().for_each(|(id, drive)| registry.set(*id, Arc::new(Handle(drive.clone()))));
         let client =
-            Client::new(env.clone(), system.clone(), volumes.clone(), registry, RootKey::new([7; 32]).store_keys());
+            Client::new(env.clone(), system.clone(), Arc::new(client::shard::One(volumes.clone())), registry, RootKey::new([7; 32]).store_keys());
         let bucket = client.create_bucket("photos", &UserId("me".into()), "").await.unwrap();
         Self { env, client, drives, bucket, system, volumes, clock }
     }

@@ -4,6 +4,7 @@ use base::kv::{Batch, View};
 use base::{UserId, VolumeId, Wall};
 use codec::{Reader, Versioned, Writer};
 
+use super::shard::{next_volume, take_volume};
 use super::user::printable;
 use super::{get, keys, scan, start};
 use crate::error::Error;
@@ -14,8 +15,6 @@ pub const BUCKET_NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=63;
 pub(super) const USER_ID_BYTES_MAX: usize = 64;
 /// Bytes of other short texts.
 pub(super) const TEXT_BYTES_MAX: usize = 4096;
-/// The first volume; 0 is never given out, so that no row of a volume looks like the system's.
-const FIRST_VOLUME: u32 = 1;
 
 /// A name for a volume, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,19 +111,6 @@ pub struct NewBucket {
     pub wrapped_key: Vec<u8>,
 }
 
-/// The volume that the next bucket gets.
-pub fn next_volume(view: &dyn View) -> Result<VolumeId, Error> {
-    match view.get(keys::NEXT_VOLUME)? {
-        None => Ok(VolumeId(FIRST_VOLUME)),
-        Some(row) => {
-            let mut reader = Reader::new(&row);
-            let next = reader.u32("next volume")?;
-            reader.end("next volume")?;
-            Ok(VolumeId(next))
-        }
-    }
-}
-
 /// Makes a bucket and its volume, with the volume's key.
 ///
 /// Errors: [`Error::InvalidName`], [`Error::BucketExists`].
@@ -135,13 +121,9 @@ pub fn create_bucket(view: &dyn View, new: &NewBucket, now: Wall) -> Result<(Bat
         return Err(Error::BucketExists { yours: other.owner == new.owner });
     }
     let volume = next_volume(view)?;
-    // The last number is never given out: its rows would have no end.
-    let next = volume.0.checked_add(1).filter(|next| *next < u32::MAX);
-    let next = next.ok_or(Error::InvalidValue { what: "bucket", why: "no volume number is left" })?;
     let made =
         Bucket { name: new.name.clone(), volume, owner: new.owner.clone(), created: now, region: new.region.clone() };
-    let mut batch = Batch::default();
-    batch.put(keys::NEXT_VOLUME, next.to_le_bytes());
+    let mut batch = take_volume(volume);
     batch.put(keys::bucket(&made.name), made.encode());
     batch.put(owned(&made.owner, &made.name), []);
     batch.put(keys::volume_key(volume), VolumeKeyRow { volume, wrapped: new.wrapped_key.clone() }.encode());

@@ -10,11 +10,12 @@ mod drive;
 mod event;
 mod keys;
 mod node;
+mod shard;
 mod user;
 
 pub use bucket::{
     Bucket, DeadVolume, NewBucket, VolumeKeyRow, bucket, check_bucket_name, create_bucket, dead_volumes, delete_bucket,
-    forget_volume, list_all_buckets, list_buckets, next_volume, put_volume_key, volume_key,
+    forget_volume, list_all_buckets, list_buckets, put_volume_key, volume_key,
 };
 pub use drive::{
     Coding, DriveRow, DriveState, PolicyRow, cluster, drive, drives, group, groups, policies, policy, put_cluster,
@@ -25,6 +26,7 @@ pub use node::{
     NODE_ADDRESSES_MAX, NodeRow, NodeState, TicketRow, forget_tickets, member_list, node, nodes, put_member_list,
     put_node, put_ticket, ticket, tickets, tickets_forgotten,
 };
+pub use shard::{FIRST_SHARD, SHARDS_MAX, add_volume_shard, next_volume, shard_of, volume_shards};
 pub use user::{
     AccessKey, User, access_key, access_keys, put_access_key, put_user, revoke_access_key, user, user_by_email, users,
 };

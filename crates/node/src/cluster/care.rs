@@ -26,7 +26,7 @@ use super::plan::plan;
 use super::shard::{Member, MetaShard};
 use crate::error::{Error, Result};
 use crate::members;
-use crate::node::{Inner, SYSTEM};
+use crate::node::{Inner, SYSTEM, VOLUMES};
 
 /// How often replicas are looked at.
 const EVERY: Duration = Duration::from_millis(250);
@@ -68,7 +68,7 @@ pub(crate) async fn care(mut care: Care) {
         {
             inner.log_trouble(care.adopt(known).await);
         }
-        for shard in inner.shards.clone() {
+        for shard in inner.shards.all() {
             // A question that nobody answers must not hold up the node's end.
             let step = inner.unless_closing(care.step(&shard)).await;
             if let Some(done) = step {
@@ -97,6 +97,9 @@ impl Care {
         if let Some(replica) = member.replica() {
             return self.look_at(shard.number, &member, replica).await;
         }
+        if self.inner.is_to_found(shard.number)? {
+            return self.inner.found_shard(shard.number, &member).await;
+        }
         let is_begun = self.trouble(shard.number).is_begun;
         match self.kept().turns.get(&shard.number) {
             Some(turn) if !is_begun => self.reopen(shard.number, *turn, &member).await,
@@ -111,6 +114,8 @@ impl Care {
         }
         let is_begun = self.trouble(shard.number).is_begun;
         match self.kept().turns.get(&shard.number).copied() {
+            // Whether it was founded to the end is in the catalog, which others may have.
+            Some(_) if shard.number > VOLUMES && self.inner.look(|_| Ok(())).is_err() => Ok(()),
             // What takes other nodes is for later: they may be starting too.
             Some(turn) if !is_begun && !self.inner.remembers_replica(shard.number, turn) => Ok(()),
             _ => self.step(shard).await,
@@ -219,19 +224,23 @@ impl Care {
         let inner = self.inner.clone();
         let text =
             "the metadata was recovered while this node was away: its old copies are put aside, and it joins anew";
-        for shard in &inner.shards {
-            if let Some(member) = shard.member()
+        // Groups that kept their majority went on as they were.
+        let kept = self.kept();
+        let is_anew = |shard: &u32| known.tokens.get(shard).is_some_and(|token| kept.tokens.get(shard) != Some(token));
+        let begun: Vec<u32> = kept.turns.keys().copied().filter(is_anew).collect();
+        for number in &begun {
+            if let Some(member) = inner.shards.get(*number).and_then(|shard| shard.member())
                 && let Some(replica) = member.replica()
             {
-                close(&inner, shard.number, &member, replica).await;
+                close(&inner, *number, &member, replica).await;
             }
-            inner.put_aside(shard.number, |_| true).await?;
+            inner.put_aside(*number, |_| true).await?;
         }
-        let begun: Vec<u32> = self.kept().turns.keys().copied().collect();
         inner
             .keep(|kept| {
-                kept.turns.values_mut().for_each(|turn| *turn += 1);
-                (kept.round, kept.tokens) = (known.round, known.tokens.clone());
+                kept.turns.iter_mut().filter(|(shard, _)| begun.contains(shard)).for_each(|(_, turn)| *turn += 1);
+                kept.round = known.round;
+                kept.tokens.extend(known.tokens.clone());
             })
             .await?;
         // The groups of now never had this node's votes.
@@ -326,16 +335,15 @@ mod tests {
     use super::*;
     use crate::Node;
     use crate::cluster::town::{self, until};
-    use crate::node::VOLUMES;
 
     fn voters(node: &Node) -> Vec<usize> {
         let voters =
             |shard: &Arc<MetaShard>| shard.replica().map_or(0, |replica| replica.status().borrow().voters.len());
-        node.0.shards.iter().map(voters).collect()
+        node.0.shards.all().iter().map(voters).collect()
     }
 
     fn replica(node: &Node) -> Option<Arc<Replica>> {
-        node.0.shards[VOLUMES as usize].replica()
+        node.0.shards.get(VOLUMES)?.replica()
     }
 
     /// Who leads writes batches that the last one's journal doesn't have at that place.

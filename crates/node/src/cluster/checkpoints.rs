@@ -134,7 +134,7 @@ struct Last {
 pub(crate) async fn keep(inner: Arc<Inner>) {
     let mut last: BTreeMap<u32, Last> = BTreeMap::new();
     while inner.pause(EVERY).await {
-        for shard in &inner.shards {
+        for shard in inner.shards.all() {
             let Some(replica) = shard.replica() else { continue };
             let round = inner.unless_closing(inner.checkpoint(&replica, last.get(&shard.number))).await;
             match round {

@@ -11,6 +11,7 @@ use namespace::catalog::{self, DriveRow, DriveState, NodeRow, NodeState};
 use wire::MemberList;
 
 use super::Cluster;
+use super::grow::shards;
 use super::plan::{Plan, plan};
 use crate::error::Result;
 use crate::members::{self, Contact};
@@ -35,7 +36,7 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
     let mut again = inner.env.clock.now();
     while inner.pause(EVERY).await {
         let now = inner.env.clock.now();
-        let position = inner.shards[SYSTEM as usize].replica().map(|replica| replica.rows().position());
+        let position = inner.shards.get(SYSTEM).and_then(|shard| shard.replica()).map(|replica| replica.rows().position());
         if position.is_none() || (position == at && now < again) {
             continue;
         }
@@ -53,13 +54,12 @@ impl Inner {
     /// Makes this node what the catalog says.
     async fn take_catalog(self: &Arc<Self>, is_new: bool) -> Result<()> {
         let Some(cluster) = self.cluster.get() else { return Ok(()) };
-        let numbers: Vec<u32> = self.shards.iter().map(|shard| shard.number).collect();
         let seen = self.look(|view| {
             Ok(Seen {
                 nodes: catalog::nodes(view, None, usize::from(u16::MAX))?,
                 drives: catalog::drives(view, None, usize::from(u16::MAX))?,
                 list: catalog::member_list(view)?,
-                plans: numbers
+                plans: shards(view)?
                     .into_iter()
                     .map(|shard| Ok((shard, plan(view, shard)?)))
                     .collect::<std::result::Result<_, namespace::Error>>()?,
@@ -72,9 +72,14 @@ impl Inner {
         self.take_list(cluster, &seen).await?;
         take_nodes(cluster, &seen).await;
         self.take_drives(cluster, &seen.drives);
+        let known = cluster.kept().tokens;
         for (number, plan) in seen.plans {
+            self.learn_shard(number);
             let Some(plan) = plan else { continue };
-            cluster.set_holders(number, plan.nodes.clone());
+            cluster.set_holders(number, plan.nodes);
+            if !known.contains_key(&number) {
+                self.keep(|kept| _ = kept.tokens.entry(number).or_insert(plan.token)).await?;
+            }
         }
         Ok(())
     }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::fleet::Marks;
 use crate::key;
 use crate::members::{self, HostRules, JoinAsk, Ledger, NodeFile, Tokens, node_file};
-use crate::node::{Inner, Node, SYSTEM};
+use crate::node::{Inner, Node, SYSTEM, VOLUMES};
 use crate::open::mirror;
 
 /// Set in the number of a shard's log, as a store.
@@ -157,7 +157,7 @@ impl Inner {
     /// The tokens of the shards, for who joins.
     fn tokens(&self) -> Tokens {
         let token = |shard: &Arc<MetaShard>| Some((shard.number, shard.replica()?.token()));
-        self.shards.iter().filter_map(token).collect()
+        self.shards.all().iter().filter_map(token).collect()
     }
 
     /// Where this node keeps, or is to keep, its replica of a shard.
@@ -240,8 +240,8 @@ impl Inner {
         let listens = self.listens(&cluster);
         let (me, name) = (cluster.me, self.settings.name.clone());
         change(&self.system, |view| Ok((members::moved(view, me, &listens, &name)?, ()))).await?;
-        for shard in &self.shards {
-            self.make_group(shard, &cluster).await?;
+        for shard in self.shards.all() {
+            self.make_group(&shard, &cluster).await?;
         }
         self.run_group(Care::new(self.clone()));
         self.tell(Severity::Info, "node", &me.to_string(), "this machine is the first node of a cluster now".into());
@@ -327,12 +327,12 @@ impl Inner {
         if let Some(known) = self.newer_round(true).await {
             care.adopt(known).await?;
         }
-        for shard in &self.shards {
+        for shard in self.shards.all() {
             let number = shard.number;
             let kept = cluster.kept();
             let turn = kept.turns.get(&number).copied().unwrap_or(0);
             // Founding was cut short: it goes on.
-            let is_first = file.ticket.is_none() && !kept.tokens.contains_key(&number);
+            let is_first = number <= VOLUMES && file.ticket.is_none() && !kept.tokens.contains_key(&number);
             let replica = match is_first {
                 true => {
                     let how = if self.remembers_replica(number, turn) { Begin::Existing } else { Begin::Found };
@@ -346,10 +346,10 @@ impl Inner {
             };
             let member = Member::new(cluster.asker(number), replica);
             shard.set_role(Role::Member(member.clone()));
-            self.run_member(shard, &member);
+            self.run_member(&shard, &member);
         }
-        for shard in &self.shards {
-            if let Err(error) = care.open(shard).await {
+        for shard in self.shards.all() {
+            if let Err(error) = care.open(&shard).await {
                 tracing::warn!(shard = shard.number, %error, "this node's replica can't be opened: trying again");
             }
         }
@@ -363,6 +363,7 @@ impl Inner {
     /// What goes on as long as there are other nodes.
     fn run_group(self: &Arc<Self>, care: Care) {
         self.run("follow the catalog", super::follow::follow(self.clone()));
+        self.run("make shards", super::grow::keep(self.clone()));
         self.run("look after replicas", super::care::care(care));
         self.run("keep checkpoints", super::checkpoints::keep(self.clone()));
     }

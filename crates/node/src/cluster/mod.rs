@@ -4,7 +4,7 @@
 //! owner invites another ([`found`]); whoever joins begins as a member. In reading order: [`shard`] (a
 //! metadata shard that may be led elsewhere) over [`meta`] (what its leader is asked) and
 //! [`replicas`] (messages between replicas); [`follow`] (what this node does when the catalog changes),
-//! [`voters`] (who holds the shards), [`care`] (the replicas here, and those that are lost), [`rounds`] and
+//! [`voters`] (who holds the shards), [`grow`] (more of them), [`care`] (the replicas here, and those that are lost), [`rounds`] and
 //! [`checkpoints`] (what is needed when most nodes are lost for good), [`rotate`] (new keys), [`courier`] (liveness), [`fresh`] (what other nodes are writing).
 
 pub(crate) mod shard;
@@ -17,6 +17,7 @@ mod courier;
 mod follow;
 mod found;
 mod fresh;
+mod grow;
 mod meta;
 pub(crate) mod plan;
 mod replicas;
@@ -189,11 +190,16 @@ impl Cluster {
 
     /// Answers for the node from now on.
     pub fn serve(&self, inner: &Arc<Inner>) {
-        inner.shards.iter().for_each(|shard| self.metadata.set(shard));
+        inner.shards.all().iter().for_each(|shard| self.metadata.set(shard));
         self.fresh.set(inner.client.clone());
         self.summary.set(inner);
         self.groups.set(inner);
         self.keys.set(inner);
+    }
+
+    /// A shard answers others from now on.
+    pub fn answer_as(&self, shard: &Arc<shard::MetaShard>) {
+        self.metadata.set(shard);
     }
 
     /// A replica here answers others of its shard.

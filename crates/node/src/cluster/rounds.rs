@@ -132,9 +132,9 @@ pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId, ask: &Ask, limit: Dur
 impl Inner {
     fn groups_answer(&self) -> Answer {
         let kept = self.cluster.get().map(|cluster| cluster.kept()).unwrap_or_default();
-        let open =
-            self.shards.iter().filter(|shard| shard.replica().is_some_and(|replica| replica.quarantine().is_none()));
-        Answer { round: kept.round, tokens: kept.tokens, open: open.map(|shard| shard.number).collect() }
+        let mut open = self.shards.all();
+        open.retain(|shard| shard.replica().is_some_and(|replica| replica.quarantine().is_none()));
+        Answer { round: kept.round, tokens: kept.tokens, open: open.iter().map(|shard| shard.number).collect() }
     }
 
     /// The nodes that are there, as far as known.

@@ -44,7 +44,7 @@ impl Inner {
     /// The members, by name.
     pub fn nodes_shown(&self) -> Result<Vec<NodeShown>> {
         let Some(cluster) = self.cluster.get() else { return Ok(Vec::new()) };
-        let drives = self.drive_rows()?;
+        let (drives, shards) = (self.drive_rows()?, self.shards.all());
         let mut shown: Vec<NodeShown> = Vec::new();
         for row in self.node_rows()?.into_iter().filter(|row| row.state != NodeState::Removed) {
             // By the replica here, if there is one: the plan names those that are about to be voters as well.
@@ -70,8 +70,8 @@ impl Inner {
                 addresses: row.addresses.iter().map(ToString::to_string).collect(),
                 labels: row.labels.iter().map(|(name, value)| format!("{name}={value}")).collect(),
                 drives: drives.iter().filter(counts).count(),
-                voter: self.shards.iter().filter(voter).map(|shard| shard.number).collect(),
-                leader: self.shards.iter().filter(leads).map(|shard| shard.number).collect(),
+                voter: shards.iter().filter(voter).map(|shard| shard.number).collect(),
+                leader: shards.iter().filter(leads).map(|shard| shard.number).collect(),
                 name: row.name,
             });
         }
@@ -187,7 +187,7 @@ impl Inner {
                 row.name, after.unreadable
             )));
         }
-        for shard in &self.shards {
+        for shard in self.shards.all() {
             let voters = cluster.holders_of(shard.number);
             let left = voters.iter().filter(|node| **node != row.id && cluster.standing(**node) == Standing::Alive);
             if voters.contains(&row.id) && left.count() * 2 <= voters.len() && voters.len() > 2 {
@@ -225,7 +225,7 @@ impl Node {
             .ok_or_else(|| Error::Refused("there is one node: while it restarts nothing is served".into()))?;
         let map = inner.map_of_data().await?;
         let voters: Vec<_> =
-            inner.shards.iter().map(|shard| cluster.holders_of(shard.number).into_iter().collect()).collect();
+            inner.shards.all().iter().map(|shard| cluster.holders_of(shard.number).into_iter().collect()).collect();
         let waves = restart_plan(&map, &voters, |node| cluster.standing(node));
         let waves = waves.map_err(|why| Error::Refused(why.to_string()))?;
         let name = |node: NodeId| map.node(node).map_or(node.to_string(), |row| row.name.clone());

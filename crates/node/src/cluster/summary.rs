@@ -93,7 +93,7 @@ impl Service for SummaryService {
     fn handle(&self, _: Caller, _: Request) -> BoxFuture<'_, std::result::Result<Response, Fault>> {
         Box::pin(async move {
             let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-            let inner = inner.filter(|inner| inner.volumes.is_led_here());
+            let inner = inner.filter(|inner| inner.leads_volumes());
             let inner = inner.ok_or_else(|| Fault::new(Kind::Unreachable, "this node doesn't lead the volumes"))?;
             let summary = inner.summary().await.map_err(|error| Fault::new(Kind::Unreachable, error.to_string()))?;
             Ok(Response::new(summary.encode()))
@@ -104,11 +104,11 @@ impl Service for SummaryService {
 impl Inner {
     /// As the leader of the volumes says it.
     pub async fn summary_anywhere(&self) -> Result<Summary> {
-        let Some(cluster) = self.cluster.get().filter(|_| !self.volumes.is_led_here()) else {
+        let Some(cluster) = self.cluster.get().filter(|_| !self.leads_volumes()) else {
             return self.summary().await;
         };
         // Who leads, if anybody here knows; else one of those who may.
-        let leader = self.shards[VOLUMES as usize].member().and_then(|member| member.leads());
+        let leader = self.shards.get(VOLUMES).and_then(|shard| shard.member()?.leads());
         let holders = cluster.holders_of(VOLUMES).into_iter().filter(|holder| Some(*holder) != leader);
         let mut last = Error::NotYet("no node leads the volumes just now".into());
         for node in leader.into_iter().chain(holders).filter(|node| *node != cluster.me) {

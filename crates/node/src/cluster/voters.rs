@@ -63,7 +63,7 @@ impl Inner {
         let (rows, planned, others) = self.look(|view| {
             let rows = catalog::nodes(view, None, usize::from(u16::MAX))?;
             let mut others: BTreeMap<NodeId, usize> = BTreeMap::new();
-            for other in self.shards.iter().map(|other| other.number).filter(|other| *other != shard) {
+            for other in self.shards.all().iter().map(|other| other.number).filter(|other| *other != shard) {
                 for node in plan(view, other)?.into_iter().flat_map(|plan| plan.nodes) {
                     *others.entry(node).or_default() += 1;
                 }
@@ -113,6 +113,7 @@ impl Inner {
             return Ok(true);
         }
         self.keep_learners(shard, replica, &rows, &status).await?;
+        self.open_for_volumes(shard, &now, &rows).await?;
         Ok(false)
     }
 

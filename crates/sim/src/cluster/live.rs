@@ -20,6 +20,9 @@ fn settings(stage: &Stage, number: usize) -> Settings {
     if stage.sites > 0 {
         settings.labels = vec![format!("site=s{}", number % stage.sites)];
     }
+    if stage.shards {
+        settings.nodes_per_shard = 1;
+    }
     settings.addresses = vec![SocketAddr::new(Stage::ip(number), CLUSTER_PORT)];
     settings.replicas.checkpoint_entries = 300;
     settings.replicas.checkpoint_bytes = 256 << 10;

@@ -59,6 +59,8 @@ pub struct Storm {
     pub victims: usize,
     /// One more joins in the middle.
     pub joins: bool,
+    /// A metadata shard for each machine, instead of one for all volumes.
+    pub shards: bool,
     /// Clients at once.
     pub clients: usize,
     /// Times that trouble begins and ends.
@@ -94,6 +96,7 @@ impl Storm {
         };
         let kind = if chance.percent(25) { Kind::Anything } else { Kind::Promised };
         let joins = chance.percent(15);
+        let skew = chance.percent(50);
         Self {
             seed,
             kind,
@@ -103,7 +106,8 @@ impl Storm {
             joins,
             clients: 3,
             phases: 2,
-            skew: chance.percent(50),
+            skew,
+            shards: chance.percent(20),
             always: None,
             lie: Lie::None,
             replicas: replicated::lies::Lie::None,
@@ -129,7 +133,7 @@ pub struct Report {
 pub fn run(storm: Storm) -> Result<Report, String> {
     replicated::lies::plant(storm.replicas);
     let machines = storm.nodes + usize::from(storm.joins);
-    let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites);
+    let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites, storm.shards);
     stage.places.iter().for_each(|place| place.disk.plant(storm.lie));
     let mut sim = turmoil::Builder::new()
         .rng_seed(storm.seed)
@@ -198,7 +202,7 @@ async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
         }
     }
     settle::found(&stage, storm.nodes).await?;
-    work::make_bucket(&stage).await?;
+    work::make_buckets(&stage).await?;
     let world = world::env(storm.seed, &stage.places[0].disk);
     let recorder = Recorder::new(world.clock.clone());
     let mut all: Vec<Truths> = vec![Truths::new(); storm.clients];

@@ -101,6 +101,8 @@ pub struct Stage {
     pub drives: Arc<Vec<PathBuf>>,
     /// Sites that machines are at in turn.
     pub sites: usize,
+    /// Whether there is a metadata shard for each machine.
+    pub shards: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -119,7 +121,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
-    pub fn new(seed: u64, machines: usize, drives: usize, sites: usize) -> Self {
+    pub fn new(seed: u64, machines: usize, drives: usize, sites: usize, shards: bool) -> Self {
         let drives: Vec<PathBuf> = (1..=drives).map(|number| PathBuf::from(format!("/d{number}"))).collect();
         let place = |number: usize| {
             let disk = SimDisk::new(seed << 8 | number as u64);
@@ -131,6 +133,7 @@ impl Stage {
             places: Arc::new((0..machines).map(place).collect()),
             drives: Arc::new(drives),
             sites,
+            shards,
             state: Arc::default(),
         }
     }

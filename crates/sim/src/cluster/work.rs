@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
 use crate::chance::Chance;
 use crate::cluster::Kind;
 use crate::cluster::stage::{BUCKET, Failed, Stage};
@@ -14,6 +16,8 @@ use crate::http::{Answer, Request};
 use crate::linear::{Call, Outcome, Recorder};
 use crate::oracle::{Truth, Truths, Value};
 
+/// How long a second shard may take to come.
+const SHARD_SECS: u64 = 120;
 /// Keys that a client uses at a time.
 const KEYS: u64 = 6;
 /// Keys that all clients share.
@@ -63,9 +67,27 @@ fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
 
-/// Makes the storm's bucket.
-pub async fn make_bucket(stage: &Stage) -> Result<(), Failed> {
-    let path = format!("/{BUCKET}");
+/// Makes the storm's bucket; where there are several shards, in another one than the first.
+pub async fn make_buckets(stage: &Stage) -> Result<(), Failed> {
+    if stage.shards {
+        make_bucket(stage, "first").await?;
+        let began = now();
+        loop {
+            let told = stage.admin(0, "GET", "/v1/events?limit=100", &Json::Null).await?;
+            if told.to_string().contains("shard 2 takes new buckets") {
+                break;
+            }
+            if (now() - began).as_secs() >= SHARD_SECS {
+                return Err(format!("there is no second shard for volumes: {told}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    make_bucket(stage, BUCKET).await
+}
+
+async fn make_bucket(stage: &Stage, name: &str) -> Result<(), Failed> {
+    let path = format!("/{name}");
     let answer = read(stage, 0, Request { method: "PUT", path: &path, ..Request::default() }).await?;
     if answer.status == 200 { Ok(()) } else { Err(wrong("the bucket can't be made", &answer)) }
 }
