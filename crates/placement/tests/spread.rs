@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use base::{Demand, Domain};
 use common::{Chance, GIB, cluster, drive_id, empty, fullest, join, most_in_one, place, seeds};
+use placement::gate::{Change, Situation, Target, judge};
 use placement::outcome::Held;
 use placement::rebalance::{self, Limits, Spread};
 use placement::{Caps, Spec, spread};
@@ -306,6 +307,14 @@ fn ten_thousand_drives_are_placed_and_judged_in_seconds() {
         bytes.len(),
         fullest(&map)
     );
+    let started = std::time::Instant::now();
+    let change = Change::Drain(vec![Target::Node("n7".into())]);
+    let held = |_, _| Held { segments: 100, bytes: 1 << 30 };
+    let (down, away, voters) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    let situation = Situation { down: &down, away: &away, voters: &voters, held: &held, faults: Default::default() };
+    let outcome = judge(&map, &change, &situation).unwrap();
+    println!("draining one node of 500 judged in {:?}: {outcome}", started.elapsed());
+    outcome.permit(None).unwrap();
     assert_eq!(said.of(Domain::Node), 4);
     assert!(said.of(Domain::Site) >= 2, "{said}");
     assert!(fullest(&map) <= 1.05, "{}", fullest(&map));

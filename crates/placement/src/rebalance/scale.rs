@@ -76,12 +76,13 @@ impl<'a> Scale<'a> {
         let places = table.places.list().len();
         let (mut loads, mut held) = (vec![0; places], vec![Vec::new(); places]);
         let weights: Vec<i128> = steps.iter().map(|steps| i128::from(*steps) * UNIT).collect();
+        let is_down: Vec<bool> = table.places.list().iter().map(|place| table.down.contains(&place.drive)).collect();
         let mut rows = Vec::with_capacity(table.rows.len());
         let mut moves = Vec::with_capacity(table.rows.len());
         for (at, row) in table.rows.iter().enumerate() {
             let place = |drive| table.places.index(drive).unwrap_or(NOWHERE);
             let members: Vec<usize> = row.members.iter().map(|drive| place(*drive)).collect();
-            let is_whole = !members.contains(&NOWHERE) && row.members.iter().all(|drive| !table.down.contains(drive));
+            let is_whole = members.iter().all(|index| *index != NOWHERE && !is_down[*index]);
             moves.push(is_whole && row.moving().next().is_none() && may_move(at));
             for (position, index) in members.iter().enumerate().filter(|(_, index)| **index != NOWHERE) {
                 loads[*index] += weights[at];
