@@ -7,17 +7,19 @@
 //! doesn't know why it is asked, nor what a piece or a shard holds.
 //!
 //! In reading order: [`group`]; [`place`]: drives and the failure domains they are in; [`caps`]: how
-//! many pieces one domain may hold; [`spread`]: tables that keep to it; [`table`]: the same for one
-//! machine; [`survive`]: what may be lost; [`labels`], [`map`]; [`outcome`]: what a change would
-//! come to; [`voters`]; [`restart`].
+//! many pieces one domain may hold; [`spread`]: tables that keep to it; [`rebalance`]: evening them out;
+//! [`table`]: the same for one machine; [`survive`]: what may be lost; [`labels`], [`map`]; [`outcome`]:
+//! what a change would come to; [`gate`]: the commands that must ask; [`voters`]; [`restart`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod caps;
+pub mod gate;
 pub mod group;
 pub mod labels;
 pub mod map;
 pub mod outcome;
 pub mod place;
+pub mod rebalance;
 pub mod restart;
 pub mod spread;
 pub mod survive;

@@ -19,10 +19,6 @@ use crate::table::{GROUPS_MAX, group_count};
 const GIVE_WAY: [Domain; 6] = [Domain::Model, Domain::Owner, Domain::Country, Domain::Rack, Domain::Site, Domain::Node];
 /// By how many positions a drive may be fuller than the emptiest to be taken for the sake of the goal.
 const GOAL_POSITIONS: u64 = 2;
-/// How much fuller than fair a drive may stay after [`rebalance`], in thousandths.
-const EVEN_PERMILLE: u64 = 10;
-/// From here on a position may be moved to a drive that has its fair share already.
-const UNEVEN_PERMILLE: u64 = 30;
 
 /// A number that looks random but depends on its arguments only: breaks ties, so that the groups of
 /// equal drives are all kinds of combinations (SplitMix64's finaliser over the parts).
@@ -88,28 +84,6 @@ pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<
     changed
 }
 
-/// At most `moves` positions moved from drives that hold more than is fair to drives that hold less, at
-/// most one of a group, in settled groups only. None is moved that need not be; where the caps
-/// leave a drive far above fair, its positions go to drives that are at it.
-pub fn rebalance(places: &Places, caps: &Caps, rows: &[GroupRow], moves: usize) -> Vec<GroupRow> {
-    let mut filler = Filler::new(places, caps, rows);
-    let fair = filler.fair();
-    let mut order: Vec<&GroupRow> = rows.iter().filter(|row| row.moving().next().is_none()).collect();
-    order.sort_by_key(|row| (scatter(&row.group.0.to_le_bytes(), 1), row.group));
-    let mut changed: BTreeMap<GroupId, GroupRow> = BTreeMap::new();
-    for (over, under) in [(EVEN_PERMILLE, 0), (UNEVEN_PERMILLE, EVEN_PERMILLE)] {
-        for row in &order {
-            if changed.len() < moves
-                && !changed.contains_key(&row.group)
-                && let Some(moved) = filler.shift(row, &fair, over, under)
-            {
-                changed.insert(row.group, moved);
-            }
-        }
-    }
-    changed.into_values().collect()
-}
-
 /// Gives positions to drives, least full first.
 pub(crate) struct Filler<'a> {
     places: &'a Places,
@@ -152,51 +126,8 @@ impl<'a> Filler<'a> {
         self.change(index, |load| load + 1);
     }
 
-    fn give(&mut self, index: usize) {
-        self.change(index, |load| load.saturating_sub(1));
-    }
-
     fn indices(&self, drives: &[DriveId]) -> Vec<usize> {
         drives.iter().filter_map(|drive| self.places.index(*drive)).collect()
-    }
-
-    /// Positions that each place should hold; zero where closed.
-    fn fair(&self) -> Vec<u64> {
-        let positions: u64 = self.loads.iter().sum();
-        let all: u128 = self.caps.weights.iter().map(|weight| u128::from(*weight)).sum();
-        let fair = |weight: &u64| (u128::from(positions) * u128::from(*weight)).div_ceil(all.max(1)) as u64;
-        self.caps.weights.iter().map(fair).collect()
-    }
-
-    /// The row with its fullest drive replaced, if that is `over` thousandths above fair, by one that
-    /// is at most `under` above it.
-    fn shift(&mut self, row: &GroupRow, fair: &[u64], over: u64, under: u64) -> Option<GroupRow> {
-        let members = self.indices(&row.members);
-        if members.len() < row.members.len() {
-            return None;
-        }
-        let limit = |index: usize, permille: u64| fair[index] + fair[index] * permille / 1000;
-        let is_over = |at: &usize| self.loads[members[*at]] > limit(members[*at], over);
-        let at = (0..members.len()).filter(is_over).max_by_key(|at| self.excess(members[*at], fair))?;
-        let held: Vec<usize> = members.iter().copied().filter(|index| *index != members[at]).collect();
-        // No relaxing here: a move that leaves the caps is worse than a full drive.
-        let has_room = |index: usize| self.loads[index] < limit(index, under).max(1) + u64::from(under > 0);
-        let free = |index: usize| fair[index] > 0 && has_room(index) && !members.contains(&index);
-        let mut picked = Vec::new();
-        self.add_within(&mut picked, &held, 1, &self.caps.goal, u128::MAX, &free);
-        self.add_within(&mut picked, &held, 1, &self.caps.most, u128::MAX, &free);
-        let to = *picked.first()?;
-        self.give(members[at]);
-        self.take(to);
-        let mut now = row.clone();
-        now.members[at] = self.places.list()[to].drive;
-        now.version += 1;
-        Some(now)
-    }
-
-    /// How far above fair a place is, in thousandths.
-    fn excess(&self, index: usize, fair: &[u64]) -> u64 {
-        self.loads[index].saturating_mul(1000) / fair[index].max(1)
     }
 
     /// `count` groups of `n` from group number `first` on.
@@ -269,22 +200,17 @@ impl<'a> Filler<'a> {
     }
 }
 
-/// Pieces of one group by domain.
+/// Domains of one group's pieces. A group is small: going over it is faster than any map.
 #[derive(Default)]
-struct Counts(BTreeMap<(u8, u32), usize>);
+struct Counts(Vec<[u32; Domain::COUNT]>);
 
 impl Counts {
     fn add(&mut self, at: &[u32; Domain::COUNT]) {
-        for (kind, number) in at.iter().enumerate() {
-            *self.0.entry((kind as u8, *number)).or_insert(0) += 1;
-        }
+        self.0.push(*at);
     }
 
     fn fits(&self, at: &[u32; Domain::COUNT], most: &[usize; Domain::COUNT]) -> bool {
-        at.iter()
-            .zip(most)
-            .enumerate()
-            .all(|(kind, (number, most))| self.0.get(&(kind as u8, *number)).is_none_or(|count| count < most))
+        (0..Domain::COUNT).all(|kind| self.0.iter().filter(|other| other[kind] == at[kind]).count() < most[kind])
     }
 }
 

@@ -17,6 +17,11 @@ use crate::group::GroupRow;
 use crate::map::{Map, Policy, State};
 use crate::survive::Survival;
 
+mod risk;
+
+pub use risk::{Faults, Risk, Worst};
+pub(crate) use risk::{fresh, name};
+
 /// Of the open capacity, what pieces may take; the rest is room to clean and to repair.
 const FILL_PERMILLE: u128 = 900;
 /// What a code is derived by.
@@ -31,8 +36,14 @@ pub struct Held {
     pub bytes: u64,
 }
 
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} segments ({} bytes)", self.segments, self.bytes)
+    }
+}
+
 /// What a change comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// Segments that couldn't be read right after the change.
     pub unreadable_segments: u64,
@@ -46,20 +57,36 @@ pub struct Outcome {
     pub before: Survival,
     /// What would be survived right after the change.
     pub after: Survival,
+    /// How likely a loss is now.
+    pub risk_before: Risk,
+    /// How likely a loss is right after the change.
+    pub risk_after: Risk,
+    /// The domain to fear most now, if anything is stored.
+    pub worst_before: Option<Worst>,
+    /// The same right after the change.
+    pub worst_after: Option<Worst>,
     /// Why it is refused; empty if it may be made.
     pub reasons: Vec<String>,
+    /// What would be permitted instead, if it is refused.
+    pub allowed: Vec<String>,
     /// What to repeat to make it all the same.
     pub code: String,
 }
 
 /// A change that may not be made just so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("refused: {}; nothing was changed{}", .reasons.join("; "), if .code.is_empty() { String::new() } else { format!("; to do it all the same, confirm with {}", .code) })]
+#[error("refused: {}{}; nothing was changed{}", .reasons.join("; "), allowed_text(.allowed), if .code.is_empty() { String::new() } else { format!("; to do it all the same, confirm with {}", .code) })]
 pub struct Refused {
     /// Why.
     pub reasons: Vec<String>,
+    /// What would be permitted.
+    pub allowed: Vec<String>,
     /// The code to repeat.
     pub code: String,
+}
+
+fn allowed_text(allowed: &[String]) -> String {
+    if allowed.is_empty() { String::new() } else { format!("; allowed: {}", allowed.join("; ")) }
 }
 
 impl Kinded for Refused {
@@ -74,7 +101,7 @@ impl Outcome {
         if self.reasons.is_empty() || confirmed == Some(self.code.as_str()) {
             return Ok(());
         }
-        Err(Refused { reasons: self.reasons.clone(), code: self.code.clone() })
+        Err(Refused { reasons: self.reasons.clone(), allowed: self.allowed.clone(), code: self.code.clone() })
     }
 }
 
@@ -88,7 +115,16 @@ impl fmt::Display for Outcome {
         for (spare, segments) in self.segments_by_spare.iter().enumerate().filter(|(_, segments)| **segments > 0) {
             writeln!(f, "{segments} segments with {spare} spare pieces")?;
         }
-        write!(f, "{} bytes to move", self.move_bytes)
+        writeln!(f, "{} bytes to move", self.move_bytes)?;
+        for name in &self.unwritable {
+            writeln!(f, "writes coded {name} are refused")?;
+        }
+        for (when, worst) in [("now", &self.worst_before), ("after", &self.worst_after)] {
+            if let Some(worst) = worst {
+                writeln!(f, "{when}: {worst}")?;
+            }
+        }
+        write!(f, "risk, if drives fail one by one: {} now; {} after", self.risk_before, self.risk_after)
     }
 }
 
@@ -100,6 +136,17 @@ pub fn outcome(
     down: &BTreeSet<DriveId>,
     held: impl Fn(PolicyId, GroupId) -> Held,
 ) -> Outcome {
+    outcome_with(before, after, down, Faults::default(), &held)
+}
+
+/// The same for drives that fail and are rebuilt in a known way.
+pub fn outcome_with(
+    before: &Map,
+    after: &Map,
+    down: &BTreeSet<DriveId>,
+    faults: Faults,
+    held: &dyn Fn(PolicyId, GroupId) -> Held,
+) -> Outcome {
     let (was, is) = (Look::new(before, down), Look::new(after, down));
     let mut out = Outcome {
         unreadable_segments: 0,
@@ -108,7 +155,12 @@ pub fn outcome(
         move_bytes: 0,
         before: before.survives(down),
         after: after.survives(down),
+        risk_before: risk::risk(before, &was, faults, held),
+        risk_after: risk::risk(after, &is, faults, held),
+        worst_before: risk::worst(before, &was, held),
+        worst_after: risk::worst(after, &is, held),
         reasons: Vec::new(),
+        allowed: Vec::new(),
         code: String::new(),
     };
     let mut weakened = Weakened::default();
@@ -131,8 +183,8 @@ pub fn outcome(
             weakened.forgotten += held(policy.id, row.group).segments;
         }
     }
-    out.reasons = reasons(before, after, down, &out, &weakened, &held);
-    out.code = code(before, after, down);
+    out.reasons = reasons(before, after, down, &out, &weakened, held);
+    out.code = code(before, after, down, "");
     out
 }
 
@@ -161,7 +213,7 @@ impl Look {
         Self { holds, takes }
     }
 
-    fn spare(&self, policy: &Policy, row: &GroupRow) -> i64 {
+    pub(super) fn spare(&self, policy: &Policy, row: &GroupRow) -> i64 {
         // A piece on the move is where it comes from.
         let missing = row.from.iter().filter(|drive| !self.holds.contains(drive)).count();
         i64::from(policy.m) - missing as i64
@@ -216,7 +268,7 @@ fn reasons(
     down: &BTreeSet<DriveId>,
     out: &Outcome,
     weakened: &Weakened,
-    held: &impl Fn(PolicyId, GroupId) -> Held,
+    held: &dyn Fn(PolicyId, GroupId) -> Held,
 ) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut when = |is: bool, text: String| {
@@ -271,14 +323,14 @@ fn reasons(
     reasons
 }
 
-fn stored(policy: &Policy, held: &impl Fn(PolicyId, GroupId) -> Held) -> u128 {
+fn stored(policy: &Policy, held: &dyn Fn(PolicyId, GroupId) -> Held) -> u128 {
     let n = u128::from(policy.k) + u128::from(policy.m);
     let bytes: u128 = policy.groups.iter().map(|row| u128::from(held(policy.id, row.group).bytes)).sum();
     bytes * n / u128::from(policy.k.max(1))
 }
 
-/// Eight hex digits that stand for this change, in this state of the cluster.
-fn code(before: &Map, after: &Map, down: &BTreeSet<DriveId>) -> String {
+/// Eight hex digits that stand for this change, in this state of the cluster; `change` is what the maps don't tell.
+pub(crate) fn code(before: &Map, after: &Map, down: &BTreeSet<DriveId>, change: &str) -> String {
     let mut bytes = Writer::new();
     // When the new map was made doesn't matter: the same change asked for again has the same code.
     let after = Map { made: before.made, ..after.clone() };
@@ -286,5 +338,6 @@ fn code(before: &Map, after: &Map, down: &BTreeSet<DriveId>) -> String {
     for drive in down {
         bytes.raw(&drive.0);
     }
+    bytes.raw(change.as_bytes());
     base::ids::hex(&crypt::hash(&bytes.finish())[..4])
 }
