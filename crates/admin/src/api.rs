@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
-use node::Node;
+use node::{Node, Verb};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -35,10 +35,14 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
             let ticket = node.invite(Duration::from_secs(valid)).await?;
             Ok(json!({ "ticket": ticket.text(), "expires": ticket.claim.expires.rfc3339() }))
         }
-        ("POST", "/v1/nodes/expunge") => {
-            let outcome = node.expunge(text(wish, "node")?, apply(wish)).await?;
-            Ok(json!({ "node": wish["node"], "applied": apply(wish), "outcome": outcome }))
+        ("POST", "/v1/plan") => {
+            let verb = text(wish, "verb")?;
+            let verb = Verb::named(verb).ok_or_else(|| Refusal::invalid(format!("there is no verb {verb:?}")))?;
+            let targets: Vec<String> = serde_json::from_value(wish["targets"].clone())
+                .map_err(|_| Refusal::invalid("the request lacks targets"))?;
+            told(node.change(verb, &targets, apply(wish), wish["code"].as_str()).await?)
         }
+        ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
         ("POST", "/v1/nodes/rotate-key") => {
             node.rotate_key().await?;
             Ok(json!({ "rotated": true }))
@@ -46,8 +50,6 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
         ("GET", "/v1/keys") => told(node.keys().await?),
         ("GET", "/v1/policies") => told(node.policies().await?),
         ("POST", "/v1/drives/add") => told(node.add_drive(text(wish, "path")?.into()).await?),
-        ("POST", "/v1/drives/drain") => told(node.drain_drive(text(wish, "drive")?, apply(wish)).await?),
-        ("POST", "/v1/drives/remove") => told(node.remove_drive(text(wish, "drive")?, apply(wish)).await?),
         ("POST", "/v1/keys/create") => {
             let wish = serde_json::from_value(wish.clone()).map_err(|error| Refusal::invalid(error.to_string()))?;
             told(node.create_key(wish).await?)

@@ -94,7 +94,7 @@ async fn every_command_is_answered() {
     let fourth = world.dir.path().join("d4");
     let added = world.done("/v1/drives/add", json!({ "path": fourth })).await;
     assert_eq!(added["path"], json!(fourth));
-    let plan = world.done("/v1/drives/drain", json!({ "drive": added["id"] })).await;
+    let plan = world.done("/v1/plan", json!({ "verb": "drain", "targets": [added["id"]] })).await;
     assert_eq!(plan["applied"], json!(false), "a plan was applied unasked");
     let events = world.get("/v1/events?limit=1000").await;
     assert!(events.is_array(), "{events}");

@@ -64,9 +64,48 @@ pub enum Command {
     },
     /// Founds the metadata anew on this node, when most nodes that kept it are lost for good
     Recover(Recover),
+    /// Empties drives, nodes or all of a label, so that they can be removed; reads and writes go on
+    Drain {
+        #[command(flatten)]
+        plan: Plan,
+        /// Use again what is being emptied
+        #[arg(long)]
+        stop: bool,
+    },
+    /// Takes out for good what was drained
+    Remove(Plan),
+    /// Declares drives or nodes lost for ever; their data is rebuilt on the others
+    Expunge(Plan),
+    /// Every plan that was applied, with what it came to
+    Trail {
+        /// How many at the most, the latest
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
     /// Looks into files of a store, with no store running
     #[command(subcommand)]
     Inspect(Inspect),
+}
+
+/// What a plan is about, and whether it is carried out.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// A drive's folder or id, a node's name or id, or all of a label: site=office
+    #[arg(required = true, value_name = "TARGET")]
+    pub targets: Vec<String>,
+    #[command(flatten)]
+    pub go: Go,
+}
+
+/// Whether a plan is carried out.
+#[derive(Debug, Args)]
+pub struct Go {
+    /// Do it; without this only the outcome is shown
+    #[arg(long)]
+    pub apply: bool,
+    /// Do it although it is refused: the code of this outcome
+    #[arg(long, value_name = "CODE")]
+    pub code: Option<String>,
 }
 
 /// `abide recover`.
@@ -171,9 +210,8 @@ pub enum Nodes {
     Expunge {
         /// The node's name or the beginning of its id
         node: String,
-        /// Do it; without this only the outcome is shown
-        #[arg(long)]
-        apply: bool,
+        #[command(flatten)]
+        go: Go,
     },
     /// Gives this node a new key
     RotateKey,
@@ -192,17 +230,15 @@ pub enum Drive {
     Drain {
         /// The drive's folder or the beginning of its id
         drive: String,
-        /// Do it; without this only the outcome is shown
-        #[arg(long)]
-        apply: bool,
+        #[command(flatten)]
+        go: Go,
     },
     /// Forgets a drive; refused while that would lower safety
     Remove {
         /// The drive's folder or the beginning of its id
         drive: String,
-        /// Do it; without this only the outcome is shown
-        #[arg(long)]
-        apply: bool,
+        #[command(flatten)]
+        go: Go,
     },
 }
 

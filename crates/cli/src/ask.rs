@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::absolute;
-use crate::args::{Command, Drive, Inspect, Key, Nodes, Policy};
+use crate::args::{Command, Drive, Go, Inspect, Key, Nodes, Policy};
 use crate::control::{Error, ask};
 use crate::show::{Paint, bytes, duration, paint, table, text};
 
@@ -56,13 +56,12 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
                 format!("restart in this order, each when `abide status` is green again:\n{shown}"),
             )
         }),
-        Command::Node(Nodes::Expunge { node, apply }) => {
-            let answer = post("/v1/nodes/expunge", json!({ "node": node, "apply": apply }))?;
-            let mut lines: Vec<String> = list(&answer["outcome"]).iter().map(text).collect();
-            if !apply {
-                lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
-            }
-            Ok(Done::good(answer, lines.join("\n")))
+        Command::Node(Nodes::Expunge { node, go }) => plan(home, "expunge", std::slice::from_ref(node), go),
+        Command::Drain { plan: asked, stop } => plan(home, if *stop { "fill" } else { "drain" }, &asked.targets, &asked.go),
+        Command::Remove(asked) => plan(home, "remove", &asked.targets, &asked.go),
+        Command::Expunge(asked) => plan(home, "expunge", &asked.targets, &asked.go),
+        Command::Trail { limit } => {
+            get(&format!("/v1/trail?limit={limit}")).map(|answer| Done::good(answer.clone(), trail(&answer)))
         }
         Command::Node(Nodes::RotateKey) => {
             let answer = post("/v1/nodes/rotate-key", json!({}))?;
@@ -81,8 +80,8 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             let shown = format!("added {} as drive {}", folder.display(), text(&answer["id"]));
             Ok(Done::good(answer, shown))
         }
-        Command::Drive(Drive::Drain { drive, apply }) => plan(home, "drain", drive, *apply),
-        Command::Drive(Drive::Remove { drive, apply }) => plan(home, "remove", drive, *apply),
+        Command::Drive(Drive::Drain { drive, go }) => plan(home, "drain", &[meant(drive)?], go),
+        Command::Drive(Drive::Remove { drive, go }) => plan(home, "remove", &[meant(drive)?], go),
         Command::Key(key) => keys(home, key),
         Command::Policy(Policy::List) => {
             get("/v1/policies").map(|answer| Done::good(answer.clone(), policies(&answer)))
@@ -237,15 +236,38 @@ fn events(answer: &Value) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Shows what would come of it; does it with `apply`. The store refuses what lowers safety.
-fn plan(home: &Path, what: &str, drive: &str, apply: bool) -> Result<Done, Error> {
-    let drive = meant(drive)?;
-    let answer = ask(home, "POST", &format!("/v1/drives/{what}"), &json!({ "drive": drive, "apply": apply }))?;
-    let mut lines: Vec<String> = list(&answer["outcome"]).iter().map(text).collect();
-    if !apply {
+/// Shows what would come of it; does it if that was asked for. The store refuses what lowers safety.
+fn plan(home: &Path, verb: &str, targets: &[String], go: &Go) -> Result<Done, Error> {
+    // A folder is named as its user sees it; the server's working folder is another one.
+    let meant = |target: &String| if target.contains('/') && !target.contains('=') { meant(target) } else { Ok(target.clone()) };
+    let targets: Vec<String> = targets.iter().map(meant).collect::<Result<_, _>>()?;
+    let wish = json!({ "verb": verb, "targets": targets, "apply": go.apply, "code": go.code });
+    let answer = ask(home, "POST", "/v1/plan", &wish)?;
+    let (refused, applied) = (answer["refused"] == true, answer["applied"] == true);
+    let mut lines = vec![text(&answer["change"])];
+    lines.extend(list(&answer["outcome"]).iter().map(|line| format!("  {}", text(line))));
+    if refused && !applied {
+        lines.extend(list(&answer["reasons"]).iter().map(|why| paint(Paint::Red, &format!("refused: {}", text(why)))));
+        lines.extend(list(&answer["allowed"]).iter().map(|what| format!("allowed: {}", text(what))));
+        let code = text(&answer["code"]);
+        lines.push(paint(Paint::Dim, &format!("nothing was changed; to do it all the same: --code {code}")));
+    } else if applied {
+        lines.push(paint(Paint::Green, "done; `abide status` shows what is still being moved or rebuilt"));
+    } else {
         lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
     }
-    Ok(Done::good(answer, lines.join("\n")))
+    Ok(Done { answer, shown: lines.join("\n"), good: applied || !refused })
+}
+
+fn trail(answer: &Value) -> String {
+    let mut lines = Vec::new();
+    for plan in list(answer) {
+        let at = paint(Paint::Dim, &text(&plan["at"]));
+        lines.push(format!("{at}  {}  (on {})", text(&plan["change"]), text(&plan["node"])));
+        lines.extend(list(&plan["outcome"]).iter().map(|line| format!("    {}", text(line))));
+        lines.extend(list(&plan["overridden"]).iter().map(|why| paint(Paint::Yellow, &format!("    overridden: {}", text(why)))));
+    }
+    lines.join("\n")
 }
 
 /// The drive as the store knows it: a folder, there or gone, is named as its user sees it, and the

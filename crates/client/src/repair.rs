@@ -1,4 +1,5 @@
-//! Rebuilding lost pieces of a segment from any k others: needs no key.
+//! Rebuilding lost pieces of a segment from any k others: needs no key. A piece that only moves is
+//! brought over from where it was, which takes one read of it instead of k.
 //!
 //! The pieces that are read are hashed on the way and compared with their roots before anything that
 //! was computed from them is kept; so is what was computed.
@@ -54,13 +55,15 @@ impl Job {
     /// Where the piece may be read: the homes of pieces that are to be rebuilt don't count.
     fn holders(&self, index: u8) -> impl Iterator<Item = (DriveId, Arc<dyn Holder>)> + '_ {
         let row = &self.group;
-        row.holders(usize::from(index)).filter_map(|drive| Some((drive, self.core.drives.get(drive)?)))
+        let home = row.members.get(usize::from(index)).copied().filter(|_| self.missing.contains(&index));
+        let holders = row.holders(usize::from(index)).filter(move |drive| Some(*drive) != home);
+        holders.filter_map(|drive| Some((drive, self.core.drives.get(drive)?)))
     }
 
     /// Headers of the pieces at hand, those whose roots most of them agree on.
     async fn headers(&self) -> Vec<PieceHeader> {
         let mut headers: Vec<PieceHeader> = Vec::new();
-        for index in (0..self.group.members.len() as u8).filter(|index| !self.missing.contains(index)) {
+        for index in 0..self.group.members.len() as u8 {
             for (_, holder) in self.holders(index) {
                 let header = holder.header(self.piece(index));
                 if let Ok(bytes) = self.core.within(READ_MAX, self.piece(index), header).await
@@ -89,13 +92,17 @@ impl Job {
         };
         let mut rebuilt = Rebuilt::default();
         let mut sources: BTreeSet<u8> = headers.iter().map(|header| header.index).collect();
+        let missing = self.carry(&header, &mut sources, &mut rebuilt).await?;
+        if missing.is_empty() {
+            return Ok(rebuilt);
+        }
         loop {
             let k = usize::from(header.k);
             if sources.len() < k {
                 return Err(Error::TooFewPieces { what: "repair", have: sources.len(), need: k });
             }
             let chosen: Vec<u8> = sources.iter().copied().take(k).collect();
-            match self.attempt(&header, &chosen, &mut rebuilt).await? {
+            match self.attempt(&header, &missing, &chosen, &mut rebuilt).await? {
                 Wrong::Nothing => return Ok(rebuilt),
                 Wrong::Pieces(wrong) => {
                     for (index, fault) in wrong {
@@ -116,10 +123,61 @@ impl Job {
         self.core.teller.tell(Finding { volume, policy, group, piece, drive, fault });
     }
 
+    /// Brings over the pieces that are whole where they come from. Those that are still to be rebuilt.
+    async fn carry(
+        &self,
+        header: &PieceHeader,
+        sources: &mut BTreeSet<u8>,
+        rebuilt: &mut Rebuilt,
+    ) -> Result<BTreeSet<u8>, Error> {
+        let (mut left, layout) = (self.missing.clone(), header.layout());
+        for index in self.missing.iter().copied().filter(|index| sources.contains(index)).collect::<Vec<_>>() {
+            let Some(target) = self.target(index, &layout).await? else { continue };
+            if self.carry_one(header, target).await? {
+                left.remove(&index);
+                rebuilt.pieces.push(index);
+                rebuilt.bytes += layout.piece_bytes();
+            } else {
+                sources.remove(&index);
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether the piece was whole; if not, nothing is kept of it.
+    async fn carry_one(&self, header: &PieceHeader, mut target: Target) -> Result<bool, Error> {
+        let (index, len) = (target.index, header.layout().piece_bytes());
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        while at < len {
+            let range = at..(at + CHUNK_BYTES).min(len);
+            at = range.end;
+            let Ok(bytes) = self.read(index, range).await else { return Ok(false) };
+            let cells = bytes.clone();
+            let hash = move || {
+                hasher.update(&cells);
+                hasher
+            };
+            hasher = self.core.env.blocking(hash).await?;
+            self.core.within(WRITE_MAX, self.piece(index), target.writer.write(vec![bytes])).await?;
+        }
+        if !fits(header, index, &hasher) {
+            return Ok(false);
+        }
+        let finish = target.writer.finish(Bytes::from(header.at(index).encode()));
+        self.core.within(WRITE_MAX, self.piece(index), finish).await?;
+        Ok(true)
+    }
+
     /// Reads the chosen pieces once from end to end. Nothing is kept if one of them proves wrong.
-    async fn attempt(&self, header: &PieceHeader, chosen: &[u8], rebuilt: &mut Rebuilt) -> Result<Wrong, Error> {
+    async fn attempt(
+        &self,
+        header: &PieceHeader,
+        missing: &BTreeSet<u8>,
+        chosen: &[u8],
+        rebuilt: &mut Rebuilt,
+    ) -> Result<Wrong, Error> {
         let layout = header.layout();
-        let mut targets = self.targets(&layout, rebuilt).await?;
+        let mut targets = self.targets(missing, &layout, rebuilt).await?;
         let mut work = Work::new(header, chosen, targets.iter().map(|target| target.index).collect())?;
         let len = layout.piece_bytes();
         let mut at = 0;
@@ -162,21 +220,29 @@ impl Job {
         Ok(Wrong::Nothing)
     }
 
-    async fn targets(&self, layout: &Layout, rebuilt: &mut Rebuilt) -> Result<Vec<Target>, Error> {
+    async fn targets(
+        &self,
+        missing: &BTreeSet<u8>,
+        layout: &Layout,
+        rebuilt: &mut Rebuilt,
+    ) -> Result<Vec<Target>, Error> {
         let mut targets = Vec::new();
         rebuilt.homeless.clear();
-        for index in self.missing.iter().copied() {
-            let home = self.group.members.get(usize::from(index)).and_then(|drive| self.core.drives.writable(*drive));
-            match home {
-                Some(home) => {
-                    let writer = home.create(self.piece(index), layout.stored_bytes_max(), layout.piece_bytes());
-                    let writer = self.core.within(WRITE_MAX, self.piece(index), writer).await?;
-                    targets.push(Target { index, writer });
-                }
+        for index in missing.iter().copied() {
+            match self.target(index, layout).await? {
+                Some(target) => targets.push(target),
                 None => rebuilt.homeless.push(index),
             }
         }
         Ok(targets)
+    }
+
+    /// A new piece where it belongs, if that drive takes any.
+    async fn target(&self, index: u8, layout: &Layout) -> Result<Option<Target>, Error> {
+        let home = self.group.members.get(usize::from(index)).and_then(|drive| self.core.drives.writable(*drive));
+        let Some(home) = home else { return Ok(None) };
+        let writer = home.create(self.piece(index), layout.stored_bytes_max(), layout.piece_bytes());
+        Ok(Some(Target { index, writer: self.core.within(WRITE_MAX, self.piece(index), writer).await? }))
     }
 
     async fn read(&self, index: u8, range: Range<u64>) -> Result<Bytes, Fault> {

@@ -252,6 +252,33 @@ async fn lost_pieces_are_rebuilt_as_they_were() {
 }
 
 #[tokio::test]
+async fn a_piece_that_moves_is_read_where_it_was_and_rebuilt_if_it_is_damaged_there() {
+    for damaged in [false, true] {
+        let rig = Rig::new(3, 1, 5).await;
+        let version = rig.put("o", &bytes(9, 4 * MIB + 11)).await;
+        let Body::Segments(segments) = &version.body else { panic!() };
+        let segment = &segments[0];
+        let row = namespace::catalog::group(&*rig.system.read().unwrap(), segment.policy, segment.group);
+        let mut row = <placement::GroupRow as codec::Versioned>::decode(&row.unwrap().unwrap()).unwrap();
+        let drive = |id: base::DriveId| rig.drives.iter().find(|(other, _)| *other == id).unwrap().1.clone();
+        let (old, (new, _)) = (row.members[2], rig.drives.iter().find(|(id, _)| !row.members.contains(id)).unwrap());
+        row.members[2] = *new;
+        let good = drive(old).pieces.lock().unwrap().clone();
+        let piece = good.values().next().unwrap().1.len() as u64;
+        if damaged {
+            drive(old).flip();
+        }
+        let read = |id: base::DriveId| drive(id).read_bytes.swap(0, std::sync::atomic::Ordering::SeqCst);
+        rig.drives.iter().for_each(|(id, _)| _ = read(*id));
+        let done = rig.client.rebuild(rig.bucket.volume, segment.id, (segment.policy, &row), &[2]).await.unwrap();
+        assert_eq!(done.pieces, [2]);
+        assert!(*drive(*new).pieces.lock().unwrap() == good, "it is as it was");
+        let others: u64 = rig.drives.iter().map(|(id, _)| *id).filter(|id| *id != old).map(read).sum();
+        assert_eq!((read(old), others), (piece, if damaged { 3 * piece } else { 0 }));
+    }
+}
+
+#[tokio::test]
 async fn a_rebuild_never_trusts_a_damaged_piece() {
     let rig = Rig::new(2, 2, 4).await;
     let all = bytes(8, 3 * MIB);

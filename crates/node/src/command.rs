@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use base::{DriveId, Kind};
 use client::{Fault, POLICY_SETTING};
-use namespace::catalog::{self, DriveRow, DriveState, Severity};
+use namespace::catalog::{DriveRow, DriveState, Severity};
 use namespace::read::{Found, ListQuery};
 use namespace::{Body, Version, VersionId};
 use policy::{Coding, Rule};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::fleet::{Mounted, folder};
 use crate::groups;
-use crate::identity::{self, FILE, Folder, Lock};
+use crate::identity::{self, Folder, Lock};
 use crate::node::{Inner, Node, PAGE};
 use crate::open::join;
 use crate::status::default_policy;
@@ -30,17 +30,6 @@ pub struct Added {
     pub id: String,
     /// Its folder.
     pub path: String,
-}
-
-/// What a change would come to, or came to.
-#[derive(Clone, Debug, Serialize)]
-pub struct Plan {
-    /// The drive.
-    pub drive: String,
-    /// Whether it was done.
-    pub applied: bool,
-    /// In words.
-    pub outcome: Vec<String>,
 }
 
 /// How a bucket is coded.
@@ -184,43 +173,11 @@ impl Node {
         inner.retry_repairs();
         Ok(Added { id: id.to_string(), path: path.display().to_string() })
     }
-
-    /// Moves everything off a drive, or says what that would come to.
-    pub async fn drain_drive(&self, drive: &str, apply: bool) -> Result<Plan> {
-        let inner = &self.0;
-        let _one = inner.changing.lock().await;
-        let row = inner.named(drive)?;
-        let mut outcome = inner.drain_outcome(&row).await?;
-        if apply {
-            let draining = DriveRow { state: DriveState::Draining, ..row.clone() };
-            inner.change(|_| Ok((catalog::put_drive(&draining), ()))).await?;
-            inner.settle_groups().await?;
-            inner.retry_repairs();
-            let text = format!("drive {} is being drained", inner.name_of(row.id));
-            inner.tell(Severity::Info, "drive", &row.id.to_string(), text);
-            outcome
-                .push("it is being drained now: `abide status` shows what is left; then `abide drive remove`".into());
-        }
-        Ok(Plan { drive: row.id.to_string(), applied: apply, outcome })
-    }
-
-    /// Forgets a drive, or says what that would come to. Refused while anything needs it.
-    pub async fn remove_drive(&self, drive: &str, apply: bool) -> Result<Plan> {
-        let inner = &self.0;
-        let _one = inner.changing.lock().await;
-        let row = inner.named(drive)?;
-        let mut outcome = inner.remove_outcome(&row).await?;
-        if apply {
-            inner.take_out(&row).await?;
-            outcome.push("it was removed; its folder can be deleted".into());
-        }
-        Ok(Plan { drive: row.id.to_string(), applied: apply, outcome })
-    }
 }
 
 impl Inner {
     /// The drive that is meant: by its folder, or by the beginning of its id.
-    fn named(&self, name: &str) -> Result<DriveRow> {
+    pub(crate) fn named(&self, name: &str) -> Result<DriveRow> {
         let rows = self.drive_rows()?;
         let here: Vec<&DriveRow> = rows.iter().filter(|row| row.state != DriveState::Removed).collect();
         let by_path = here.iter().filter(|row| row.path == name).max_by_key(|row| row.added);
@@ -245,124 +202,6 @@ impl Inner {
         let (disk, path, id) = (self.env.disk.clone(), PathBuf::from(&row.path), row.id);
         let looked = self.env.blocking(move || identity::look(&*disk, &path)).await.map_err(client::Error::from)?;
         Ok(!matches!(looked, Ok(Folder::Drive(found)) if found.drive == id))
-    }
-
-    /// What draining comes to; an error if there is no room or are too few drives.
-    async fn drain_outcome(&self, row: &DriveRow) -> Result<Vec<String>> {
-        let name = self.name_of(row.id);
-        let active: Vec<DriveRow> = self
-            .drive_rows()?
-            .into_iter()
-            .filter(|other| other.state == DriveState::Active && other.id != row.id)
-            .collect();
-        let volumes = self.volumes()?;
-        let mut positions = 0;
-        for (policy, rows) in self.look(groups::load)? {
-            let mine: Vec<_> = rows.iter().filter(|group| group.members.contains(&row.id)).collect();
-            let mut with_data = 0;
-            for group in &mine {
-                with_data += u64::from(self.holds_data(&volumes, policy.id, group.group).await?);
-            }
-            let n = usize::from(policy.coding.k) + usize::from(policy.coding.m);
-            if with_data > 0 && active.len() < n {
-                return Err(Error::Refused(format!(
-                    "draining {name} would leave {} drives, and data coded {} needs {n}: add a drive first; nothing was changed",
-                    active.len(),
-                    policy.name
-                )));
-            }
-            positions += with_data;
-        }
-        let health = self.fleet.get(row.id).map(|drive| drive.store.health());
-        let (pieces, bytes) = health.map_or((0, 0), |health| (health.pieces, health.live_bytes));
-        let room: u64 = self
-            .fleet
-            .up()
-            .iter()
-            .filter(|drive| active.iter().any(|other| other.id == drive.id))
-            .map(|drive| drive.store.health().free.saturating_sub(self.settings.pieces.reserve_bytes))
-            .sum();
-        if room < bytes {
-            return Err(Error::Refused(format!(
-                "draining {name} would move {bytes} bytes, and the other drives have {room} free: add a drive first; nothing was changed"
-            )));
-        }
-        let mut left = self.up();
-        left.remove(&row.id);
-        let (coding, _) = self.look(|view| groups::Fleet::load(view, &left)?.without(row.id).default_policy(view))?;
-        Ok(vec![
-            format!(
-                "drive {name}: {pieces} pieces, {bytes} bytes in {positions} groups move to {} other drives",
-                active.len()
-            ),
-            format!("new data is coded {coding} by then"),
-        ])
-    }
-
-    /// What removal comes to; an error if something still needs the drive.
-    async fn remove_outcome(&self, row: &DriveRow) -> Result<Vec<String>> {
-        let name = self.name_of(row.id);
-        let volumes = self.volumes()?;
-        let now = self.safety(&BTreeSet::new()).await?;
-        let mut needed = 0;
-        for (policy, rows) in self.look(groups::load)? {
-            for group in rows.iter().filter(|group| group.members.contains(&row.id) || group.from.contains(&row.id)) {
-                // Without data a group of an active drive is no reason: new data would come to it.
-                needed += u64::from(
-                    row.state == DriveState::Active || self.holds_data(&volumes, policy.id, group.group).await?,
-                );
-            }
-        }
-        let after = self.safety(&BTreeSet::from([row.id])).await?;
-        if needed > 0 {
-            let what = if row.state == DriveState::Active {
-                format!("drain it first: `abide drive drain {} --apply`", row.path)
-            } else {
-                "wait until `abide status` shows no repair, or add a drive for them".into()
-            };
-            return Err(Error::Refused(format!(
-                "removing {name} now would lower safety: {needed} placement groups still keep pieces there; data that survives the loss of {now} more drives would survive {after}; {what}; nothing was changed"
-            )));
-        }
-        let stores = self.shards.all().into_iter().flat_map(|shard| shard.stores());
-        let mut copies = stores.map(|store| store.members().drives.iter().filter(|drive| **drive != row.id).count());
-        let others = self.fleet.up().iter().filter(|drive| drive.id != row.id).count();
-        if self.is_mine(row) && copies.any(|copies| copies < self.mirrors().min(others)) {
-            return Err(Error::Refused(format!(
-                "removing {name} now would lower safety: it keeps a copy of the metadata that is still being made elsewhere; try again in a moment; nothing was changed"
-            )));
-        }
-        Ok(vec![format!(
-            "drive {name} holds nothing that is needed; data survives the loss of {after} more drives without it"
-        )])
-    }
-
-    async fn take_out(self: &Arc<Self>, row: &DriveRow) -> Result<()> {
-        for store in self.shards.all().into_iter().flat_map(|shard| shard.stores()) {
-            if store.members().drives.contains(&row.id) {
-                store.remove_mirror(row.id).await?;
-            }
-        }
-        let name = self.name_of(row.id);
-        let removed = DriveRow { state: DriveState::Removed, ..row.clone() };
-        self.change(|_| Ok((catalog::put_drive(&removed), ()))).await?;
-        if let Some(drive) = self.fleet.get(row.id) {
-            drive.store.fence("the drive was removed from the store");
-            let (disk, path, held) = (self.env.disk.clone(), drive.path.clone(), drive.lock.clone());
-            let gone = self.env.blocking(move || {
-                if !held.is_there() {
-                    return Ok(());
-                }
-                disk.remove_file(&path.join(FILE))?;
-                disk.sync_dir(&path)
-            });
-            if let Ok(Err(error)) = gone.await {
-                tracing::warn!(drive = %row.id, %error, "failed to remove the identity file of a removed drive: it is refused at the next start");
-            }
-        }
-        self.let_go(row.id);
-        self.tell(Severity::Info, "drive", &row.id.to_string(), format!("drive {name} was removed"));
-        self.settle_groups().await
     }
 }
 

@@ -145,13 +145,6 @@ impl Fleet {
         Ok(Self { all, working, leaving, nodes, drives: places.len() })
     }
 
-    /// As if the drive were being emptied.
-    pub fn without(mut self, drive: DriveId) -> Self {
-        self.drives -= usize::from(self.all.get(drive).is_some());
-        self.leaving.insert(drive);
-        self
-    }
-
     /// Drives of which nothing else is known.
     fn plain(all: Places) -> Self {
         let drives = all.list().len();

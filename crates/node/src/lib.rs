@@ -3,7 +3,7 @@
 //! Composes what the lower floors give and decides when; knows neither S3 nor the command line. In
 //! reading order: [`settings`] (what is asked for), [`identity`] and [`key`] (what a folder and a
 //! key file say), `open` (making and opening a store, and what is refused), `fleet` (the drives at
-//! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `heal` (pieces
+//! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `gate` (what may be taken away), `heal` (pieces
 //! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`members`] (who belongs),
 //! [`remote`] (drives of other nodes),
 //! `cluster` (this node among others), [`recover`] (when most of them are lost for good), [`members`] (who they are), [`status`] and [`command`] (what people ask).
@@ -24,6 +24,7 @@ mod access;
 mod cluster;
 mod event;
 mod fleet;
+mod gate;
 mod groups;
 mod heal;
 mod node;
@@ -35,8 +36,9 @@ mod upkeep;
 
 pub use access::{KeyRow, KeyWish, NewKey};
 pub use cluster::NodeShown;
-pub use command::{Added, BucketPolicy, Manifest, Plan, Verified};
+pub use command::{Added, BucketPolicy, Manifest, Verified};
 pub use error::{Error, Result};
+pub use gate::{Plan, Trailed, Verb};
 pub use node::Node;
 pub use recover::{Recovery, recover};
 pub use settings::{Settings, Started};

@@ -543,11 +543,6 @@ impl Inner {
         Ok(worst.map_or(floor, spare))
     }
 
-    /// Whether any volume has a segment in the group.
-    pub async fn holds_data(&self, volumes: &[VolumeId], policy: PolicyId, group: GroupId) -> Result<bool> {
-        Ok(!self.with_data(volumes, vec![(policy, group)]).await?.is_empty())
-    }
-
     /// Those of the groups in which any volume has a segment.
     pub async fn with_data(
         &self,

@@ -84,6 +84,7 @@ impl Watch {
     async fn look_for_returns(&mut self) -> Result<()> {
         let inner = self.inner.clone();
         let now = inner.env.clock.now();
+        inner.take_out_removed().await?;
         for row in inner.drive_rows()? {
             if !inner.is_mine(&row) {
                 if row.state == DriveState::Removed || inner.is_up(row.id) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use client::Bucket;
 use env::Env;
 use namespace::{Command, Condition, NewVersion};
-use node::{Node, Settings, Started};
+use node::{Node, Settings, Started, Verb};
 
 struct World {
     dir: tempfile::TempDir,
@@ -242,12 +242,12 @@ async fn a_drive_that_is_needed_is_not_removed_and_a_drained_one_is() {
     let made = bucket(&node).await;
     fill(&node, &made, 0, 10).await;
     let path = world.drive(3).display().to_string();
-    let error = node.remove_drive(&path, true).await.unwrap_err().to_string();
-    assert!(error.contains("lower safety") && error.contains("drain"), "{error}");
-    let plan = node.drain_drive(&path, false).await.unwrap();
+    let error = node.change(Verb::Remove, &[path.clone()], true, None).await.unwrap_err().to_string();
+    assert!(error.contains("still have pieces there") && error.contains("drain"), "{error}");
+    let plan = node.change(Verb::Drain, &[path.clone()], false, None).await.unwrap();
     assert!(!plan.applied && node.status().await.unwrap().drives.iter().all(|drive| drive.state == "up"));
-    node.drain_drive(&path, true).await.unwrap();
-    until("the drained drive can be removed", || async { node.remove_drive(&path, true).await.is_ok() }).await;
+    node.change(Verb::Drain, &[path.clone()], true, None).await.unwrap();
+    until("the drained drive can be removed", || async { node.change(Verb::Remove, &[path.clone()], true, None).await.is_ok() }).await;
     let status = node.status().await.unwrap();
     assert_eq!((status.drives.len(), status.spare_losses), (5, 2), "{status:?}");
     check(&node, &made, 10).await;

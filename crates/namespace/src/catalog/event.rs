@@ -92,7 +92,7 @@ pub fn add_events(view: &dyn View, events: Vec<Event>) -> Result<Batch, Error> {
     Ok(batch)
 }
 
-fn cut(text: &mut String) {
+pub(super) fn cut(text: &mut String) {
     if text.len() > TEXT_BYTES_MAX {
         let end = (0..=TEXT_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(end);

@@ -2,6 +2,7 @@
 
 use base::{DriveId, GroupId, NodeId, PolicyId, UserId, VolumeId};
 
+pub(super) const TRAIL: &[u8] = b"a";
 pub(super) const BUCKET: &[u8] = b"b";
 pub(super) const CLUSTER: &[u8] = b"c";
 pub(super) const DRIVE: &[u8] = b"d";

@@ -394,7 +394,7 @@ pub(crate) fn places(marks: &Marks, shard: u32, turn: u32, new: impl Fn() -> Vec
     Places { rows, rows_expected, log, log_expected }
 }
 
-fn no_root(inner: &Inner) -> Error {
+pub(crate) fn no_root(inner: &Inner) -> Error {
     Error::Refused(format!(
         "the root key isn't on this node, so it can let nobody in: run this on the node that has {}, or restore the key here with `abide up --words`",
         inner.key_file().display()
@@ -429,25 +429,5 @@ impl Node {
             format!("a ticket was made; it is good until {}", (now + valid).rfc3339()),
         );
         Ok(ticket)
-    }
-
-    /// Shuts a node out for ever.
-    pub async fn expunge(&self, name: &str, apply: bool) -> Result<Vec<String>> {
-        let inner = &self.0;
-        let row = inner.node_named(name)?;
-        let mut outcome = inner.expunge_outcome(&row).await?;
-        if apply {
-            let root = inner.root().await?.ok_or_else(|| no_root(inner))?;
-            let list = change(&inner.system, |view| members::expunge(view, &root, row.id)).await?;
-            if let Some(cluster) = inner.cluster.get() {
-                cluster.endpoint.install(list).map_err(members::Error::Root)?;
-            }
-            inner.settle_groups().await?;
-            inner.retry_repairs();
-            let text = format!("node {} ({}) was expunged", row.name, row.id);
-            inner.tell(Severity::Warning, "node", &row.id.to_string(), text.clone());
-            outcome.push(text);
-        }
-        Ok(outcome)
     }
 }

@@ -28,7 +28,7 @@ mod summary;
 mod town;
 mod voters;
 
-pub(crate) use found::{change, introduction, places};
+pub(crate) use found::{change, introduction, no_root, places};
 pub use show::NodeShown;
 pub(crate) use summary::Summary;
 

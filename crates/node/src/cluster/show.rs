@@ -1,6 +1,7 @@
 //! The nodes, for people.
 
-use base::{DriveId, NodeId, Standing};
+use base::{DriveId, NodeId};
+use base::kv::View;
 use namespace::catalog::{self, NodeRow, NodeState};
 use placement::map::{self, Map};
 use placement::restart::restart_plan;
@@ -35,6 +36,9 @@ pub struct NodeShown {
     /// Metadata shards that it leads, as far as known here.
     pub leader: Vec<u32>,
 }
+
+/// The one machine of a store that never invited another.
+const ALONE: NodeId = NodeId([0; 16]);
 
 impl Inner {
     fn node_rows(&self) -> Result<Vec<NodeRow>> {
@@ -110,11 +114,14 @@ impl Inner {
 
     /// The cluster as placement sees it, made of the rows of the catalog.
     pub fn map(&self) -> Result<Map> {
-        let (nodes, drives, tables) = self.look(|view| {
-            let nodes = catalog::nodes(view, None, usize::from(u16::MAX))?;
-            let drives = catalog::drives(view, None, usize::from(u16::MAX))?;
-            Ok((nodes, drives, groups::load(view)?))
-        })?;
+        self.look(|view| self.map_of(view))
+    }
+
+    /// The same of these rows. A store of one machine is one node, which has no id yet.
+    pub fn map_of(&self, view: &dyn View) -> std::result::Result<Map, namespace::Error> {
+        let nodes = catalog::nodes(view, None, usize::from(u16::MAX))?;
+        let drives = catalog::drives(view, None, usize::from(u16::MAX))?;
+        let tables = groups::load(view)?;
         let node = |row: &NodeRow| map::Node {
             id: row.id,
             key: crypt::PublicKey(row.key),
@@ -125,9 +132,9 @@ impl Inner {
             joined: row.joined,
         };
         let drive = |row: &catalog::DriveRow| {
-            Some(map::Drive {
+            map::Drive {
                 id: row.id,
-                node: row.node?,
+                node: row.node.unwrap_or(ALONE),
                 state: match row.state {
                     catalog::DriveState::Active => map::State::Active,
                     catalog::DriveState::Draining => map::State::Draining,
@@ -135,72 +142,32 @@ impl Inner {
                     catalog::DriveState::Removed => map::State::Removed,
                 },
                 size: row.size,
-            })
+            }
         };
         let policies = tables.into_iter().map(|(row, groups)| groups::in_map(row, groups));
+        let mut nodes: Vec<map::Node> = nodes.iter().map(node).collect();
+        let state = if nodes.is_empty() { map::State::Active } else { map::State::Gone };
+        // What it lost before it was among others is nobody's.
+        if nodes.is_empty() || drives.iter().any(|row| row.node.is_none()) {
+            nodes.insert(0, map::Node {
+                id: ALONE,
+                key: crypt::PublicKey([0; 32]),
+                state,
+                name: self.settings.name.clone(),
+                addresses: Vec::new(),
+                labels: placement::Labels::default(),
+                joined: base::Wall(0),
+            });
+        }
         Ok(Map {
             cluster: self.id,
             epoch: base::Epoch(0),
             previous: [0; 32],
             made: self.env.clock.wall(),
-            nodes: nodes.iter().map(node).collect(),
-            drives: drives.iter().filter_map(drive).collect(),
+            nodes,
+            drives: drives.iter().map(drive).collect(),
             policies: policies.collect(),
         })
-    }
-
-    /// The node that is meant: by its name, or by the beginning of its id.
-    pub fn node_named(&self, name: &str) -> Result<NodeRow> {
-        let rows: Vec<NodeRow> = self.node_rows()?.into_iter().filter(|row| row.state != NodeState::Removed).collect();
-        let meant: Vec<&NodeRow> = rows
-            .iter()
-            .filter(|row| row.name == name || (name.len() >= 4 && row.id.to_string().starts_with(&name.to_lowercase())))
-            .collect();
-        match meant.as_slice() {
-            [row] => Ok((*row).clone()),
-            [] => {
-                let known: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
-                let nearest = base::nearest::nearest(name, known.iter().map(String::as_str));
-                let hint = nearest.map_or(String::new(), |nearest| format!("; did you mean {nearest}?"));
-                Err(Error::Missing(format!("no node {name} is there; there are {}{hint}", known.join(", "))))
-            }
-            _ => Err(Error::Invalid(format!("several nodes are called {name}: write the beginning of the id"))),
-        }
-    }
-
-    /// What shutting a node out comes to; an error if that would lose data or stop the service.
-    pub async fn expunge_outcome(&self, row: &NodeRow) -> Result<Vec<String>> {
-        let cluster = self.cluster.get().ok_or_else(|| Error::Refused("this node is alone".into()))?;
-        if row.id == cluster.me {
-            return Err(Error::Refused(format!("{} is this node: run this on another one", row.name)));
-        }
-        let map = self.map_of_data().await?;
-        let up = self.up();
-        let mut down: std::collections::BTreeSet<DriveId> =
-            map.drives.iter().map(|drive| drive.id).filter(|drive| !up.contains(drive)).collect();
-        let theirs = map.drives_of(&[row.id].into());
-        down.extend(&theirs);
-        let after = map.survives(&down);
-        if after.unreadable > 0 {
-            return Err(Error::Refused(format!(
-                "without {} the data of {} placement groups could not be read any more: bring it back, or other nodes that have the same data, or wait until `abide status` shows no repair; nothing was changed",
-                row.name, after.unreadable
-            )));
-        }
-        for shard in self.shards.all() {
-            let voters = cluster.holders_of(shard.number);
-            let left = voters.iter().filter(|node| **node != row.id && cluster.standing(**node) == Standing::Alive);
-            if voters.contains(&row.id) && left.count() * 2 <= voters.len() && voters.len() > 2 {
-                return Err(Error::Refused(format!(
-                    "without {} metadata shard {} would have no majority: bring other nodes back first; nothing was changed",
-                    row.name, shard.number
-                )));
-            }
-        }
-        Ok(vec![
-            format!("node {} and its {} drives are shut out for ever", row.name, theirs.len()),
-            format!("until its pieces are rebuilt, data {after}"),
-        ])
     }
 }
 

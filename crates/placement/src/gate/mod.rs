@@ -296,3 +296,21 @@ fn named(map: &Map, nodes: BTreeSet<NodeId>) -> Named {
     let drives = map.drives_of(&nodes);
     Named { nodes, drives }
 }
+
+/// The nodes that draining, removing or expunging names, and the drives that it names by themselves.
+///
+/// # Errors
+/// If something of it isn't there.
+pub fn named_by(map: &Map, change: &Change) -> Result<(BTreeSet<NodeId>, BTreeSet<DriveId>), Error> {
+    let (mut nodes, mut drives) = (BTreeSet::new(), BTreeSet::new());
+    if let Change::Drain(targets) | Change::Remove(targets) | Change::Expunge(targets) = change {
+        for target in targets {
+            let named = find(map, target)?;
+            if named.nodes.is_empty() {
+                drives.extend(named.drives);
+            }
+            nodes.extend(named.nodes);
+        }
+    }
+    Ok((nodes, drives))
+}
