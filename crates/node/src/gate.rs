@@ -208,7 +208,7 @@ impl Inner {
     }
 
     /// How much each placement group holds. Reads a row for each segment.
-    async fn held(&self) -> Result<BTreeMap<(PolicyId, GroupId), Held>> {
+    pub(crate) async fn held(&self) -> Result<BTreeMap<(PolicyId, GroupId), Held>> {
         let mut all: BTreeMap<(PolicyId, GroupId), Held> = BTreeMap::new();
         for volume in self.volumes()? {
             let mut after = None;
@@ -229,7 +229,7 @@ impl Inner {
     }
 
     /// Segments that lack pieces though their drives are there.
-    async fn lacking(&self) -> Result<usize> {
+    pub(crate) async fn lacking(&self) -> Result<usize> {
         let mut count = 0;
         for volume in self.volumes()? {
             let notes = self.scan(volume, move |view| namespace::read::missing(view, volume, None, PAGE)).await?;
@@ -463,7 +463,7 @@ impl Inner {
 }
 
 /// What the gate's word is about: a map without the time that it was made at.
-fn placed(map: &Map) -> [u8; 32] {
+pub(crate) fn placed(map: &Map) -> [u8; 32] {
     Map { made: base::Wall(0), ..map.clone() }.hash()
 }
 

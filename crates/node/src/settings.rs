@@ -35,6 +35,8 @@ pub struct Settings {
     /// How long this node's copy of the metadata may be impossible to open before it counts as lost, and a new one is
     /// made.
     pub lost_after: Duration,
+    /// How often it is looked whether some drives are fuller than others.
+    pub even_every: Duration,
     /// For so many nodes there is one metadata shard for volumes.
     pub nodes_per_shard: usize,
     /// How drives are looked at, at most so often.
@@ -75,6 +77,7 @@ impl Settings {
             checkpoint_every: Duration::from_secs(300),
             lost_after: Duration::from_secs(10),
             nodes_per_shard: 4,
+            even_every: Duration::from_secs(60),
             look_every: Duration::from_millis(500),
             cluster_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, CLUSTER_PORT)),
             addresses: Vec::new(),

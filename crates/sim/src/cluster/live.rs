@@ -20,8 +20,8 @@ fn settings(stage: &Stage, number: usize) -> Settings {
     if stage.sites > 0 {
         settings.labels = vec![format!("site=s{}", number % stage.sites)];
     }
-    if stage.shards {
-        settings.nodes_per_shard = 1;
+    if let Some(nodes) = stage.nodes_per_shard {
+        settings.nodes_per_shard = nodes;
     }
     settings.addresses = vec![SocketAddr::new(Stage::ip(number), CLUSTER_PORT)];
     settings.replicas.checkpoint_entries = 300;

@@ -59,7 +59,7 @@ pub struct Storm {
     pub victims: usize,
     /// One more joins in the middle.
     pub joins: bool,
-    /// A metadata shard for each machine, instead of one for all volumes.
+    /// Two or three metadata shards for volumes instead of one.
     pub shards: bool,
     /// Clients at once.
     pub clients: usize,
@@ -107,7 +107,7 @@ impl Storm {
             clients: 3,
             phases: 2,
             skew,
-            shards: chance.percent(20),
+            shards: chance.percent(10),
             always: None,
             lie: Lie::None,
             replicas: replicated::lies::Lie::None,
@@ -133,7 +133,8 @@ pub struct Report {
 pub fn run(storm: Storm) -> Result<Report, String> {
     replicated::lies::plant(storm.replicas);
     let machines = storm.nodes + usize::from(storm.joins);
-    let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites, storm.shards);
+    let nodes_per_shard = storm.shards.then_some((storm.nodes / 2).max(1));
+    let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites, nodes_per_shard);
     stage.places.iter().for_each(|place| place.disk.plant(storm.lie));
     let mut sim = turmoil::Builder::new()
         .rng_seed(storm.seed)

@@ -101,8 +101,8 @@ pub struct Stage {
     pub drives: Arc<Vec<PathBuf>>,
     /// Sites that machines are at in turn.
     pub sites: usize,
-    /// Whether there is a metadata shard for each machine.
-    pub shards: bool,
+    /// How many machines there are for each metadata shard, if not as ever.
+    pub nodes_per_shard: Option<usize>,
     state: Arc<Mutex<State>>,
 }
 
@@ -121,7 +121,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
-    pub fn new(seed: u64, machines: usize, drives: usize, sites: usize, shards: bool) -> Self {
+    pub fn new(seed: u64, machines: usize, drives: usize, sites: usize, nodes_per_shard: Option<usize>) -> Self {
         let drives: Vec<PathBuf> = (1..=drives).map(|number| PathBuf::from(format!("/d{number}"))).collect();
         let place = |number: usize| {
             let disk = SimDisk::new(seed << 8 | number as u64);
@@ -133,7 +133,7 @@ impl Stage {
             places: Arc::new((0..machines).map(place).collect()),
             drives: Arc::new(drives),
             sites,
-            shards,
+            nodes_per_shard,
             state: Arc::default(),
         }
     }

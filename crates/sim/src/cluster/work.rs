@@ -69,7 +69,7 @@ fn now() -> Duration {
 
 /// Makes the storm's bucket; where there are several shards, in another one than the first.
 pub async fn make_buckets(stage: &Stage) -> Result<(), Failed> {
-    if stage.shards {
+    if stage.nodes_per_shard.is_some() {
         make_bucket(stage, "first").await?;
         let began = now();
         loop {

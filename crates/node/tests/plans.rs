@@ -1,0 +1,171 @@
+//! Plans over sockets: nodes are drained, removed and filled again while the store is in use; what would
+//! lose data is refused, with what is allowed instead.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test of the real world, which is waited for")]
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::UserId;
+use bytes::Bytes;
+use client::Bucket;
+use env::Env;
+use namespace::{Command, Condition, NewVersion};
+use node::{Node, Settings, Verb};
+
+const NODES: usize = 6;
+
+fn settings(dir: &Path, node: usize, port: SocketAddr) -> Settings {
+    let drives = (0..2).map(|drive| dir.join(format!("drive{node}-{drive}"))).collect();
+    let mut settings = Settings::new(drives, dir.join(format!("home{node}")));
+    settings.look_every = Duration::from_millis(100);
+    settings.even_every = Duration::from_millis(500);
+    settings.pieces.reserve_bytes = 1 << 20;
+    settings.cluster_listen = port;
+    settings.addresses = vec![port];
+    settings.name = format!("n{node}");
+    settings.labels = vec![format!("site=s{}", node / 2)];
+    settings
+}
+
+/// Waits for a condition, two minutes at the most.
+async fn until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    for _ in 0..2400 {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("waited in vain: {what}");
+}
+
+fn bytes_of(number: usize) -> Bytes {
+    (0..1_500_000 + number).map(|at| (at * 7 + number * 131) as u8).collect::<Vec<_>>().into()
+}
+
+async fn put(node: &Node, bucket: &Bucket, number: usize) {
+    let bytes = bytes_of(number);
+    let mut writer = node.client().writer(bucket, Some(bytes.len() as u64));
+    writer.write(bytes).await.unwrap();
+    let content = writer.finish().await.unwrap();
+    let new = NewVersion { size: content.size, etag: "x".into(), attrs: Default::default(), body: content.body };
+    let command = Command::Put { key: format!("key/{number}"), new, condition: Condition::default() };
+    node.client().commit(bucket, command).await.unwrap();
+}
+
+async fn check(node: &Node, bucket: &Bucket, count: usize) {
+    for number in 0..count {
+        let found = node.client().head(bucket, &format!("key/{number}"), None, true).await.unwrap().into_version();
+        let mut stream = node.client().read(bucket, &found, 0..found.size).unwrap();
+        let mut read = Vec::new();
+        while let Some(part) = stream.next().await {
+            read.extend_from_slice(&part.unwrap());
+        }
+        assert!(read == bytes_of(number), "key {number} has other bytes");
+    }
+}
+
+fn names(targets: &[&str]) -> Vec<String> {
+    targets.iter().map(|target| (*target).to_owned()).collect()
+}
+
+/// Pieces that the last node holds, as it says itself.
+async fn pieces(node: &Node) -> u64 {
+    node.status().await.unwrap().drives.iter().filter(|drive| drive.path.contains(&format!("drive{}-", NODES - 1))).map(|drive| drive.pieces).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_elsewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let held: Vec<TcpListener> = (0..=NODES).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<SocketAddr> = held.iter().map(|one| one.local_addr().unwrap()).collect();
+    drop(held);
+    let settings = |node: usize| settings(dir.path(), node, ports[node]);
+    let mut nodes = vec![Node::open(Env::real(), settings(0)).await.unwrap().node];
+    let join = async |node: usize, host: &Node| {
+        let ticket = host.invite(Duration::from_secs(600)).await.unwrap();
+        Node::join(Env::real(), settings(node), &ticket).await.unwrap().node
+    };
+    for node in 1..NODES {
+        let one = join(node, &nodes[0]).await;
+        nodes.push(one);
+    }
+    let owner = UserId(nodes[0].access().await.unwrap().user);
+    let bucket: Arc<Bucket> = nodes[0].client().create_bucket("bucket", &owner, "").await.unwrap();
+    for number in 0..12 {
+        put(&nodes[number % NODES], &bucket, number).await;
+    }
+    let shown = async |node: &Node, verb: Verb, targets: &[&str]| node.change(verb, &names(targets), false, None).await;
+
+    // Typos are named, and change nothing.
+    for (targets, says) in [
+        (&["n7"][..], "did you mean"),
+        (&["site=s9"], "s9"),
+        (&["siet=s1"], "did you mean site=s1"),
+        (&[], "name a drive"),
+    ] {
+        let error = shown(&nodes[1], Verb::Drain, targets).await.unwrap_err().to_string();
+        assert!(error.contains(says), "{targets:?}: {error}");
+    }
+    // What would lose data is refused on any node, whoever asks, and says what is allowed.
+    let all_but_one: Vec<&str> = vec!["n1", "n2", "n3", "n4", "n5"];
+    for verb in [Verb::Drain, Verb::Remove, Verb::Expunge] {
+        let plan = shown(&nodes[0], verb, &all_but_one).await.unwrap();
+        assert!(plan.refused && !plan.applied && !plan.reasons.is_empty() && !plan.allowed.is_empty(), "{plan:?}");
+        let error = nodes[0].change(verb, &names(&all_but_one), true, Some("00000000")).await.unwrap_err().to_string();
+        assert!(error.contains("nothing was changed"), "{error}");
+    }
+    let plan = shown(&nodes[0], Verb::Remove, &["n5"]).await.unwrap();
+    assert!(plan.refused && plan.reasons[0].contains("still have pieces there"), "{plan:?}");
+    assert!(plan.allowed.iter().any(|allowed| allowed.contains("drain")), "{plan:?}");
+    let stale = plan.code.unwrap();
+    let status = nodes[0].status().await.unwrap();
+    assert!(status.nodes.iter().all(|node| node.state == "active"), "nothing was changed: {status:?}");
+    assert!(nodes[0].trail(10).unwrap().is_empty());
+
+    // One node is emptied while data comes.
+    let plan = shown(&nodes[2], Verb::Drain, &["n5"]).await.unwrap();
+    assert!(!plan.refused && plan.move_bytes > 0, "{plan:?}");
+    assert!(nodes[2].change(Verb::Drain, &names(&["n5"]), true, None).await.unwrap().applied);
+    for number in 12..16 {
+        put(&nodes[number % 5], &bucket, number).await;
+    }
+    let error = nodes[0].change(Verb::Remove, &names(&["n5"]), true, Some(&stale)).await.unwrap_err().to_string();
+    assert!(error.contains("refused"), "the code is of another outcome: {error}");
+    // While it is on its way no other domain may follow.
+    let plan = shown(&nodes[0], Verb::Drain, &["n1"]).await.unwrap();
+    assert!(plan.refused || pieces(&nodes[5]).await == 0, "{plan:?}");
+    until("the node is empty", || async {
+        shown(&nodes[0], Verb::Remove, &["n5"]).await.is_ok_and(|plan| !plan.refused)
+    })
+    .await;
+    assert!(nodes[0].change(Verb::Remove, &names(&["n5"]), true, None).await.unwrap().applied);
+    nodes.pop().unwrap().close().await;
+    check(&nodes[3], &bucket, 16).await;
+    until("nothing lacks", || async { nodes[1].verify("bucket").await.is_ok_and(|all| all.findings.is_empty()) }).await;
+    let status = nodes[1].status().await.unwrap();
+    assert_eq!((status.nodes.len(), status.drives.len()), (5, 10));
+
+    // A drain that was a slip is taken back.
+    assert!(nodes[1].change(Verb::Drain, &names(&["n4"]), true, None).await.unwrap().applied);
+    assert!(nodes[1].change(Verb::Fill, &names(&["n4"]), true, None).await.unwrap().applied);
+    let error = nodes[1].change(Verb::Fill, &names(&["n4"]), true, None).await.unwrap_err().to_string();
+    assert!(error.contains("nothing of it is being emptied"), "{error}");
+    let trail: Vec<String> = nodes[0].trail(10).unwrap().into_iter().map(|plan| plan.change).collect();
+    assert_eq!(trail, ["drain node n5", "remove node n5", "drain node n4", "use node n4 again"]);
+
+    // A node that comes gets its share of what is stored.
+    nodes.push(join(NODES, &nodes[0]).await);
+    let new = nodes.last().unwrap();
+    until("the new node holds data", || async {
+        let shown = new.status().await.unwrap();
+        let held = shown.drives.iter().filter(|drive| drive.path.contains(&format!("drive{NODES}-")));
+        held.map(|drive| drive.pieces).sum::<u64>() >= 4
+    })
+    .await;
+    check(new, &bucket, 16).await;
+    for node in &nodes {
+        node.close().await;
+    }
+}
