@@ -5,7 +5,6 @@
 //! is drained, and nothing has to be remembered. Repair comes first: no wave begins while segments lack pieces.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use base::kv::Batch;
 use codec::Versioned;
