@@ -9,8 +9,10 @@ use crate::map::{Map, State};
 use crate::outcome::{Faults, Held, Outcome, code, fresh, name, outcome_with};
 use crate::place::Places;
 
-/// Parts of a refused change that are tried by themselves to say what is allowed: each try judges a whole map.
+/// Parts of a refused change that are tried by themselves to say what is allowed.
 const TRIES_MAX: usize = 12;
+/// Rows that may be gone over in all for it: each try judges a whole map.
+const TRIES_ROWS_MAX: usize = 200_000;
 
 /// What a change meets.
 #[derive(Clone, Copy)]
@@ -357,7 +359,9 @@ fn of_parts(
     let passes = |map: &Map, targets: &[Target], situation: &Situation<'_>| {
         Ok::<_, Error>(weigh(map, &make(targets.to_vec()), situation)?.reasons.is_empty())
     };
-    let tried = &parts[..parts.len().min(TRIES_MAX)];
+    let rows: usize = map.policies.iter().map(|policy| policy.groups.len()).sum();
+    let tries = (TRIES_ROWS_MAX / rows.max(1)).clamp(2, TRIES_MAX);
+    let tried = &parts[..parts.len().min(tries)];
     let mut alone = Vec::new();
     let mut together = Vec::new();
     for part in tried {

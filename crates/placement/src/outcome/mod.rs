@@ -15,6 +15,7 @@ use codec::Writer;
 use crate::caps::Caps;
 use crate::group::GroupRow;
 use crate::map::{Map, Policy, State};
+use crate::place::ByDrive;
 use crate::survive::Survival;
 
 mod risk;
@@ -194,20 +195,20 @@ fn find(policy: &Policy, group: GroupId) -> Option<&GroupRow> {
 
 /// Which drives hold something that counts, and which take more.
 struct Look {
-    holds: BTreeSet<DriveId>,
-    takes: BTreeSet<DriveId>,
+    holds: ByDrive<()>,
+    takes: ByDrive<()>,
 }
 
 impl Look {
     fn new(map: &Map, down: &BTreeSet<DriveId>) -> Self {
-        let (mut holds, mut takes) = (BTreeSet::new(), BTreeSet::new());
+        let (mut holds, mut takes) = (ByDrive::default(), ByDrive::default());
         for drive in map.drives.iter().filter(|drive| !down.contains(&drive.id)) {
             let state = map.drive_state(drive);
             if state <= State::Draining {
-                holds.insert(drive.id);
+                holds.insert(drive.id, ());
             }
             if state == State::Active {
-                takes.insert(drive.id);
+                takes.insert(drive.id, ());
             }
         }
         Self { holds, takes }
@@ -215,12 +216,12 @@ impl Look {
 
     pub(super) fn spare(&self, policy: &Policy, row: &GroupRow) -> i64 {
         // A piece on the move is where it comes from.
-        let missing = row.from.iter().filter(|drive| !self.holds.contains(drive)).count();
+        let missing = row.from.iter().filter(|drive| !self.holds.contains_key(drive)).count();
         i64::from(policy.m) - missing as i64
     }
 
     fn writers(&self, row: &GroupRow) -> usize {
-        row.members.iter().filter(|drive| self.takes.contains(drive)).count()
+        row.members.iter().filter(|drive| self.takes.contains_key(drive)).count()
     }
 }
 
