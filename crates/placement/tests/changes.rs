@@ -106,6 +106,12 @@ fn store(k: u8, m: u8, demands: &[Demand]) -> Change {
     Change::SetPolicy { whose, from, k, m, ack, demands: demands.to_vec(), within: Vec::new() }
 }
 
+/// The policy that there is, with writes acknowledged as soon as they can be read.
+fn hasty() -> Change {
+    let Change::SetPolicy { whose, from, k, m, demands, within, .. } = store(4, 2, &[]) else { unreachable!() };
+    Change::SetPolicy { whose, from, k, m, ack: 4, demands, within }
+}
+
 fn voters(nodes: &[usize]) -> Change {
     Change::ChangeVoters { shard: 0, next: nodes.iter().map(|node| node_id(*node)).collect() }
 }
@@ -167,6 +173,12 @@ fn refused() -> Vec<(Case, Change, &'static str, String)> {
             "expunge node n2 after n1 is back, then the next".into(),
         ),
         (nine(), store(4, 1, &[]), "1 drive rather than 2", "any policy that survives as much as 4+2".into()),
+        (
+            nine(),
+            hasty(),
+            "acknowledged with 0 spare pieces durable rather than 1",
+            "any policy that survives as much as 4+2".into(),
+        ),
         (
             nine(),
             bucket(3),

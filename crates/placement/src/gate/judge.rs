@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::{Domain, DriveId, GroupId, NodeId, PolicyId};
 
 use super::{Change, Error, Named, Target, apply, find};
-use crate::map::{Map, State};
+use crate::map::{Map, Policy, State};
 use crate::outcome::{Faults, Held, Outcome, code, fresh, name, outcome_with};
 use crate::place::Places;
 
@@ -68,13 +68,13 @@ fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcom
             reasons.extend(majorities(&named, situation));
             reasons
         }
-        Change::SetPolicy { whose, from, k, m, demands, within, .. } => {
-            let new = after
-                .policies
-                .iter()
-                .find(|policy| (policy.k, policy.m, &policy.demands, &policy.within) == (*k, *m, demands, within));
+        Change::SetPolicy { whose, from, k, m, ack, demands, within } => {
+            let is_new = |policy: &&Policy| {
+                (policy.k, policy.m, policy.ack) == (*k, *m, *ack)
+                    && (&policy.demands, &policy.within) == (demands, within)
+            };
             let old = map.policy(*from).ok_or(Error::Policy(*from))?;
-            new.map_or_else(Vec::new, |new| weaker(map, whose, old, new))
+            after.policies.iter().find(is_new).map_or_else(Vec::new, |new| weaker(map, whose, old, new))
         }
         Change::DeleteBucket { bucket, held } => lost_by_word(*held, &format!("are in bucket {bucket}")),
         Change::PurgeTrash { held } => lost_by_word(*held, "could still be had back"),
@@ -155,7 +155,7 @@ fn owners(map: &Map, drives: &BTreeSet<DriveId>) -> Vec<String> {
 }
 
 fn segments(map: &Map, situation: &Situation<'_>, which: impl Fn(&crate::GroupRow) -> bool) -> u64 {
-    let of = |policy: &crate::map::Policy| -> u64 {
+    let of = |policy: &Policy| -> u64 {
         let rows = policy.groups.iter().filter(|row| which(row));
         rows.map(|row| (situation.held)(policy.id, row.group).segments).sum()
     };
@@ -187,17 +187,23 @@ fn majorities(named: &Named, situation: &Situation<'_>) -> Vec<String> {
 }
 
 /// What new data would survive less than so far.
-fn weaker(map: &Map, whose: &str, old: &crate::map::Policy, new: &crate::map::Policy) -> Vec<String> {
+fn weaker(map: &Map, whose: &str, old: &Policy, new: &Policy) -> Vec<String> {
+    let mut reasons = Vec::new();
     let (was, is) = (fresh(map, old), fresh(map, new));
-    let fewer = is.worse_than(&was);
-    let say = |domain: &Domain| format!("{} rather than {}", domain.count(is.of(*domain)), was.of(*domain));
-    match fewer.as_slice() {
-        [] => Vec::new(),
-        some => {
-            let said: Vec<String> = some.iter().map(say).collect();
-            vec![format!("new data of {whose} would survive the loss of {}", said.join(", "))]
-        }
+    let say = |domain: Domain| format!("{} rather than {}", domain.count(is.of(domain)), was.of(domain));
+    let said: Vec<String> = is.worse_than(&was).into_iter().map(say).collect();
+    if !said.is_empty() {
+        reasons.push(format!("new data of {whose} would survive the loss of {}", said.join(", ")));
     }
+    let spare = |policy: &Policy| policy.ack.saturating_sub(policy.k);
+    if spare(new) < spare(old) {
+        reasons.push(format!(
+            "writes of {whose} would be acknowledged with {} spare pieces durable rather than {}",
+            spare(new),
+            spare(old)
+        ));
+    }
+    reasons
 }
 
 fn lost_by_word(held: Held, what: &str) -> Vec<String> {
