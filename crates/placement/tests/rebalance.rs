@@ -307,6 +307,7 @@ fn a_machine_that_joins_costs_no_old_group_its_site() {
     let mut kept = map.clone();
     even_out(&mut kept, limits, &by_number);
     assert_eq!(kept.survives(&BTreeSet::new()).of(Domain::Site), 1);
+    println!("kept: {:?}", span(&kept, &by_number));
     assert!(span(&kept, &by_number).1 > 0.3, "the new drives take over from those of their site");
     // Whoever wants the drives even all the same gives that up.
     even_out(&mut map, Limits { spread: Spread::Capped, ..limits }, &by_number);

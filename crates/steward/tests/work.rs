@@ -150,6 +150,7 @@ fn work_gives_way_to_users_and_takes_over_when_they_are_gone() {
     let later: Vec<u64> = with[60..].iter().map(|bytes| bytes / MIB).collect();
     let mean = later.iter().sum::<u64>() / 60;
     // At the normal pace they may be 2.75 times as slow: that is at 76 MiB/s.
+    println!("beside users: {mean} MiB/s");
     assert!((20..=76).contains(&mean), "{mean} MiB/s beside users: {later:?}");
     let none = Users { requests: 0, ..users };
     let mut rested = Steward::with_dial(steward.dial().clone());
@@ -158,6 +159,7 @@ fn work_gives_way_to_users_and_takes_over_when_they_are_gone() {
     }
     let without = run(&mut rested, 150, Some(&none), |_, _| {});
     let mean = without[140..].iter().sum::<u64>() / 10 / MIB;
+    println!("without users: {mean} MiB/s");
     assert!(mean >= 90, "{mean} MiB/s without users");
 }
 

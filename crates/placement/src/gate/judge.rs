@@ -6,7 +6,7 @@ use base::{Domain, DriveId, GroupId, NodeId, PolicyId};
 
 use super::{Change, Error, Named, Target, apply, find};
 use crate::map::{Map, Policy, State};
-use crate::outcome::{Faults, Held, Outcome, code, fresh, name, outcome_with};
+use crate::outcome::{Faults, Held, Outcome, code, compare, fresh, name};
 use crate::place::Places;
 
 /// Parts of a refused change that are tried by themselves to say what is allowed.
@@ -34,7 +34,9 @@ pub struct Situation<'a> {
 /// # Errors
 /// If something that it names isn't there, or a policy can't be met at all.
 pub fn judge(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcome, Error> {
-    let mut outcome = weigh(map, change, situation)?;
+    let (mut outcome, after) = weigh(map, change, situation)?;
+    // The new map names the hash of the one before.
+    outcome.code = code(after.previous, &after, situation.down, &format!("{change:?}"));
     if !outcome.reasons.is_empty() {
         outcome.allowed = allowed(map, change, situation)?;
         if outcome.allowed.is_empty() {
@@ -44,10 +46,14 @@ pub fn judge(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Ou
     Ok(outcome)
 }
 
-/// The outcome without what is allowed instead.
-fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcome, Error> {
+fn passes(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<bool, Error> {
+    Ok(weigh(map, change, situation)?.0.reasons.is_empty())
+}
+
+/// The outcome without a code and what is allowed instead, and the map that there would be.
+fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<(Outcome, Map), Error> {
     let after = apply(map, change)?;
-    let mut out = outcome_with(map, &after, situation.down, situation.faults, situation.held);
+    let mut out = compare(map, &after, situation.down, situation.faults, situation.held);
     let more = match change {
         Change::Drain(targets) => {
             let named = all(map, targets)?;
@@ -87,8 +93,7 @@ fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcom
             out.reasons.push(reason);
         }
     }
-    out.code = code(map, &after, situation.down, &format!("{change:?}"));
-    Ok(out)
+    Ok((out, after))
 }
 
 fn all(map: &Map, targets: &[Target]) -> Result<Named, Error> {
@@ -281,7 +286,7 @@ fn allowed(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Vec<
         Change::Drain(targets) => of_parts(map, parts(targets)?, Change::Drain, situation),
         Change::Expunge(targets) => {
             let mut said = of_parts(map, parts(targets)?, Change::Expunge, situation)?;
-            if said.is_empty() && weigh(map, &Change::Drain(targets.clone()), situation)?.reasons.is_empty() {
+            if said.is_empty() && passes(map, &Change::Drain(targets.clone()), situation)? {
                 said.push(Change::Drain(targets.clone()).to_string());
             }
             Ok(said)
@@ -290,7 +295,7 @@ fn allowed(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Vec<
             let mut said = of_parts(map, parts(targets)?, Change::Remove, situation)?;
             if said.is_empty() {
                 let drain = Change::Drain(targets.clone());
-                let drains = match weigh(map, &drain, situation)?.reasons.is_empty() {
+                let drains = match passes(map, &drain, situation)? {
                     true => vec![drain.to_string()],
                     false => of_parts(map, parts(targets)?, Change::Drain, situation)?,
                 };
@@ -362,9 +367,8 @@ fn of_parts(
     make: impl Fn(Vec<Target>) -> Change,
     situation: &Situation<'_>,
 ) -> Result<Vec<String>, Error> {
-    let passes = |map: &Map, targets: &[Target], situation: &Situation<'_>| {
-        Ok::<_, Error>(weigh(map, &make(targets.to_vec()), situation)?.reasons.is_empty())
-    };
+    let passes =
+        |map: &Map, targets: &[Target], situation: &Situation<'_>| passes(map, &make(targets.to_vec()), situation);
     let rows: usize = map.policies.iter().map(|policy| policy.groups.len()).sum();
     let tries = (TRIES_ROWS_MAX / rows.max(1)).clamp(2, TRIES_MAX);
     let tried = &parts[..parts.len().min(tries)];
@@ -448,7 +452,7 @@ fn one_voter(map: &Map, shard: u32, next: &BTreeSet<NodeId>, situation: &Situati
             _ = step.remove(&node)
         }
         let change = Change::ChangeVoters { shard, next: step };
-        if weigh(map, &change, situation)?.reasons.is_empty() {
+        if passes(map, &change, situation)? {
             let name = map.node(node).map_or(node.to_string(), |node| node.name.clone());
             return Ok(vec![format!("let {name} {} first", if joins { "join" } else { "leave" })]);
         }

@@ -148,6 +148,17 @@ pub fn outcome_with(
     faults: Faults,
     held: &dyn Fn(PolicyId, GroupId) -> Held,
 ) -> Outcome {
+    Outcome { code: code(before.hash(), after, down, ""), ..compare(before, after, down, faults, held) }
+}
+
+/// The outcome without its code.
+pub(crate) fn compare(
+    before: &Map,
+    after: &Map,
+    down: &BTreeSet<DriveId>,
+    faults: Faults,
+    held: &dyn Fn(PolicyId, GroupId) -> Held,
+) -> Outcome {
     let (was, is) = (Look::new(before, down), Look::new(after, down));
     let mut out = Outcome {
         unreadable_segments: 0,
@@ -185,7 +196,6 @@ pub fn outcome_with(
         }
     }
     out.reasons = reasons(before, after, down, &out, &weakened, held);
-    out.code = code(before, after, down, "");
     out
 }
 
@@ -330,12 +340,13 @@ fn stored(policy: &Policy, held: &dyn Fn(PolicyId, GroupId) -> Held) -> u128 {
     bytes * n / u128::from(policy.k.max(1))
 }
 
-/// Eight hex digits that stand for this change, in this state of the cluster; `change` is what the maps don't tell.
-pub(crate) fn code(before: &Map, after: &Map, down: &BTreeSet<DriveId>, change: &str) -> String {
+/// Eight hex digits that stand for this change, in this state of the cluster: the hash of the map as it is, the map
+/// as it would be, who is down, and what of the `change` the maps don't tell.
+pub(crate) fn code(before: [u8; 32], after: &Map, down: &BTreeSet<DriveId>, change: &str) -> String {
     let mut bytes = Writer::new();
     // When the new map was made doesn't matter: the same change asked for again has the same code.
-    let after = Map { made: before.made, ..after.clone() };
-    bytes.raw(CONTEXT).raw(&before.hash()).raw(&after.hash());
+    let after = Map { made: base::Wall(0), ..after.clone() };
+    bytes.raw(CONTEXT).raw(&before).raw(&after.hash());
     for drive in down {
         bytes.raw(&drive.0);
     }
