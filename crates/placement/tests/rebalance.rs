@@ -343,7 +343,10 @@ fn any_cluster_comes_to_rest_within_the_rules() {
         map.drives[at].size *= 2;
         let least = least(&map, &weigh);
         let limits = Limits { in_flight: 1 + chance.below(100) as usize, ..Limits::default() };
-        even_out(&mut map.clone(), limits, &weigh);
+        let (mut kept, survived) = (map.clone(), map.survives(&BTreeSet::new()));
+        even_out(&mut kept, limits, &weigh);
+        let worse = kept.survives(&BTreeSet::new()).worse_than(&survived);
+        assert_eq!(worse, [], "seed {seed}: evened out at the price of safety");
         let moved = even_out(&mut map, Limits { spread: Spread::Capped, ..limits }, &weigh);
         let spec = Spec::new(k, m);
         let (caps, _) = Caps::best(&map.places(None), &spec);
