@@ -43,9 +43,12 @@ pub fn build(places: &Places, spec: &Spec, caps: &Caps) -> Vec<GroupRow> {
 /// Each new group holds as many of the new drives as the caps allow.
 pub fn grow(places: &Places, spec: &Spec, caps: &Caps, rows: &[GroupRow]) -> Vec<GroupRow> {
     let n = spec.n();
-    let named: BTreeSet<DriveId> = rows.iter().flat_map(|row| row.members.iter().copied()).collect();
+    let mut is_named = vec![false; places.list().len()];
+    for index in rows.iter().flat_map(|row| &row.members).filter_map(|drive| places.index(*drive)) {
+        is_named[index] = true;
+    }
     let drives = places.open().count();
-    let new = places.open().filter(|(_, place)| !named.contains(&place.drive)).count();
+    let new = places.open().filter(|(index, _)| !is_named[*index]).count();
     if drives < n || (new == 0 && !rows.is_empty()) {
         return Vec::new();
     }

@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Demand, Domain, DriveId, GroupId, NodeId, PolicyId};
-use common::{cluster, drive_id, node_id, place};
+use common::{Chance, GIB, cluster, drive_id, empty, join, node_id, place, seeds};
 use placement::gate::{Change, Error, Situation, Target, apply, judge};
 use placement::map::{Map, State};
 use placement::outcome::{Faults, Held, Outcome};
@@ -106,6 +106,12 @@ fn store(k: u8, m: u8, demands: &[Demand]) -> Change {
     Change::SetPolicy { whose, from, k, m, ack, demands: demands.to_vec(), within: Vec::new() }
 }
 
+/// The policy that there is, with writes acknowledged as soon as they can be read.
+fn hasty() -> Change {
+    let Change::SetPolicy { whose, from, k, m, demands, within, .. } = store(4, 2, &[]) else { unreachable!() };
+    Change::SetPolicy { whose, from, k, m, ack: 4, demands, within }
+}
+
 fn voters(nodes: &[usize]) -> Change {
     Change::ChangeVoters { shard: 0, next: nodes.iter().map(|node| node_id(*node)).collect() }
 }
@@ -167,6 +173,12 @@ fn refused() -> Vec<(Case, Change, &'static str, String)> {
             "expunge node n2 after n1 is back, then the next".into(),
         ),
         (nine(), store(4, 1, &[]), "1 drive rather than 2", "any policy that survives as much as 4+2".into()),
+        (
+            nine(),
+            hasty(),
+            "acknowledged with 0 spare pieces durable rather than 1",
+            "any policy that survives as much as 4+2".into(),
+        ),
         (
             nine(),
             bucket(3),
@@ -337,4 +349,82 @@ fn an_unknown_name_is_answered_with_the_nearest_and_changes_nothing() {
     let after = apply(&map, &Change::Drain(vec![Target::Node(node_id(4).to_string())])).unwrap();
     assert_eq!((after.nodes[4].state, after.nodes[5].state), (State::Draining, State::Active));
     after.follows(&map).unwrap();
+}
+
+/// Spare pieces of each group if these drives hold nothing: counted from the rows.
+fn spares(map: &Map, silent: &BTreeSet<DriveId>) -> Vec<i64> {
+    let lost = |drive: &DriveId| {
+        let row = map.drives.iter().find(|one| one.id == *drive).unwrap();
+        let node = map.nodes.iter().find(|node| node.id == row.node).unwrap();
+        silent.contains(drive) || row.state.max(node.state) >= State::Gone
+    };
+    let policy = &map.policies[0];
+    let missing = |row: &GroupRow| row.from.iter().filter(|drive| lost(drive)).count() as i64;
+    policy.groups.iter().map(|row| i64::from(policy.m) - missing(row)).collect()
+}
+
+#[test]
+fn whatever_passes_the_gate_costs_no_segment_its_last_spare_piece() {
+    let (mut passed, mut stopped) = (0, 0);
+    for seed in seeds("whatever_passes_the_gate_costs_no_segment_its_last_spare_piece", 40) {
+        let mut chance = Chance(seed);
+        let mut map = empty();
+        let nodes = 3 + chance.below(10) as usize;
+        for number in 0..nodes {
+            let sizes = vec![1000 * GIB; 1 + chance.below(3) as usize];
+            join(&mut map, number, &sizes, &[&format!("site=s{}", chance.below(4))]);
+        }
+        let (k, m) = [(1, 1), (1, 2), (2, 2), (4, 2)][chance.below(4) as usize];
+        place(&mut map, &Spec::new(k, m));
+        if map.policies[0].groups.is_empty() {
+            continue;
+        }
+        let mut case = Case::new(map);
+        case.voters = vec![(0..3.min(nodes)).map(node_id).collect()];
+        if chance.below(3) == 0 {
+            case = case.without(&[chance.below(nodes as u64) as usize]);
+        }
+        for _ in 0..6 {
+            let targets = (0..1 + chance.below(2)).map(|_| match chance.below(3) {
+                0 => drive(chance.below(nodes as u64) as usize, 0),
+                1 => node(chance.below(nodes as u64) as usize),
+                _ => site(chance.below(4) as usize),
+            });
+            let targets: Vec<Target> = targets.collect();
+            let change = match chance.below(3) {
+                0 => Change::Drain(targets),
+                1 => Change::Remove(targets),
+                _ => Change::Expunge(targets),
+            };
+            let Ok(out) = case.judge(&change) else { continue };
+            if !out.reasons.is_empty() {
+                stopped += 1;
+                assert!(!out.allowed.is_empty(), "seed {seed}: {change} is refused without saying what is allowed");
+                continue;
+            }
+            passed += 1;
+            let after = apply(&case.map, &change).unwrap();
+            for (was, is) in spares(&case.map, &case.down).into_iter().zip(spares(&after, &case.down)) {
+                assert!(is >= was.min(1), "seed {seed}: {change} leaves {is} spare pieces of {was}");
+            }
+            // One after the other is no way around it: while pieces are rebuilt nothing else goes.
+            if matches!(change, Change::Expunge(_)) && out.move_bytes > 0 {
+                let next = Case {
+                    map: after,
+                    down: case.down.clone(),
+                    away: case.away.clone(),
+                    voters: case.voters.clone(),
+                    held,
+                };
+                for other in 0..nodes {
+                    let Ok(out) = next.judge(&Change::Expunge(vec![node(other)])) else { continue };
+                    let same = spares(&next.map, &next.down);
+                    let then = spares(&apply(&next.map, &Change::Expunge(vec![node(other)])).unwrap(), &next.down);
+                    assert!(!out.reasons.is_empty() || same == then, "seed {seed}: {change}, then n{other}");
+                }
+            }
+        }
+    }
+    println!("{passed} passed, {stopped} stopped");
+    assert!((passed > 20 && stopped > 20) || std::env::var("SEED").is_ok(), "{passed} passed, {stopped} stopped");
 }

@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::{Domain, DriveId, GroupId, NodeId, PolicyId};
 
 use super::{Change, Error, Named, Target, apply, find};
-use crate::map::{Map, State};
-use crate::outcome::{Faults, Held, Outcome, code, fresh, name, outcome_with};
+use crate::map::{Map, Policy, State};
+use crate::outcome::{Faults, Held, Outcome, code, compare, fresh, name};
 use crate::place::Places;
 
-/// Parts of a refused change that are tried by themselves to say what is allowed: each try judges a whole map.
+/// Parts of a refused change that are tried by themselves to say what is allowed.
 const TRIES_MAX: usize = 12;
+/// Rows that may be gone over in all for it: each try judges a whole map.
+const TRIES_ROWS_MAX: usize = 200_000;
 
 /// What a change meets.
 #[derive(Clone, Copy)]
@@ -32,7 +34,9 @@ pub struct Situation<'a> {
 /// # Errors
 /// If something that it names isn't there, or a policy can't be met at all.
 pub fn judge(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcome, Error> {
-    let mut outcome = weigh(map, change, situation)?;
+    let (mut outcome, after) = weigh(map, change, situation)?;
+    // The new map names the hash of the one before.
+    outcome.code = code(after.previous, &after, situation.down, &format!("{change:?}"));
     if !outcome.reasons.is_empty() {
         outcome.allowed = allowed(map, change, situation)?;
         if outcome.allowed.is_empty() {
@@ -42,10 +46,14 @@ pub fn judge(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Ou
     Ok(outcome)
 }
 
-/// The outcome without what is allowed instead.
-fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcome, Error> {
+fn passes(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<bool, Error> {
+    Ok(weigh(map, change, situation)?.0.reasons.is_empty())
+}
+
+/// The outcome without a code and what is allowed instead, and the map that there would be.
+fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<(Outcome, Map), Error> {
     let after = apply(map, change)?;
-    let mut out = outcome_with(map, &after, situation.down, situation.faults, situation.held);
+    let mut out = compare(map, &after, situation.down, situation.faults, situation.held);
     let more = match change {
         Change::Drain(targets) => {
             let named = all(map, targets)?;
@@ -66,13 +74,13 @@ fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcom
             reasons.extend(majorities(&named, situation));
             reasons
         }
-        Change::SetPolicy { whose, from, k, m, demands, within, .. } => {
-            let new = after
-                .policies
-                .iter()
-                .find(|policy| (policy.k, policy.m, &policy.demands, &policy.within) == (*k, *m, demands, within));
+        Change::SetPolicy { whose, from, k, m, ack, demands, within } => {
+            let is_new = |policy: &&Policy| {
+                (policy.k, policy.m, policy.ack) == (*k, *m, *ack)
+                    && (&policy.demands, &policy.within) == (demands, within)
+            };
             let old = map.policy(*from).ok_or(Error::Policy(*from))?;
-            new.map_or_else(Vec::new, |new| weaker(map, whose, old, new))
+            after.policies.iter().find(is_new).map_or_else(Vec::new, |new| weaker(map, whose, old, new))
         }
         Change::DeleteBucket { bucket, held } => lost_by_word(*held, &format!("are in bucket {bucket}")),
         Change::PurgeTrash { held } => lost_by_word(*held, "could still be had back"),
@@ -85,8 +93,7 @@ fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Outcom
             out.reasons.push(reason);
         }
     }
-    out.code = code(map, &after, situation.down, &format!("{change:?}"));
-    Ok(out)
+    Ok((out, after))
 }
 
 fn all(map: &Map, targets: &[Target]) -> Result<Named, Error> {
@@ -153,7 +160,7 @@ fn owners(map: &Map, drives: &BTreeSet<DriveId>) -> Vec<String> {
 }
 
 fn segments(map: &Map, situation: &Situation<'_>, which: impl Fn(&crate::GroupRow) -> bool) -> u64 {
-    let of = |policy: &crate::map::Policy| -> u64 {
+    let of = |policy: &Policy| -> u64 {
         let rows = policy.groups.iter().filter(|row| which(row));
         rows.map(|row| (situation.held)(policy.id, row.group).segments).sum()
     };
@@ -185,17 +192,23 @@ fn majorities(named: &Named, situation: &Situation<'_>) -> Vec<String> {
 }
 
 /// What new data would survive less than so far.
-fn weaker(map: &Map, whose: &str, old: &crate::map::Policy, new: &crate::map::Policy) -> Vec<String> {
+fn weaker(map: &Map, whose: &str, old: &Policy, new: &Policy) -> Vec<String> {
+    let mut reasons = Vec::new();
     let (was, is) = (fresh(map, old), fresh(map, new));
-    let fewer = is.worse_than(&was);
-    let say = |domain: &Domain| format!("{} rather than {}", domain.count(is.of(*domain)), was.of(*domain));
-    match fewer.as_slice() {
-        [] => Vec::new(),
-        some => {
-            let said: Vec<String> = some.iter().map(say).collect();
-            vec![format!("new data of {whose} would survive the loss of {}", said.join(", "))]
-        }
+    let say = |domain: Domain| format!("{} rather than {}", domain.count(is.of(domain)), was.of(domain));
+    let said: Vec<String> = is.worse_than(&was).into_iter().map(say).collect();
+    if !said.is_empty() {
+        reasons.push(format!("new data of {whose} would survive the loss of {}", said.join(", ")));
     }
+    let spare = |policy: &Policy| policy.ack.saturating_sub(policy.k);
+    if spare(new) < spare(old) {
+        reasons.push(format!(
+            "writes of {whose} would be acknowledged with {} spare pieces durable rather than {}",
+            spare(new),
+            spare(old)
+        ));
+    }
+    reasons
 }
 
 fn lost_by_word(held: Held, what: &str) -> Vec<String> {
@@ -273,7 +286,7 @@ fn allowed(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Vec<
         Change::Drain(targets) => of_parts(map, parts(targets)?, Change::Drain, situation),
         Change::Expunge(targets) => {
             let mut said = of_parts(map, parts(targets)?, Change::Expunge, situation)?;
-            if said.is_empty() && weigh(map, &Change::Drain(targets.clone()), situation)?.reasons.is_empty() {
+            if said.is_empty() && passes(map, &Change::Drain(targets.clone()), situation)? {
                 said.push(Change::Drain(targets.clone()).to_string());
             }
             Ok(said)
@@ -282,7 +295,7 @@ fn allowed(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Vec<
             let mut said = of_parts(map, parts(targets)?, Change::Remove, situation)?;
             if said.is_empty() {
                 let drain = Change::Drain(targets.clone());
-                let drains = match weigh(map, &drain, situation)?.reasons.is_empty() {
+                let drains = match passes(map, &drain, situation)? {
                     true => vec![drain.to_string()],
                     false => of_parts(map, parts(targets)?, Change::Drain, situation)?,
                 };
@@ -354,10 +367,11 @@ fn of_parts(
     make: impl Fn(Vec<Target>) -> Change,
     situation: &Situation<'_>,
 ) -> Result<Vec<String>, Error> {
-    let passes = |map: &Map, targets: &[Target], situation: &Situation<'_>| {
-        Ok::<_, Error>(weigh(map, &make(targets.to_vec()), situation)?.reasons.is_empty())
-    };
-    let tried = &parts[..parts.len().min(TRIES_MAX)];
+    let passes =
+        |map: &Map, targets: &[Target], situation: &Situation<'_>| passes(map, &make(targets.to_vec()), situation);
+    let rows: usize = map.policies.iter().map(|policy| policy.groups.len()).sum();
+    let tries = (TRIES_ROWS_MAX / rows.max(1)).clamp(2, TRIES_MAX);
+    let tried = &parts[..parts.len().min(tries)];
     let mut alone = Vec::new();
     let mut together = Vec::new();
     for part in tried {
@@ -438,7 +452,7 @@ fn one_voter(map: &Map, shard: u32, next: &BTreeSet<NodeId>, situation: &Situati
             _ = step.remove(&node)
         }
         let change = Change::ChangeVoters { shard, next: step };
-        if weigh(map, &change, situation)?.reasons.is_empty() {
+        if passes(map, &change, situation)? {
             let name = map.node(node).map_or(node.to_string(), |node| node.name.clone());
             return Ok(vec![format!("let {name} {} first", if joins { "join" } else { "leave" })]);
         }

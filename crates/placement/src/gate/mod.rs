@@ -236,7 +236,8 @@ fn follow(map: &mut Map) {
 
 fn set_policy(map: &mut Map, mut policy: Policy) -> Result<(), Error> {
     let same = |other: &Policy| {
-        (other.k, other.m, &other.demands, &other.within) == (policy.k, policy.m, &policy.demands, &policy.within)
+        (other.k, other.m, other.ack) == (policy.k, policy.m, policy.ack)
+            && (&other.demands, &other.within) == (&policy.demands, &policy.within)
     };
     if map.policies.iter().any(same) {
         return Ok(());

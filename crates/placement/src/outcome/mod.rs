@@ -15,6 +15,7 @@ use codec::Writer;
 use crate::caps::Caps;
 use crate::group::GroupRow;
 use crate::map::{Map, Policy, State};
+use crate::place::ByDrive;
 use crate::survive::Survival;
 
 mod risk;
@@ -147,6 +148,17 @@ pub fn outcome_with(
     faults: Faults,
     held: &dyn Fn(PolicyId, GroupId) -> Held,
 ) -> Outcome {
+    Outcome { code: code(before.hash(), after, down, ""), ..compare(before, after, down, faults, held) }
+}
+
+/// The outcome without its code.
+pub(crate) fn compare(
+    before: &Map,
+    after: &Map,
+    down: &BTreeSet<DriveId>,
+    faults: Faults,
+    held: &dyn Fn(PolicyId, GroupId) -> Held,
+) -> Outcome {
     let (was, is) = (Look::new(before, down), Look::new(after, down));
     let mut out = Outcome {
         unreadable_segments: 0,
@@ -184,7 +196,6 @@ pub fn outcome_with(
         }
     }
     out.reasons = reasons(before, after, down, &out, &weakened, held);
-    out.code = code(before, after, down, "");
     out
 }
 
@@ -194,20 +205,20 @@ fn find(policy: &Policy, group: GroupId) -> Option<&GroupRow> {
 
 /// Which drives hold something that counts, and which take more.
 struct Look {
-    holds: BTreeSet<DriveId>,
-    takes: BTreeSet<DriveId>,
+    holds: ByDrive<()>,
+    takes: ByDrive<()>,
 }
 
 impl Look {
     fn new(map: &Map, down: &BTreeSet<DriveId>) -> Self {
-        let (mut holds, mut takes) = (BTreeSet::new(), BTreeSet::new());
+        let (mut holds, mut takes) = (ByDrive::default(), ByDrive::default());
         for drive in map.drives.iter().filter(|drive| !down.contains(&drive.id)) {
             let state = map.drive_state(drive);
             if state <= State::Draining {
-                holds.insert(drive.id);
+                holds.insert(drive.id, ());
             }
             if state == State::Active {
-                takes.insert(drive.id);
+                takes.insert(drive.id, ());
             }
         }
         Self { holds, takes }
@@ -215,12 +226,12 @@ impl Look {
 
     pub(super) fn spare(&self, policy: &Policy, row: &GroupRow) -> i64 {
         // A piece on the move is where it comes from.
-        let missing = row.from.iter().filter(|drive| !self.holds.contains(drive)).count();
+        let missing = row.from.iter().filter(|drive| !self.holds.contains_key(drive)).count();
         i64::from(policy.m) - missing as i64
     }
 
     fn writers(&self, row: &GroupRow) -> usize {
-        row.members.iter().filter(|drive| self.takes.contains(drive)).count()
+        row.members.iter().filter(|drive| self.takes.contains_key(drive)).count()
     }
 }
 
@@ -329,12 +340,13 @@ fn stored(policy: &Policy, held: &dyn Fn(PolicyId, GroupId) -> Held) -> u128 {
     bytes * n / u128::from(policy.k.max(1))
 }
 
-/// Eight hex digits that stand for this change, in this state of the cluster; `change` is what the maps don't tell.
-pub(crate) fn code(before: &Map, after: &Map, down: &BTreeSet<DriveId>, change: &str) -> String {
+/// Eight hex digits that stand for this change, in this state of the cluster: the hash of the map as it is, the map
+/// as it would be, who is down, and what of the `change` the maps don't tell.
+pub(crate) fn code(before: [u8; 32], after: &Map, down: &BTreeSet<DriveId>, change: &str) -> String {
     let mut bytes = Writer::new();
     // When the new map was made doesn't matter: the same change asked for again has the same code.
-    let after = Map { made: before.made, ..after.clone() };
-    bytes.raw(CONTEXT).raw(&before.hash()).raw(&after.hash());
+    let after = Map { made: base::Wall(0), ..after.clone() };
+    bytes.raw(CONTEXT).raw(&before).raw(&after.hash());
     for drive in down {
         bytes.raw(&drive.0);
     }

@@ -77,8 +77,8 @@ pub(super) fn risk(map: &Map, look: &Look, faults: Faults, held: &dyn Fn(PolicyI
     for policy in &map.policies {
         for row in &policy.groups {
             let missing = i64::from(policy.m) - look.spare(policy, row);
-            let lost = row.from.iter().zip(&row.members).filter(|(from, _)| !look.holds.contains(from));
-            let is_stuck = { lost }.any(|(_, to)| !look.holds.contains(to));
+            let lost = row.from.iter().zip(&row.members).filter(|(from, _)| !look.holds.contains_key(from));
+            let is_stuck = { lost }.any(|(_, to)| !look.holds.contains_key(to));
             let is_held = held(policy.id, row.group).segments > 0;
             alike.entry((policy.k, policy.m, missing, is_stuck)).or_default()[usize::from(is_held)] += 1;
         }
@@ -113,13 +113,16 @@ pub(super) fn worst(map: &Map, look: &Look, held: &dyn Fn(PolicyId, GroupId) -> 
         }
         let spare = look.spare(policy, row);
         let here: Vec<_> = (row.from.iter())
-            .filter(|drive| look.holds.contains(drive))
+            .filter(|drive| look.holds.contains_key(drive))
             .filter_map(|drive| places.get(*drive).map(|place| &place.at))
             .collect();
         for kind in &kinds {
-            let numbers: BTreeSet<u32> = here.iter().map(|at| at[*kind as usize]).collect();
-            for number in numbers {
-                let count = here.iter().filter(|at| at[*kind as usize] == number).count() as i64;
+            let number_at = |at: usize| here[at][*kind as usize];
+            for (at, number) in (0..here.len()).map(|at| (at, number_at(at))) {
+                if (0..at).any(|other| number_at(other) == number) {
+                    continue;
+                }
+                let count = (at..here.len()).filter(|other| number_at(*other) == number).count() as i64;
                 let entry = worst.entry((*kind, number)).or_insert((i64::MAX, 0));
                 match entry.0.cmp(&(spare - count)) {
                     std::cmp::Ordering::Greater => *entry = (spare - count, segments),

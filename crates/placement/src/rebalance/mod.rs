@@ -171,6 +171,9 @@ fn moving(rows: &[GroupRow]) -> usize {
 
 /// The next wave of one table: at most `limits.in_flight` positions, each of another group.
 pub fn wave(table: &Table<'_>, limits: Limits, held: &dyn Fn(PolicyId, GroupId) -> Held) -> Vec<Move> {
+    if limits.in_flight == 0 {
+        return Vec::new();
+    }
     let weights = weights(table, held);
     let heavy = |at: usize| weights.steps[at] > 0;
     let mut moves = Vec::new();
