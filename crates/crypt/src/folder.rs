@@ -20,8 +20,6 @@ const PAD: usize = 16;
 const IV: usize = 16;
 const SALT: usize = 16;
 const WHAT: &str = "a name";
-/// RFC 4648's alphabet for URLs: fit for keys and for names of files.
-const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// The key of one folder: opens its names, its files and all folders below, and nothing beside.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -58,12 +56,18 @@ impl FolderKey {
         FolderKey(*derive("abide 2026 folder v1", &[&self.0, name.as_bytes()]))
     }
 
-    /// The key of the folder that holds what `path` names, relative to this one: of `a/b/c` that of `a/b/`, and of `a/b/` itself.
-    pub fn descend(&self, path: &str) -> FolderKey {
-        path_parts(path).filter(|(_, folder)| *folder).fold(self.clone(), |key, (name, _)| key.child(name))
+    /// The key of a file in this folder: opens the file and nothing else.
+    pub fn file(&self, name: &str) -> FolderKey {
+        FolderKey(*derive("abide 2026 file v1", &[&self.0, name.as_bytes()]))
     }
 
-    /// What wraps the keys of segments and objects of files in this folder, as a volume's key does elsewhere.
+    /// The key of what `path` names below this folder: a folder if it ends in `/`, this one if it is empty, else a file.
+    pub fn at(&self, path: &str) -> FolderKey {
+        path_parts(path).fold(self.clone(), |key, (name, folder)| if folder { key.child(name) } else { key.file(name) })
+    }
+
+    /// Of a file's key: what wraps the keys of its segments, as a volume's key does elsewhere. Of a folder's: what seals
+    /// the fragments of pieces that are written with this key.
     pub fn contents(&self, volume: VolumeId) -> VolumeKey {
         VolumeKey::new(volume, *derive("abide 2026 folder contents v1", &[&self.0]))
     }
@@ -81,13 +85,13 @@ impl FolderKey {
         let iv = self.synthetic(&bytes[IV..]);
         bytes[..IV].copy_from_slice(&iv);
         self.stream(iv, &mut bytes[IV..]);
-        Ok(base64(&bytes))
+        Ok(base::base64::encode(&bytes))
     }
 
     /// The reverse of [`FolderKey::seal_name`].
     pub fn open_name(&self, sealed: &str) -> Result<String, Error> {
         let wrong = || Error::Sealed { what: WHAT };
-        let mut bytes = unbase64(sealed).ok_or_else(wrong)?;
+        let mut bytes = base::base64::decode(sealed).ok_or_else(wrong)?;
         let (iv, text) = bytes.split_first_chunk_mut::<IV>().ok_or_else(wrong)?;
         self.stream(*iv, text);
         if self.synthetic(text) != *iv {
@@ -184,37 +188,6 @@ impl FolderKey {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for part in bytes.chunks(3) {
-        let mut word = [0; 4];
-        word[1..1 + part.len()].copy_from_slice(part);
-        let word = u32::from_be_bytes(word);
-        for digit in 0..=part.len() {
-            text.push(ALPHABET[(word >> (18 - 6 * digit) & 63) as usize] as char);
-        }
-    }
-    text
-}
-
-/// `None` if no bytes have this text.
-fn unbase64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() * 3 / 4);
-    let (mut word, mut bits) = (0u32, 0);
-    for found in text.bytes() {
-        let digit = ALPHABET.iter().position(|letter| *letter == found)?;
-        word = word << 6 | digit as u32;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            bytes.push((word >> bits) as u8);
-            word &= (1 << bits) - 1;
-        }
-    }
-    // Bits beyond the last byte are zero, else two texts would be one name.
-    (bits < 6 && word == 0).then_some(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,12 +211,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folders_key_opens_what_is_below_and_nothing_beside() {
+    fn a_folders_or_files_key_opens_what_is_below_and_nothing_beside() {
         let sealed = top().seal_path("photos/2026/a.jpg").unwrap();
         let below = sealed.split_once('/').unwrap().1;
         let photos = top().child("photos");
         assert_eq!(photos.open_path(below).unwrap(), "2026/a.jpg");
-        assert_eq!(photos.descend("2026/a.jpg"), top().descend("photos/2026/"));
+        assert_eq!(photos.at("2026/"), top().at("photos/2026/"));
+        assert_eq!(photos.at(""), photos);
         for other in [top(), top().child("photo"), photos.child("2026"), FolderKey::new([0; 32])] {
             assert!(other.open_path(below).is_err());
         }
@@ -251,9 +225,13 @@ mod tests {
         assert_ne!(same(&photos), same(&top()), "equal names in two folders look different");
         let volume = VolumeId(1);
         let segment = base::SegmentId([1; 16]);
-        let wrapped = photos.contents(volume).wrap(&SegmentKey::new([2; 32]), segment, 0);
-        assert!(photos.contents(volume).unwrap(&wrapped, segment, 0).is_ok());
-        assert!(top().contents(volume).unwrap(&wrapped, segment, 0).is_err());
+        let file = top().at("photos/2026/a.jpg");
+        assert_eq!(photos.at("2026/a.jpg"), file, "from above or from within");
+        let wrapped = file.contents(volume).wrap(&SegmentKey::new([2; 32]), segment, 0);
+        assert!(file.contents(volume).unwrap(&wrapped, segment, 0).is_ok());
+        for other in ["photos/2026/b.jpg", "photos/2026/a.jpg/", "photos/2026/", "photos/a.jpg"] {
+            assert!(top().at(other).contents(volume).unwrap(&wrapped, segment, 0).is_err(), "{other}");
+        }
     }
 
     #[test]

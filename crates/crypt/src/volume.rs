@@ -152,6 +152,7 @@ mod tests {
             hex(&root.anchor_key().to_bytes()[..]),
             hex(&root.top().to_bytes()[..]),
             hex(&root.top().child("photos").to_bytes()[..]),
+            hex(&root.top().at("photos/a.jpg").to_bytes()[..]),
             hex(&of.check()),
         ];
         assert_eq!(lines.join("\n"), include_str!("../tests/volume.txt").trim());
