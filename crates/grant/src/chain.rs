@@ -157,8 +157,7 @@ impl Versioned for Claim {
         to.raw(&self.tag);
     }
 
-    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, CodecError> {
-        crate::known(version)?;
+    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, CodecError> {
         let head = Head::read(from)?;
         let len = usize::from(from.u8("caveats")?);
         if len > CAVEATS_MAX {

@@ -148,8 +148,3 @@ impl Kinded for Refusal {
         }
     }
 }
-
-/// No form has version 0. It must not pass for 1: what is signed says the version in its context only.
-pub(crate) fn known(version: u8) -> Result<(), codec::Error> {
-    if version == 0 { Err(codec::Error::Value { what: "version", value: 0 }) } else { Ok(()) }
-}

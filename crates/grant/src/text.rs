@@ -168,8 +168,7 @@ impl Versioned for Grant {
         });
     }
 
-    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, codec::Error> {
-        crate::known(version)?;
+    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, codec::Error> {
         let claim = Claim::decode_from(from)?;
         let subtree = from.option("keys", |from| {
             Ok(Subtree { key: FolderKey::new(from.array("key")?), anchor: Anchor::read(from)? })
