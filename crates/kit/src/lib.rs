@@ -10,10 +10,13 @@
 //! In reading order: [`types`], [`change`], [`state`], [`log`], [`spread`], [`header`], [`rescue`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod assemble;
 pub mod change;
 mod decode;
 mod frame;
+pub mod header;
 pub mod log;
+pub mod rescue;
 pub mod spread;
 pub mod state;
 pub mod types;
