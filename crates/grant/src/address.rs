@@ -20,7 +20,7 @@ pub fn write(to: &mut Writer, addresses: &[SocketAddr]) {
     }
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 pub fn read(from: &mut Reader<'_>) -> Result<Vec<SocketAddr>, Error> {
     let len = usize::from(from.u8("addresses")?);
     if len > ADDRESSES_MAX {
