@@ -53,10 +53,10 @@ def a_grant():
 
 
 def a_kit():
-    log, pin, _ = fixture("kit/log-v1.txt")
-    log, pin = bytes.fromhex(log), bytes.fromhex(pin)
+    log, seen, _ = fixture("kit/log-v1.txt")
+    log, seen = bytes.fromhex(log), bytes.fromhex(seen)
     found = kit.open_log(ROOT, log)
-    assert pin[:5] == b"AbKn\x01" and pin[-40:] == found.number.to_bytes(8, "little") + found.chain
+    assert seen[:5] == b"AbKn\x01" and seen[-40:] == found.number.to_bytes(8, "little") + found.chain
     assert (found.volume, found.position, found.older) == (7, (12, 1_800_000_000_500), [bytes([1] * 64)])
     newest = {path: versions[max(versions)] for path, versions in found.objects.items() if versions}
     sizes = {path: one.size for path, one in newest.items() if not one.marker}

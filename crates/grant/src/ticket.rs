@@ -10,7 +10,7 @@ use crate::Refusal;
 
 const CONTEXT: &str = "abide 2026 owner ticket v1";
 /// Tickets that a node counts at a time: a few MB.
-pub const TALLY_MAX: usize = 65_536;
+pub const METER_MAX: usize = 65_536;
 
 /// A signed leave to read sealed bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,17 +115,17 @@ impl Versioned for Ticket {
 
 /// What one node served for which ticket. Lost with the process: then a ticket's bytes begin anew.
 #[derive(Clone, Debug, Default)]
-pub struct Tally {
+pub struct Meter {
     served: BTreeMap<([u8; 32], [u8; 16]), (u64, Wall)>,
 }
 
-impl Tally {
+impl Meter {
     /// Counts `want` bytes to a ticket that was checked. Nothing is counted if it is refused.
     pub fn charge(&mut self, ticket: &Ticket, want: u64, now: Wall) -> Result<(), Refusal> {
         let place = (ticket.volume.0, ticket.nonce);
-        if !self.served.contains_key(&place) && self.served.len() >= TALLY_MAX {
+        if !self.served.contains_key(&place) && self.served.len() >= METER_MAX {
             self.served.retain(|_, (_, until)| *until > now);
-            if self.served.len() >= TALLY_MAX {
+            if self.served.len() >= METER_MAX {
                 return Err(Refusal::Crowded);
             }
         }
@@ -194,29 +194,29 @@ mod tests {
 
     #[test]
     fn a_tickets_bytes_are_counted_and_end() {
-        let mut tally = Tally::default();
+        let mut meter = Meter::default();
         let ticket = ticket(&[], None);
-        tally.charge(&ticket, 60, Wall(1)).unwrap();
-        assert_eq!(tally.charge(&ticket, 41, Wall(1)), Err(Refusal::Spent { max: 100, served: 60, want: 41 }));
-        assert!(tally.charge(&ticket, u64::MAX, Wall(1)).is_err());
-        tally.charge(&ticket, 40, Wall(1)).unwrap();
+        meter.charge(&ticket, 60, Wall(1)).unwrap();
+        assert_eq!(meter.charge(&ticket, 41, Wall(1)), Err(Refusal::Spent { max: 100, served: 60, want: 41 }));
+        assert!(meter.charge(&ticket, u64::MAX, Wall(1)).is_err());
+        meter.charge(&ticket, 40, Wall(1)).unwrap();
         let mut other = ticket.clone();
         other.nonce = [6; 16];
-        tally.charge(&other, 100, Wall(1)).unwrap();
+        meter.charge(&other, 100, Wall(1)).unwrap();
     }
 
     #[test]
-    fn a_tally_is_bounded_and_forgets_what_ended() {
-        let mut tally = Tally::default();
+    fn a_meter_is_bounded_and_forgets_what_ended() {
+        let mut meter = Meter::default();
         let mut one = ticket(&[], None);
-        for number in 0..TALLY_MAX as u64 {
+        for number in 0..METER_MAX as u64 {
             one.nonce[..8].copy_from_slice(&number.to_le_bytes());
-            tally.charge(&one, 1, Wall(1)).unwrap();
+            meter.charge(&one, 1, Wall(1)).unwrap();
         }
         one.nonce = [0xff; 16];
-        assert_eq!(tally.charge(&one, 1, Wall(1)), Err(Refusal::Crowded));
-        tally.charge(&one, 1, Wall(2000)).unwrap();
-        assert_eq!(tally.served.len(), 1);
+        assert_eq!(meter.charge(&one, 1, Wall(1)), Err(Refusal::Crowded));
+        meter.charge(&one, 1, Wall(2000)).unwrap();
+        assert_eq!(meter.served.len(), 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a client keeps so that it can read with no service alive, and what is done when even that is lost.
 //!
 //! A [`Log`] holds one volume's [`State`]: objects with their manifests, groups, drives, nodes. It is a base and
-//! deltas, sealed, chained by hash and signed; opening it against a [`Pin`] tells a crash, damage, tampering, rollback and a
+//! deltas, sealed, chained by hash and signed; opening it against what was [`Seen`] last tells a crash, damage, tampering, rollback and a
 //! fork apart. [`spread`] says which nodes keep copies, and what they take. [`header`] is what pieces say of themselves
 //! to the volume's owner alone; [`rescue`] makes a listing of that.
 //!
@@ -23,7 +23,7 @@ pub mod types;
 mod varint;
 
 pub use change::Change;
-pub use log::{Log, Opened, Pin};
+pub use log::{Log, Opened, Seen};
 pub use state::State;
 pub use types::{Body, Code, Group, Node, Object, Position, Segment, Slot, Span};
 
@@ -83,9 +83,9 @@ pub enum Error {
         /// The last frame that was seen.
         number: u64,
     },
-    /// The pin is another log's.
+    /// Another log's was seen last.
     #[error(
-        "the kit isn't the one that was pinned, but another client's: open it without the pin, or fetch the right one"
+        "the kit isn't the one that was seen last, but another client's: open it as a new one, or fetch the right one"
     )]
     OtherLog,
     /// More than fits.

@@ -3,9 +3,9 @@
 //! 1. The bytes of a log are only ever appended to; a compacted log is a new file that takes the old
 //!    one's place whole.
 //! 2. Each frame is bound to the hash of everything before it (the chain) and signed by the volume's key.
-//! 3. A client pins the last frame after it is durable. So whatever is unreadable behind the pin is a
-//!    crash and is cut off; before it, it is damage. A whole frame that isn't the owner's is tampering, wherever it
-//!    is; a log that is shorter than its pin and unharmed was rolled back.
+//! 3. A client notes the last frame that it has seen durable. So whatever is unreadable behind that one is a
+//!    crash and is cut off; up to it, it is damage. A whole frame that isn't the owner's is tampering, wherever it
+//!    is; a log that ends before it and is unharmed was rolled back.
 
 use base::VolumeId;
 use codec::{Error as CodecError, Reader, Versioned, Writer};
@@ -66,7 +66,7 @@ impl Versioned for Head {
 
 /// The last frame that a client knows to be durable: kept beside the log, not in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pin {
+pub struct Seen {
     /// Whose log.
     pub log: [u8; 16],
     /// Of which generation.
@@ -77,8 +77,8 @@ pub struct Pin {
     pub chain: [u8; 32],
 }
 
-impl Versioned for Pin {
-    const NAME: &'static str = "kit's pin";
+impl Versioned for Seen {
+    const NAME: &'static str = "kit's last frame seen";
     const MARK: [u8; 4] = *b"AbKn";
     const VERSION: u8 = 1;
 
@@ -159,23 +159,23 @@ impl Log {
         Ok((bytes, Self { keys, head, state, number, chain, base_bytes, delta_bytes: 0 }))
     }
 
-    /// Opens a log. Without a pin whatever is unreadable counts as a crash at the end, and a rollback isn't noticed.
-    pub fn open(root: &VolumeRoot, bytes: &[u8], pin: Option<&Pin>) -> Result<Opened, Error> {
+    /// Opens a log. Without what was seen last, whatever is unreadable counts as a crash at the end, and a rollback isn't noticed.
+    pub fn open(root: &VolumeRoot, bytes: &[u8], seen: Option<&Seen>) -> Result<Opened, Error> {
         let keys = Keys::new(root);
         let head = Head::decode(bytes.get(..HEAD_BYTES).ok_or(Error::Damaged { number: 0, offset: 0 })?)?;
         if head.public != keys.public() {
             return Err(Error::OtherVolume { found: head.public });
         }
-        if let Some(pin) = pin {
-            head.follows(pin)?;
+        if let Some(seen) = seen {
+            head.follows(seen)?;
         }
-        let pin = pin.filter(|pin| pin.generation == head.generation);
+        let seen = seen.filter(|seen| seen.generation == head.generation);
         let chain = crypt::hash(&bytes[..HEAD_BYTES]);
         let log = Self { keys, head, state: State::default(), number: 0, chain, base_bytes: 0, delta_bytes: 0 };
-        log.replay(bytes, pin)
+        log.replay(bytes, seen)
     }
 
-    fn replay(mut self, bytes: &[u8], pin: Option<&Pin>) -> Result<Opened, Error> {
+    fn replay(mut self, bytes: &[u8], seen: Option<&Seen>) -> Result<Opened, Error> {
         let (mut offset, mut number) = (HEAD_BYTES, 0);
         while let Some(frame) = frame::first(&bytes[offset..]) {
             let tampered = Error::Tampered { number, offset: offset as u64 };
@@ -185,9 +185,9 @@ impl Log {
                 return Err(tampered);
             }
             decode(&body)?.into_iter().for_each(|change| self.state.apply(change));
-            if let Some(pin) = pin
-                && pin.number == number
-                && pin.chain != chain
+            if let Some(seen) = seen
+                && seen.number == number
+                && seen.chain != chain
             {
                 return Err(Error::Forked { number });
             }
@@ -205,19 +205,19 @@ impl Log {
         if self.base_bytes == 0 {
             return Err(damaged);
         }
-        match pin {
-            Some(pin) if pin.number >= number && cut > 0 => Err(damaged),
-            Some(pin) if pin.number >= number => Err(self.head.rolled_back(pin, self.number)),
+        match seen {
+            Some(seen) if seen.number >= number && cut > 0 => Err(damaged),
+            Some(seen) if seen.number >= number => Err(self.head.rolled_back(seen, self.number)),
             _ => Ok(Opened { log: self, cut }),
         }
     }
 
     /// The bytes to append at [`Log::len`] for these changes, which the log then holds. If they could not be written and synced, open the
     /// log again. All of them are there after a crash, or a beginning of them.
-    pub fn append(&mut self, changes: &[Change], mut salts: impl FnMut() -> [u8; 16]) -> Result<Vec<u8>, Error> {
+    pub fn append(&mut self, changes: Vec<Change>, mut salts: impl FnMut() -> [u8; 16]) -> Result<Vec<u8>, Error> {
         let mut parts = Vec::new();
         let mut encoder = Encoder::default();
-        for change in changes {
+        for change in &changes {
             encoder.add(change);
             if encoder.len() >= FRAME_BYTES {
                 parts.push(std::mem::take(&mut encoder).finish());
@@ -235,7 +235,7 @@ impl Log {
             self.chain = chain;
         }
         self.delta_bytes += bytes.len() as u64;
-        changes.iter().cloned().for_each(|change| self.state.apply(change));
+        changes.into_iter().for_each(|change| self.state.apply(change));
         Ok(bytes)
     }
 
@@ -277,36 +277,36 @@ impl Log {
     }
 
     /// What to keep, after what was appended is durable.
-    pub fn pin(&self) -> Pin {
-        Pin { log: self.head.log, generation: self.head.generation, number: self.number, chain: self.chain }
+    pub fn seen(&self) -> Seen {
+        Seen { log: self.head.log, generation: self.head.generation, number: self.number, chain: self.chain }
     }
 }
 
 impl Head {
-    /// Succeeds unless this generation is older than the pin's, or of another history.
-    fn follows(&self, pin: &Pin) -> Result<(), Error> {
-        if self.log != pin.log {
+    /// Succeeds unless this generation is older than that one's, or of another history.
+    fn follows(&self, seen: &Seen) -> Result<(), Error> {
+        if self.log != seen.log {
             return Err(Error::OtherLog);
         }
-        if self.generation < pin.generation {
-            return Err(self.rolled_back(pin, 0));
+        if self.generation < seen.generation {
+            return Err(self.rolled_back(seen, 0));
         }
         // Of the generation before we know where it ended; of those before that one, that it came after them.
-        if self.generation == pin.generation + 1 {
-            if self.before < pin.number {
-                return Err(self.rolled_back(pin, self.before));
+        if self.generation == seen.generation + 1 {
+            if self.before < seen.number {
+                return Err(self.rolled_back(seen, self.before));
             }
-            if self.before == pin.number && self.before_chain != pin.chain {
-                return Err(Error::Forked { number: pin.number });
+            if self.before == seen.number && self.before_chain != seen.chain {
+                return Err(Error::Forked { number: seen.number });
             }
         }
         Ok(())
     }
 
-    fn rolled_back(&self, pin: &Pin, found: u64) -> Error {
+    fn rolled_back(&self, seen: &Seen, found: u64) -> Error {
         Error::RolledBack {
-            seen: pin.number,
-            seen_generation: pin.generation,
+            seen: seen.number,
+            seen_generation: seen.generation,
             found,
             found_generation: self.generation,
         }

@@ -42,9 +42,9 @@ pub struct Label {
 impl Label {
     /// Of a log as it is.
     pub fn of(log: &Log) -> Self {
-        let pin = log.pin();
+        let seen = log.seen();
         let position = log.state().position().seq;
-        Self { volume: log.public(), log: pin.log, generation: pin.generation, position, len: log.len() }
+        Self { volume: log.public(), log: seen.log, generation: seen.generation, position, len: log.len() }
     }
 
     /// What is compared to tell which copy is newer.

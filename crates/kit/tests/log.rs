@@ -7,7 +7,7 @@ use codec::Versioned;
 use common::{Dice, MIB, VOLUME, everything, log_of, object, put, root, segment};
 use crypt::VolumeRoot;
 use kit::change::{decode, encode};
-use kit::{Body, Change, Error, Log, Pin, State};
+use kit::{Body, Change, Error, Log, Seen, State};
 use proptest::prelude::*;
 
 #[test]
@@ -34,23 +34,23 @@ fn a_log_goes_on_after_a_crash() {
     assert_eq!(opened.cut, 40);
     let mut bytes = bytes[..opened.log.len() as usize].to_vec();
     let change = put("after", object(500, 5, 2, Body::Inline(b"ok".to_vec())));
-    bytes.extend(opened.log.append(&[change], || [77; 16]).unwrap());
-    let again = Log::open(&root(), &bytes, Some(&opened.log.pin())).unwrap();
+    bytes.extend(opened.log.append(vec![change], || [77; 16]).unwrap());
+    let again = Log::open(&root(), &bytes, Some(&opened.log.seen())).unwrap();
     assert_eq!(again.log.state(), opened.log.state());
     assert_eq!(again.log.state().get("after").unwrap().size, 2);
     assert!(again.log.state().get("new/1").is_some() && again.log.state().get("new/3").is_none());
 }
 
 #[test]
-fn every_changed_byte_is_noticed_before_the_pin_and_harmless_behind() {
+fn every_changed_byte_is_noticed_up_to_the_last_frame_seen_and_harmless_behind() {
     let (bytes, log, ends) = log_of(3, 3);
-    let pin = log.pin();
+    let seen = log.seen();
     for at in 0..bytes.len() {
         let mut wrong = bytes.clone();
         wrong[at] ^= 0x10;
-        let pinned = Log::open(&root(), &wrong, Some(&pin));
-        assert!(pinned.is_err(), "changed at {at}");
-        assert!(!matches!(pinned, Err(Error::RolledBack { .. } | Error::Forked { .. })), "it is no rollback: {at}");
+        let checked = Log::open(&root(), &wrong, Some(&seen));
+        assert!(checked.is_err(), "changed at {at}");
+        assert!(!matches!(checked, Err(Error::RolledBack { .. } | Error::Forked { .. })), "it is no rollback: {at}");
         if let Ok(opened) = Log::open(&root(), &wrong, None) {
             let (_, state) = ends.iter().rev().find(|(end, _)| *end <= at).unwrap();
             assert_eq!(opened.log.state(), state, "what comes before {at} and no more");
@@ -84,22 +84,22 @@ fn a_whole_frame_that_is_not_the_owners_is_tampering() {
 #[test]
 fn rollback_fork_and_another_log_are_told_apart() {
     let (bytes, log, ends) = log_of(5, 3);
-    let pin = log.pin();
-    assert_eq!(Pin::decode(&pin.encode()).unwrap(), pin);
-    assert_eq!(Log::open(&root(), &bytes, Some(&pin)).unwrap().cut, 0);
+    let seen = log.seen();
+    assert_eq!(Seen::decode(&seen.encode()).unwrap(), seen);
+    assert_eq!(Log::open(&root(), &bytes, Some(&seen)).unwrap().cut, 0);
 
     let rolled = Error::RolledBack { seen: 3, seen_generation: 1, found: 2, found_generation: 1 };
-    assert_eq!(Log::open(&root(), &bytes[..ends[2].0], Some(&pin)).unwrap_err(), rolled);
-    let cut_within = Log::open(&root(), &bytes[..ends[2].0 + 9], Some(&pin)).unwrap_err();
+    assert_eq!(Log::open(&root(), &bytes[..ends[2].0], Some(&seen)).unwrap_err(), rolled);
+    let cut_within = Log::open(&root(), &bytes[..ends[2].0 + 9], Some(&seen)).unwrap_err();
     assert_eq!(cut_within, Error::Damaged { number: 3, offset: ends[2].0 as u64 });
 
     let mut other = Log::open(&root(), &bytes[..ends[2].0], None).unwrap().log;
     let change = put("other", object(1, 1, 0, Body::Inline(Vec::new())));
-    let fork = [&bytes[..ends[2].0], &other.append(std::slice::from_ref(&change), || [1; 16]).unwrap()].concat();
-    assert_eq!(Log::open(&root(), &fork, Some(&pin)).unwrap_err(), Error::Forked { number: 3 });
+    let fork = [&bytes[..ends[2].0], &other.append(vec![change], || [1; 16]).unwrap()].concat();
+    assert_eq!(Log::open(&root(), &fork, Some(&seen)).unwrap_err(), Error::Forked { number: 3 });
 
     let (elsewhere, _) = Log::create(&root(), VOLUME, [8; 16], State::default(), || [1; 16]).unwrap();
-    assert_eq!(Log::open(&root(), &elsewhere, Some(&pin)).unwrap_err(), Error::OtherLog);
+    assert_eq!(Log::open(&root(), &elsewhere, Some(&seen)).unwrap_err(), Error::OtherLog);
     let stranger = VolumeRoot::new([9; 32]);
     let found = root().signing_key().public();
     assert_eq!(Log::open(&stranger, &bytes, None).unwrap_err(), Error::OtherVolume { found });
@@ -108,18 +108,18 @@ fn rollback_fork_and_another_log_are_told_apart() {
 #[test]
 fn generations_follow_each_other_and_an_older_one_is_a_rollback() {
     let (old, log, _) = log_of(6, 3);
-    let pin = log.pin();
+    let seen = log.seen();
     let state = log.state().clone();
     let mut salts = Dice(9);
     let (new, next) = log.compact(|| salts.bytes()).unwrap();
     assert_eq!(next.state(), &state);
-    let opened = Log::open(&root(), &new, Some(&pin)).unwrap();
-    assert_eq!(opened.log.state(), &state, "the pin of before fits: a crash may come between file and pin");
-    let rolled = Error::RolledBack { seen: next.pin().number, seen_generation: 2, found: 0, found_generation: 1 };
-    assert_eq!(Log::open(&root(), &old, Some(&next.pin())).unwrap_err(), rolled);
-    let later = Pin { number: pin.number + 1, ..pin };
+    let opened = Log::open(&root(), &new, Some(&seen)).unwrap();
+    assert_eq!(opened.log.state(), &state, "what was seen before fits: a crash may come between file and note");
+    let rolled = Error::RolledBack { seen: next.seen().number, seen_generation: 2, found: 0, found_generation: 1 };
+    assert_eq!(Log::open(&root(), &old, Some(&next.seen())).unwrap_err(), rolled);
+    let later = Seen { number: seen.number + 1, ..seen };
     assert!(matches!(Log::open(&root(), &new, Some(&later)), Err(Error::RolledBack { .. })), "compacted from less");
-    let other = Pin { chain: [0; 32], ..pin };
+    let other = Seen { chain: [0; 32], ..seen };
     assert_eq!(Log::open(&root(), &new, Some(&other)).unwrap_err(), Error::Forked { number: 3 });
 }
 
@@ -135,14 +135,14 @@ fn a_log_stays_within_twice_what_it_must_be() {
         let body = Body::Segments(vec![segment(&mut dice, len)]);
         let mut fresh = object(round + 1, round, len, body);
         fresh.null = true;
-        bytes.extend(log.append(&[put(&path, fresh)], || salts.bytes()).unwrap());
+        bytes.extend(log.append(vec![put(&path, fresh)], || salts.bytes()).unwrap());
         if log.wants_compaction() {
             (bytes, log) = log.compact(|| salts.bytes()).unwrap();
             compactions += 1;
         }
         assert_eq!(bytes.len() as u64, log.len());
     }
-    let opened = Log::open(&root(), &bytes, Some(&log.pin())).unwrap();
+    let opened = Log::open(&root(), &bytes, Some(&log.seen())).unwrap();
     assert_eq!(opened.log.state(), log.state());
     let (least, _) = log.compact(|| salts.bytes()).unwrap();
     let bound = 2 * least.len() + 64 * 1024 + 1024;
@@ -185,11 +185,11 @@ fn keeping_the_kit_fresh_costs_at_most_a_twentieth_of_a_small_put() {
     let (_, mut log, _) = log_of(11, 1);
     let path = "folder/a small object";
     let change = put(path, object(900, 1_800_000_001_000, 4096, Body::Inline(vec![1; 4096])));
-    let one = log.append(std::slice::from_ref(&change), || [3; 16]).unwrap().len() - 4096 - path.len();
+    let one = log.append(vec![change.clone()], || [3; 16]).unwrap().len() - 4096 - path.len();
     eprintln!("a commit of one inline object: {one} B beyond content and name");
     assert!(one <= 4096 / 20, "{one} bytes");
     let group: Vec<Change> = (0..16).map(|_| change.clone()).collect();
-    let many = (log.append(&group, || [4; 16]).unwrap().len() - 16 * 4096) / 16;
+    let many = (log.append(group, || [4; 16]).unwrap().len() - 16 * 4096) / 16;
     eprintln!("a commit of 16: {many} B each");
     assert!(many <= one / 4);
 }
@@ -197,7 +197,7 @@ fn keeping_the_kit_fresh_costs_at_most_a_twentieth_of_a_small_put() {
 #[test]
 fn logs_never_change() {
     let (bytes, log, _) = log_of(12, 2);
-    let text = format!("{}\n{}\n", base::ids::hex(&bytes), base::ids::hex(&log.pin().encode()));
+    let text = format!("{}\n{}\n", base::ids::hex(&bytes), base::ids::hex(&log.seen().encode()));
     assert_eq!(text, include_str!("log-v1.txt"));
 }
 

@@ -99,7 +99,7 @@ fn a_holder_follows_a_log_through_deltas_and_compaction_and_never_back() {
     let start = log.len();
     let big = put("big", object(700, 5, 6 << 20, Body::Inline(vec![7; 6 << 20])));
     let position = kit::Position { seq: 20, at: base::Wall(9) };
-    bytes.extend(log.append(&[big, Change::Position(position)], || salts.bytes()).unwrap());
+    bytes.extend(log.append(vec![big, Change::Position(position)], || salts.bytes()).unwrap());
     assert!(bytes.len() > start as usize + PARCEL_BYTES_MAX, "more than one parcel");
     holder.push(&log, &bytes);
     assert_eq!(early.iter().map(|old| holder.take(old)).collect::<Vec<_>>(), [Take::Known]);

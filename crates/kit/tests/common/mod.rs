@@ -115,7 +115,7 @@ pub fn log_of(seed: u64, frames: usize) -> (Vec<u8>, Log, Vec<(usize, State)>) {
                 vec![put(&format!("new/{frame}"), object(100 + frame as u64, frame as u64, len, body))]
             }
         };
-        bytes.extend(log.append(&changes, || salts.bytes()).unwrap());
+        bytes.extend(log.append(changes, || salts.bytes()).unwrap());
         ends.push((bytes.len(), log.state().clone()));
     }
     (bytes, log, ends)
