@@ -37,6 +37,7 @@ pub use store::StoreKeys;
 pub use volume::VolumeRoot;
 
 use base::{Kind, Kinded};
+use zeroize::Zeroize;
 
 /// Why something could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -173,7 +174,10 @@ pub(crate) fn derive(context: &str, parts: &[&[u8]]) -> zeroize::Zeroizing<[u8; 
     for part in parts {
         hasher.update(part);
     }
-    zeroize::Zeroizing::new(*hasher.finalize().as_bytes())
+    let key = zeroize::Zeroizing::new(*hasher.finalize().as_bytes());
+    // It buffers what it was given: key material.
+    hasher.zeroize();
+    key
 }
 
 /// BLAKE3 of bytes: the root of a piece, of a segment.

@@ -109,6 +109,7 @@ pub fn split(root: &VolumeRoot, threshold: usize, count: usize, random: [u8; 32]
     hasher.update(&random).update(root.bytes()).update(&[threshold as u8, count as u8]);
     let mut coefficients = Zeroizing::new(vec![0u8; 32 * (threshold - 1)]);
     hasher.finalize_xof().fill(&mut coefficients);
+    hasher.zeroize();
     let share = |index: u8| {
         let value = std::array::from_fn(|byte| {
             let of =

@@ -124,7 +124,7 @@ fn generations_follow_each_other_and_an_older_one_is_a_rollback() {
 }
 
 #[test]
-fn a_log_stays_within_twice_what_it_must_be() {
+fn a_log_stays_within_twice_its_base() {
     let mut dice = Dice(7);
     let mut salts = Dice(8);
     let (mut bytes, mut log) = Log::create(&root(), VOLUME, [9; 16], State::default(), || salts.bytes()).unwrap();
