@@ -91,3 +91,20 @@ fn next(chain: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
     hasher.update(chain).update(bytes);
     *hasher.finalize().as_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_opens_in_its_place_only() {
+        let keys = Keys::new(&VolumeRoot::new([1; 32]));
+        let (frame, chain) = keys.frame(&[2; 32], 5, Kind::Delta, [3; 16], b"body");
+        assert_eq!(first(&[&frame[..], b"more"].concat()), Some(&frame[..]));
+        assert_eq!(keys.open(&[2; 32], 5, &frame), Some((Kind::Delta, b"body".to_vec(), chain)));
+        assert_eq!(keys.open(&[2; 32], 6, &frame), None);
+        assert_eq!(keys.open(&[0; 32], 5, &frame), None);
+        assert_eq!(Keys::new(&VolumeRoot::new([2; 32])).open(&[2; 32], 5, &frame), None);
+        assert_eq!(keys.open(&[2; 32], 5, &frame[..50]), None);
+    }
+}

@@ -317,3 +317,46 @@ fn fits(part: &[u8]) -> Result<(), Error> {
     let max = SEALED_MAX - 32;
     if part.len() > max { Err(Error::TooLong { what: "a change", len: part.len(), max }) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log of frames of these kinds, each signed by the owner and in its place.
+    fn log_of(kinds: &[Kind]) -> Result<Opened, Error> {
+        let root = VolumeRoot::new([1; 32]);
+        let keys = Keys::new(&root);
+        let head = Head {
+            volume: VolumeId(1),
+            public: keys.public(),
+            log: [2; 16],
+            generation: 1,
+            before: 0,
+            before_chain: [0; 32],
+        };
+        let mut bytes = head.encode();
+        let mut chain = crypt::hash(&bytes);
+        for (at, kind) in kinds.iter().enumerate() {
+            let (frame, after) = keys.frame(&chain, at as u64, *kind, [3; 16], &Encoder::default().finish());
+            bytes.extend(frame);
+            chain = after;
+        }
+        Log::open(&root, &bytes, None)
+    }
+
+    #[test]
+    fn a_base_comes_first_and_ends_once() {
+        log_of(&[Kind::Base, Kind::BaseEnd, Kind::Delta, Kind::Delta]).unwrap();
+        for (kinds, number) in [
+            (&[Kind::Delta][..], 0),
+            (&[Kind::Base, Kind::Delta], 1),
+            (&[Kind::BaseEnd, Kind::BaseEnd], 1),
+            (&[Kind::BaseEnd, Kind::Delta, Kind::Base], 2),
+        ] {
+            let found = log_of(kinds).unwrap_err();
+            assert!(matches!(found, Error::Tampered { number: at, .. } if at == number), "{kinds:?}: {found}");
+        }
+        assert!(matches!(log_of(&[Kind::Base]), Err(Error::Damaged { number: 1, .. })));
+        assert!(matches!(log_of(&[]), Err(Error::Damaged { number: 0, .. })));
+    }
+}

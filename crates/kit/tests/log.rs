@@ -166,7 +166,9 @@ fn bytes_a_segment(objects: u64, each: u64) -> f64 {
         .collect();
     let mut state = State::default();
     changes.iter().cloned().for_each(|change| state.apply(change));
-    let (bytes, _) = Log::create(&root(), VOLUME, [9; 16], state, || dice.clone().bytes()).unwrap();
+    let mut salts = Dice(11);
+    let (bytes, log) = Log::create(&root(), VOLUME, [9; 16], state, || salts.bytes()).unwrap();
+    assert_eq!(Log::open(&root(), &bytes, None).unwrap().log.state(), log.state(), "a base of many frames");
     let names = encode(&changes).1;
     (bytes.len() - names) as f64 / (objects * each) as f64
 }

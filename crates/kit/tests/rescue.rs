@@ -319,6 +319,7 @@ fn a_kit_knows_what_was_deleted_and_headers_what_came_after() {
     let inline = object(5, world.clock, 5, Body::Inline(b"small".to_vec()));
     state.apply(put(&top.seal_path("inline").unwrap(), inline));
     state.apply(put("not sealed", object(6, world.clock, 0, Body::Inline(Vec::new()))));
+    world.write(&owner(), "deleted at once", &[64 * MIB, 8], None);
     state.apply(Change::Position(Position { seq: 6, at: Wall(world.clock) }));
     world.write(&owner(), "later", &[11], None);
     world.write(&owner(), "kept", &[12], None);
@@ -334,7 +335,8 @@ fn a_kit_knows_what_was_deleted_and_headers_what_came_after() {
         ("replaced", 9, Source::Kit),
     ];
     assert_eq!(listed(&report.objects), expected.map(|(path, size, from)| (path.into(), Some(size), from)));
-    let left = [("deleted", Source::Headers), ("kept", Source::Kit), ("replaced", Source::Headers)];
+    let headers = Source::Headers;
+    let left = [("deleted", headers), ("deleted at once", headers), ("kept", Source::Kit), ("replaced", headers)];
     assert_eq!(listed(&report.leftovers), left.map(|(path, from)| (path.into(), Some(64 * MIB + 8), from)));
     assert_eq!(report.unnamed, ["not sealed"]);
     assert!(report.incomplete().next().is_none());
