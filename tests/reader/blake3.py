@@ -1,4 +1,4 @@
-"""BLAKE3 and its derive_key mode, from the paper alone (O'Connor, Aumasson, Neves, Wilcox-O'Hearn, 2020).
+"""BLAKE3, its keyed and derive_key modes, from the paper alone (O'Connor, Aumasson, Neves, Wilcox-O'Hearn, 2020).
 
 Slow and short: it is here to derive keys and to check small roots without trusting Abide's own library.
 """
@@ -7,7 +7,7 @@ import struct
 
 IV = (0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19)
 PERMUTATION = (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
-CHUNK_START, CHUNK_END, PARENT, ROOT, DERIVE_CONTEXT, DERIVE_MATERIAL = 1, 2, 4, 8, 32, 64
+CHUNK_START, CHUNK_END, PARENT, ROOT, KEYED, DERIVE_CONTEXT, DERIVE_MATERIAL = 1, 2, 4, 8, 16, 32, 64
 MASK = 0xFFFFFFFF
 QUARTERS = (
     (0, 4, 8, 12), (1, 5, 9, 13), (2, 6, 10, 14), (3, 7, 11, 15),
@@ -70,6 +70,11 @@ def _hash(key, data, flags):
 def blake3(data):
     """The 32-byte hash."""
     return _hash(IV, data, 0)
+
+
+def keyed(key, data):
+    """The 32-byte hash under a key of 32 bytes."""
+    return _hash(struct.unpack("<8I", key), data, KEYED)
 
 
 def derive_key(context, material):

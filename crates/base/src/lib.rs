@@ -4,6 +4,7 @@
 //! an ordered map ([`kv`]) in which rules speak to stores, and the names of what fails together
 //! ([`domain`]). No clock, no disk, no async.
 
+pub mod base64;
 pub mod domain;
 pub mod ids;
 pub mod kind;

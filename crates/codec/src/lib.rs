@@ -284,6 +284,10 @@ pub trait Versioned: Sized {
             return Err(Error::Mark { what: Self::NAME, found, wanted: Self::MARK });
         }
         let version = reader.u8(Self::NAME)?;
+        // No form has version 0. Taken for 1, a byte that no signature covers could change unseen.
+        if version == 0 {
+            return Err(Error::Value { what: Self::NAME, value: 0 });
+        }
         if version > Self::VERSION {
             return Err(Error::Version { what: Self::NAME, found: version, known: Self::VERSION });
         }
@@ -356,6 +360,32 @@ mod tests {
         assert_eq!(reader.option("f", |r| r.u16("f")), Ok(Some(6)));
         assert_eq!(reader.option("g", |r| r.u16("g")), Ok(None));
         assert_eq!(reader.end("all"), Ok(()));
+    }
+
+    struct Number(u8);
+
+    impl Versioned for Number {
+        const NAME: &'static str = "number";
+        const MARK: [u8; 4] = *b"numb";
+        const VERSION: u8 = 2;
+
+        fn encode_body(&self, to: &mut Writer) {
+            to.u8(self.0);
+        }
+
+        fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+            from.u8("number").map(Number)
+        }
+    }
+
+    #[test]
+    fn versions_begin_at_one_and_newer_ones_are_told() {
+        assert_eq!(Number(7).encode(), b"numb\x02\x07");
+        assert_eq!(Number::decode(b"numb\x01\x07").map(|number| number.0), Ok(7));
+        assert_eq!(Number::decode(b"numb\x00\x07").err(), Some(Error::Value { what: "number", value: 0 }));
+        assert!(matches!(Number::decode(b"numb\x03\x07"), Err(Error::Version { found: 3, known: 2, .. })));
+        assert!(matches!(Number::decode(b"numc\x01\x07"), Err(Error::Mark { .. })));
+        assert!(matches!(Number::decode(b"numb\x01\x07\x00"), Err(Error::Trailing { left: 1, .. })));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::words::{from_words, to_words};
 use crate::{Error, MetaKey, SigningKey, StoreKeys, derive};
 
 /// The first line of a key file.
@@ -27,26 +28,12 @@ impl RootKey {
 
     /// The key as 24 English words (BIP-39).
     pub fn words(&self) -> String {
-        match bip39::Mnemonic::from_entropy(&self.0) {
-            Ok(words) => words.to_string(),
-            Err(_) => unreachable!("32 bytes are 24 words"),
-        }
+        to_words(&self.0)
     }
 
     /// The reverse of [`RootKey::words`]; case and spacing don't matter.
     pub fn from_words(text: &str) -> Result<Self, Error> {
-        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
-        if words.len() != 24 {
-            return Err(Error::WordCount { count: words.len() });
-        }
-        let list = bip39::Language::English;
-        if let Some(at) = words.iter().position(|word| list.find_word(word).is_none()) {
-            return Err(Error::UnknownWord { position: at + 1, word: words[at].clone() });
-        }
-        let parsed = bip39::Mnemonic::parse_in_normalized(list, &words.join(" ")).map_err(|_| Error::WordChecksum)?;
-        let mut key = [0; 32];
-        key.copy_from_slice(&parsed.to_entropy());
-        Ok(Self(key))
+        Ok(Self(*from_words(text)?))
     }
 
     /// The text of a key file: a first line that names it, the 24 words, the check value.

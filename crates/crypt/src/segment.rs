@@ -36,6 +36,11 @@ impl VolumeKey {
         self.volume
     }
 
+    /// The key's bytes, from which the volume's root follows.
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
+        &self.key
+    }
+
     /// The key that wraps one segment's key, and nothing else: so its nonce is zero.
     fn wrapper(&self, segment: SegmentId, slot: u32) -> Aead {
         Aead::new(&derive("abide 2026 segment wrap v1", &[&self.key, &segment.0, &slot.to_le_bytes()]))
@@ -49,6 +54,16 @@ impl VolumeKey {
         let tag = self.wrapper(segment, slot).seal(counter(0), &[], &mut out[..32]);
         out[32..].copy_from_slice(&tag);
         out
+    }
+
+    /// The whole of a wrapped key whose tag was left out: the tag follows from the key. A bare key that was
+    /// changed gives a key that opens nothing, so it must lie in something that is sealed itself.
+    pub fn with_tag(&self, bare: &[u8; 32], segment: SegmentId, slot: u32) -> [u8; WRAPPED_BYTES] {
+        let wrapper = self.wrapper(segment, slot);
+        let mut key = Zeroizing::new(*bare);
+        // GCM enciphers by adding a stream that depends on key and nonce alone: sealing what was sealed opens it.
+        wrapper.seal(counter(0), &[], &mut key[..]);
+        self.wrap(&SegmentKey::new(*key), segment, slot)
     }
 
     /// The reverse of [`VolumeKey::wrap`].
@@ -144,6 +159,11 @@ mod tests {
         let wrapped = volume_key().wrap(&key, SEGMENT, 0);
         assert_eq!(*volume_key().unwrap(&wrapped, SEGMENT, 0).unwrap().bytes, [7; 32]);
         assert!(volume_key().unwrap(&wrapped, SEGMENT, 1).is_err());
+        assert_eq!(
+            volume_key().with_tag(wrapped.first_chunk().unwrap(), SEGMENT, 0),
+            wrapped,
+            "a bare key is whole again"
+        );
         assert!(volume_key().unwrap(&wrapped, SegmentId([4; 16]), 0).is_err());
         assert!(RootKey::new([9; 32]).store_keys().volume_key(VolumeId(6)).unwrap(&wrapped, SEGMENT, 0).is_err());
     }

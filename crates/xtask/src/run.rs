@@ -44,6 +44,7 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("erasure code by a stranger's hand", "tests/formats/erasure_golden.py"),
     ("the command line as a person uses it", "tests/cli/test_cli.py"),
     ("bad input", "tests/clients/bad_input.py"),
+    ("volumes, grants and kits by a stranger's hand", "tests/reader/test_volumes.py"),
     ("the independent reader", "tests/reader/test_reader.py"),
     ("kill -9 under load", "tests/crash/kill_nine.py"),
     ("real clients while two drives vanish", "tests/clients/run.py"),

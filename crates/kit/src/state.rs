@@ -1,0 +1,161 @@
+//! What a kit knows after all its changes.
+
+use std::collections::BTreeMap;
+
+use base::{DriveId, GroupId, NodeId, PolicyId};
+
+use crate::change::{Change, Encoder};
+use crate::types::{Group, Node, Object, Position, Segment};
+
+/// One volume, as far as its reader needs to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    objects: BTreeMap<String, BTreeMap<u64, Object>>,
+    groups: BTreeMap<(PolicyId, GroupId), Group>,
+    drives: BTreeMap<DriveId, NodeId>,
+    nodes: BTreeMap<NodeId, Node>,
+    older: Vec<Vec<u8>>,
+    position: Position,
+}
+
+/// Who holds a piece, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder<'a> {
+    /// Which piece.
+    pub index: u8,
+    /// The drive.
+    pub drive: DriveId,
+    /// Its node, and how to reach it.
+    pub node: Option<(NodeId, &'a Node)>,
+}
+
+impl State {
+    /// Takes a change.
+    pub fn apply(&mut self, change: Change) {
+        match change {
+            Change::Put { path, object } => {
+                let versions = self.objects.entry(path).or_default();
+                if object.null {
+                    versions.retain(|_, other| !other.null);
+                }
+                versions.insert(object.version, object);
+            }
+            Change::Drop { path, version } => {
+                if let Some(versions) = self.objects.get_mut(&path) {
+                    versions.remove(&version);
+                    if versions.is_empty() {
+                        self.objects.remove(&path);
+                    }
+                }
+            }
+            Change::Group(group) => {
+                let known = self.groups.get(&(group.policy, group.group));
+                if known.is_none_or(|known| known.version <= group.version) {
+                    self.groups.insert((group.policy, group.group), group);
+                }
+            }
+            Change::Drive(drive, Some(node)) => drop(self.drives.insert(drive, node)),
+            Change::Drive(drive, None) => drop(self.drives.remove(&drive)),
+            Change::Node(id, Some(node)) => drop(self.nodes.insert(id, node)),
+            Change::Node(id, None) => drop(self.nodes.remove(&id)),
+            Change::Position(position) => self.position = self.position.max(position),
+            Change::OlderRoot(sealed) => {
+                if !self.older.contains(&sealed) {
+                    self.older.push(sealed);
+                }
+            }
+        }
+    }
+
+    /// The current version of a path, unless it was deleted.
+    pub fn get(&self, path: &str) -> Option<&Object> {
+        current(self.objects.get(path)?)
+    }
+
+    /// All versions of a path, latest first, markers too.
+    pub fn versions(&self, path: &str) -> impl Iterator<Item = &Object> {
+        self.objects.get(path).into_iter().flat_map(|versions| versions.values().rev())
+    }
+
+    /// All paths that begin so and weren't deleted, in order, with their current versions.
+    pub fn list<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Object)> {
+        let from = self.objects.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+        from.take_while(move |(path, _)| path.starts_with(prefix))
+            .filter_map(|(path, versions)| Some((path.as_str(), current(versions)?)))
+    }
+
+    /// All there is, markers and older versions too.
+    pub fn everything(&self) -> impl Iterator<Item = (&str, &Object)> {
+        self.objects.iter().flat_map(|(path, versions)| versions.values().map(move |object| (path.as_str(), object)))
+    }
+
+    /// Where a segment's pieces are by the group's row, and where they may be besides.
+    pub fn holders(&self, segment: &Segment) -> Vec<Holder<'_>> {
+        let Some(group) = self.groups.get(&(segment.code.policy, segment.group)) else { return Vec::new() };
+        let both = group.members.iter().enumerate().chain(group.from.iter().enumerate());
+        let mut holders: Vec<Holder<'_>> = Vec::new();
+        for (index, drive) in both {
+            let node = self.drives.get(drive).and_then(|id| Some((*id, self.nodes.get(id)?)));
+            let holder = Holder { index: index as u8, drive: *drive, node };
+            if !holders.contains(&holder) {
+                holders.push(holder);
+            }
+        }
+        holders
+    }
+
+    /// Nodes, by id.
+    pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
+        &self.nodes
+    }
+
+    /// Older roots of the volume, sealed.
+    pub fn older_roots(&self) -> &[Vec<u8>] {
+        &self.older
+    }
+
+    /// Up to where it follows the volume's journal.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Paths that a listing shows.
+    pub fn objects(&self) -> usize {
+        self.objects.values().filter(|versions| current(versions).is_some()).count()
+    }
+
+    /// Gives all that is known to `frame`, in parts of about `frame_bytes`: oldest first, so that versions
+    /// and times of neighbours are near each other.
+    pub(crate) fn write(&self, frame_bytes: usize, mut frame: impl FnMut(Encoder)) {
+        let mut encoder = Encoder::default();
+        let mut full = |encoder: &mut Encoder| {
+            if encoder.len() >= frame_bytes {
+                frame(std::mem::take(encoder));
+            }
+        };
+        for change in self.small() {
+            encoder.add(&change);
+            full(&mut encoder);
+        }
+        let mut all: Vec<(&str, &Object)> = self.everything().collect();
+        all.sort_by_key(|(path, object)| (object.modified, object.version, *path));
+        for (path, object) in all {
+            encoder.put(path, object);
+            full(&mut encoder);
+        }
+        frame(encoder);
+    }
+
+    /// All but objects, as changes.
+    fn small(&self) -> impl Iterator<Item = Change> {
+        let older = self.older.iter().cloned().map(Change::OlderRoot);
+        let nodes = self.nodes.iter().map(|(id, node)| Change::Node(*id, Some(node.clone())));
+        let drives = self.drives.iter().map(|(drive, node)| Change::Drive(*drive, Some(*node)));
+        let groups = self.groups.values().cloned().map(Change::Group);
+        older.chain(nodes).chain(drives).chain(groups).chain([Change::Position(self.position)])
+    }
+}
+
+fn current(versions: &BTreeMap<u64, Object>) -> Option<&Object> {
+    versions.values().next_back().filter(|object| !object.marker)
+}
