@@ -64,9 +64,30 @@ pub fn grow(places: &Places, spec: &Spec, caps: &Caps, rows: &[GroupRow]) -> Vec
 /// to another. A row for which there is none stays as it is. `from` keeps where the pieces were, until
 /// they are moved or rebuilt.
 pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<DriveId>) -> Vec<GroupRow> {
-    let mut filler = Filler::new(places, caps, rows);
+    replace_among(places, caps, loads(places, rows), rows, gone)
+}
+
+/// Positions that each place holds in a table, in the order of [`Places::list`].
+pub fn loads(places: &Places, rows: &[GroupRow]) -> Vec<u64> {
+    let mut loads = vec![0; places.list().len()];
+    for index in rows.iter().flat_map(|row| &row.members).filter_map(|drive| places.index(*drive)) {
+        loads[index] += 1;
+    }
+    loads
+}
+
+/// The same as [`replace`] for whoever keeps the [`loads`] of a large table and knows which of its rows name
+/// the drives: the others needn't be looked at.
+pub fn replace_among<'r>(
+    places: &Places,
+    caps: &Caps,
+    loads: Vec<u64>,
+    rows: impl IntoIterator<Item = &'r GroupRow>,
+    gone: &BTreeSet<DriveId>,
+) -> Vec<GroupRow> {
+    let mut filler = Filler::with_loads(places, caps, loads);
     let mut changed = Vec::new();
-    for row in rows {
+    for row in rows.into_iter().filter(|row| row.members.iter().any(|drive| gone.contains(drive))) {
         let mut now = row.clone();
         for at in (0..row.members.len()).filter(|at| gone.contains(&row.members[*at])) {
             // Where the other pieces are, or are about to be.
@@ -98,10 +119,11 @@ pub fn rebalance(places: &Places, caps: &Caps, rows: &[GroupRow], moves: usize) 
     order.sort_by_key(|row| (scatter(&row.group.0.to_le_bytes(), 1), row.group));
     let mut changed: BTreeMap<GroupId, GroupRow> = BTreeMap::new();
     for (over, under) in [(EVEN_PERMILLE, 0), (UNEVEN_PERMILLE, EVEN_PERMILLE)] {
+        let fullest = filler.fullest(&fair, under);
         for row in &order {
             if changed.len() < moves
                 && !changed.contains_key(&row.group)
-                && let Some(moved) = filler.shift(row, &fair, over, under)
+                && let Some(moved) = filler.shift(row, &fair, (over, under), fullest)
             {
                 changed.insert(row.group, moved);
             }
@@ -122,12 +144,10 @@ pub(crate) struct Filler<'a> {
 
 impl<'a> Filler<'a> {
     pub(crate) fn new(places: &'a Places, caps: &'a Caps, rows: &[GroupRow]) -> Self {
-        let mut loads = vec![0; places.list().len()];
-        for drive in rows.iter().flat_map(|row| &row.members) {
-            if let Some(index) = places.index(*drive) {
-                loads[index] += 1;
-            }
-        }
+        Self::with_loads(places, caps, loads(places, rows))
+    }
+
+    fn with_loads(places: &'a Places, caps: &'a Caps, loads: Vec<u64>) -> Self {
         let mut filler = Self { places, caps, loads, order: BTreeSet::new() };
         filler.order = places.open().map(|(index, _)| filler.key(index)).collect();
         filler
@@ -168,9 +188,24 @@ impl<'a> Filler<'a> {
         self.caps.weights.iter().map(fair).collect()
     }
 
+    /// Positions that a place may have before it takes one more, at `under` thousandths above fair.
+    fn room(fair: u64, under: u64) -> u64 {
+        (fair + fair * under / 1000).max(1) + u64::from(under > 0)
+    }
+
+    /// How full, as [`Filler::key`] has it, the fullest place is that may take one more: beyond it
+    /// none needs to be looked at.
+    fn fullest(&self, fair: &[u64], under: u64) -> u128 {
+        let full = |(index, _)| {
+            let weight: u64 = self.caps.weights[index];
+            (u128::from(Self::room(fair[index], under)) << 64) / u128::from(weight.max(1))
+        };
+        self.places.open().map(full).max().unwrap_or(0)
+    }
+
     /// The row with its fullest drive replaced, if that is `over` thousandths above fair, by one that
-    /// is at most `under` above it.
-    fn shift(&mut self, row: &GroupRow, fair: &[u64], over: u64, under: u64) -> Option<GroupRow> {
+    /// is at most `under` above it; `fullest` is that as [`Filler::fullest`] has it.
+    fn shift(&mut self, row: &GroupRow, fair: &[u64], (over, under): (u64, u64), fullest: u128) -> Option<GroupRow> {
         let members = self.indices(&row.members);
         if members.len() < row.members.len() {
             return None;
@@ -180,11 +215,11 @@ impl<'a> Filler<'a> {
         let at = (0..members.len()).filter(is_over).max_by_key(|at| self.excess(members[*at], fair))?;
         let held: Vec<usize> = members.iter().copied().filter(|index| *index != members[at]).collect();
         // No relaxing here: a move that leaves the caps is worse than a full drive.
-        let has_room = |index: usize| self.loads[index] < limit(index, under).max(1) + u64::from(under > 0);
+        let has_room = |index: usize| self.loads[index] < Self::room(fair[index], under);
         let free = |index: usize| fair[index] > 0 && has_room(index) && !members.contains(&index);
         let mut picked = Vec::new();
-        self.add_within(&mut picked, &held, 1, &self.caps.goal, u128::MAX, &free);
-        self.add_within(&mut picked, &held, 1, &self.caps.most, u128::MAX, &free);
+        self.add_within(&mut picked, &held, 1, &self.caps.goal, fullest, &free);
+        self.add_within(&mut picked, &held, 1, &self.caps.most, fullest, &free);
         let to = *picked.first()?;
         self.give(members[at]);
         self.take(to);
