@@ -37,8 +37,8 @@ enum What {
     Come(Vec<u32>),
     /// Drives were silent for long: those still in that life are given up.
     GiveUp(Vec<(u32, u32)>),
-    /// A group's repair is through.
-    Rebuilt(u32),
+    /// A group's repair of that number is through.
+    Rebuilt(u32, u64),
     /// A piece was moved.
     Moved(u32),
     /// New drives arrive.
@@ -60,6 +60,18 @@ pub fn run(fleet: &Fleet, years: f64, seed: u64) -> Result<Tally, Error> {
     Ok(run.world.tally)
 }
 
+/// A repair in flight.
+#[derive(Debug)]
+struct Job {
+    number: u64,
+    /// Positions, and the drives that they are rebuilt onto.
+    onto: Vec<(u32, u32)>,
+    /// Drives read.
+    sources: usize,
+    begun: u64,
+    end: u64,
+}
+
 struct Run<'a> {
     fleet: &'a Fleet,
     world: World,
@@ -71,8 +83,8 @@ struct Run<'a> {
     node_of: Vec<u32>,
     drives_of: Vec<Vec<u32>>,
     domains: BTreeMap<Domain, Vec<Vec<u32>>>,
-    /// Positions and the drives that they are rebuilt onto, by group in flight.
-    jobs: BTreeMap<u32, Vec<(u32, u32)>>,
+    /// What is in flight, by group.
+    jobs: BTreeMap<u32, Job>,
     /// Until when drives and nodes are taken by repairs, and drives by moves.
     drive_busy: Vec<u64>,
     node_busy: Vec<u64>,
@@ -186,7 +198,7 @@ impl<'a> Run<'a> {
             }
             What::Come(drives) => self.come(&drives),
             What::GiveUp(drives) => self.give_up(&drives),
-            What::Rebuilt(group) => self.rebuilt(group),
+            What::Rebuilt(group, number) => self.rebuilt(group, number),
             What::Moved(position) => self.moved(position),
             What::Restock => {
                 let (wanted, moves) = self.world.restock();
@@ -256,13 +268,26 @@ impl<'a> Run<'a> {
     fn come(&mut self, drives: &[u32]) {
         for drive in drives {
             for group in self.world.come(*drive, self.now) {
-                // What is in flight looks for itself when it lands.
-                if !self.jobs.contains_key(&group) {
-                    self.steward.forget(target(group));
-                    self.world.wanted(group).into_iter().for_each(|position| self.need(position));
+                // What is in flight for other pieces goes on, and looks for itself when it lands.
+                if self.jobs.get(&group).is_none_or(|job| !job.onto.iter().any(|(at, _)| self.world.is_wanted(*at))) {
+                    self.cancel(group);
+                    self.ask_anew(group);
                 }
             }
         }
+    }
+
+    /// Stops a repair that nobody wants any more; what was read until now was read.
+    fn cancel(&mut self, group: u32) {
+        if let Some(job) = self.jobs.remove(&group) {
+            let done = (self.now.0 - job.begun) as f64 / (job.end - job.begun).max(1) as f64;
+            self.world.tally.read_positions += job.sources as f64 * done;
+        }
+    }
+
+    fn ask_anew(&mut self, group: u32) {
+        self.steward.forget(target(group));
+        self.world.wanted(group).into_iter().for_each(|position| self.need(position));
     }
 
     fn need(&mut self, position: u32) {
@@ -294,10 +319,10 @@ impl<'a> Run<'a> {
                 }
                 continue;
             }
-            self.world.tally.read_positions += sources.len() as u64;
             let end = self.transfer(&sources, &onto);
-            self.jobs.insert(group, onto);
-            self.after((end - self.now.0) as f64, What::Rebuilt(group));
+            let (number, begun) = (self.count, self.now.0);
+            self.jobs.insert(group, Job { number, onto, sources: sources.len(), begun, end });
+            self.after((end - begun) as f64, What::Rebuilt(group, number));
         }
     }
 
@@ -334,16 +359,19 @@ impl<'a> Run<'a> {
         end
     }
 
-    fn rebuilt(&mut self, group: u32) {
-        let job = self.jobs.remove(&group).unwrap_or_default();
-        for (position, drive) in &job {
+    fn rebuilt(&mut self, group: u32, number: u64) {
+        if self.jobs.get(&group).is_none_or(|job| job.number != number) {
+            return;
+        }
+        let Some(job) = self.jobs.remove(&group) else { return };
+        self.world.tally.read_positions += job.sources as f64;
+        for (position, drive) in &job.onto {
             // The drive may have come back meanwhile, or the row may name another.
             if self.world.is_wanted(*position) && self.home(*position) == *drive {
                 self.world.land(*position, self.now);
             }
         }
-        self.steward.forget(target(group));
-        self.world.wanted(group).into_iter().for_each(|position| self.need(position));
+        self.ask_anew(group);
     }
 
     fn plan_move(&mut self, position: u32) {

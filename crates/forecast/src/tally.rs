@@ -44,7 +44,7 @@ pub struct Tally {
     /// Those of them that were rebuilt although the drive came back in the end.
     pub rebuilt_in_vain: u64,
     /// Positions read for that.
-    pub read_positions: u64,
+    pub read_positions: f64,
     /// Positions moved to new drives.
     pub moved_positions: u64,
     /// The most bytes to rebuild at any time.
@@ -71,12 +71,12 @@ pub struct Tally {
 impl Tally {
     /// Reads for each piece that was rebuilt.
     pub fn reads_per_rebuilt(&self) -> f64 {
-        self.read_positions as f64 / (self.rebuilt_positions.max(1)) as f64
+        self.read_positions / (self.rebuilt_positions.max(1)) as f64
     }
 
     /// Reads for each piece that died: what came back after it was rebuilt makes it more.
     pub fn reads_per_lost(&self) -> f64 {
-        self.read_positions as f64 / (self.lost_positions.max(1)) as f64
+        self.read_positions / (self.lost_positions.max(1)) as f64
     }
 
     /// Mean days from a piece's death to its rebuilding.

@@ -348,7 +348,9 @@ impl World {
 
     /// New drives in place of the dead. Returns positions to rebuild now, and moves to even out what there is.
     pub fn restock(&mut self) -> (Vec<u32>, Vec<u32>) {
-        let dead: Vec<usize> = (0..self.drives.len()).filter(|drive| self.drives[*drive].dead).collect();
+        // A drive whose death wasn't noticed yet is replaced the next time.
+        let known = |drive: &usize| self.drives[*drive].dead && self.drives[*drive].gone;
+        let dead: Vec<usize> = (0..self.drives.len()).filter(known).collect();
         for drive in &dead {
             let drive = &mut self.drives[*drive];
             (drive.dead, drive.gone) = (false, false);

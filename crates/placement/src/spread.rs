@@ -19,6 +19,9 @@ use crate::table::{GROUPS_MAX, group_count};
 const GIVE_WAY: [Domain; 6] = [Domain::Model, Domain::Owner, Domain::Country, Domain::Rack, Domain::Site, Domain::Node];
 /// By how many positions a drive may be fuller than the emptiest to be taken for the sake of the goal.
 const GOAL_POSITIONS: u64 = 2;
+/// How many times its even share of what has to be rebuilt a drive takes, while others are free: pieces that are
+/// missing go to many drives at once, or one empty drive would have to write them all. Evenness can wait.
+const REBUILD_SHARES: usize = 4;
 /// How much fuller than fair a drive may stay after [`rebalance`], in thousandths.
 const EVEN_PERMILLE: u64 = 10;
 /// From here on a position may be moved to a drive that has its fair share already.
@@ -86,8 +89,13 @@ pub fn replace_among<'r>(
     gone: &BTreeSet<DriveId>,
 ) -> Vec<GroupRow> {
     let mut filler = Filler::with_loads(places, caps, loads);
+    let rows: Vec<&GroupRow> =
+        rows.into_iter().filter(|row| row.members.iter().any(|drive| gone.contains(drive))).collect();
+    let positions = rows.iter().flat_map(|row| &row.members).filter(|drive| gone.contains(drive)).count();
+    let each = (positions * REBUILD_SHARES).div_ceil(places.open().count().max(1));
+    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
     let mut changed = Vec::new();
-    for row in rows.into_iter().filter(|row| row.members.iter().any(|drive| gone.contains(drive))) {
+    for row in rows {
         let mut now = row.clone();
         for at in (0..row.members.len()).filter(|at| gone.contains(&row.members[*at])) {
             // Where the other pieces are, or are about to be.
@@ -95,9 +103,15 @@ pub fn replace_among<'r>(
             held.retain(|index| !gone.contains(&places.list()[*index].drive));
             let barred: Vec<usize> = filler.indices(&now.members);
             let is_gone = |index: usize| gone.contains(&places.list()[index].drive);
-            let picked = filler.pick(&held, 1, |index| !is_gone(index) && !barred.contains(&index));
+            let free = |index: usize| !is_gone(index) && !barred.contains(&index);
+            let has_share = |index: usize| taken.get(&index).is_none_or(|count| *count < each);
+            let mut picked = filler.pick(&held, 1, |index| free(index) && has_share(index));
+            if !filler.keeps(&held, &picked) {
+                picked = filler.pick(&held, 1, free);
+            }
             if let Some(index) = picked.first() {
                 filler.take(*index);
+                *taken.entry(*index).or_insert(0) += 1;
                 now.members[at] = places.list()[*index].drive;
             }
         }
@@ -272,6 +286,13 @@ impl<'a> Filler<'a> {
             self.add_within(&mut picked, held, want, &most, u128::MAX, free);
         }
         picked
+    }
+
+    /// Whether something was picked, and it keeps the caps together with those held.
+    fn keeps(&self, held: &[usize], picked: &[usize]) -> bool {
+        let mut counts = Counts::default();
+        held.iter().for_each(|index| counts.add(&self.places.list()[*index].at));
+        picked.iter().any(|index| counts.fits(&self.places.list()[*index].at, &self.caps.most))
     }
 
     /// Adds places in order until there are `want`, all of them within `most` together with `held`.
