@@ -13,6 +13,7 @@
 
 pub mod chance;
 pub mod fleet;
+pub mod read;
 pub mod run;
 pub mod tally;
 mod world;

@@ -135,11 +135,14 @@ impl World {
         self.drives[drive as usize].life
     }
 
-    /// Whether a position waits to be rebuilt, onto a drive that is not given up.
+    /// Whether a position waits to be rebuilt, onto a drive that is neither given up nor about to be.
     pub fn is_wanted(&self, position: u32) -> bool {
         let (group, at) = self.group(position);
-        let member = self.member(group, at.into());
-        self.since[position as usize] > 0 && !self.lost[group as usize] && !self.drives[member as usize].gone
+        if self.since[position as usize] == 0 || self.lost[group as usize] {
+            return false;
+        }
+        let member = &self.drives[self.member(group, at.into()) as usize];
+        !member.gone && !member.dead
     }
 
     /// Positions of a group that lack.
