@@ -13,11 +13,14 @@
 
 pub mod chance;
 pub mod fleet;
+pub mod plot;
 pub mod read;
+pub mod report;
 pub mod run;
 pub mod tally;
 mod world;
 
 pub use fleet::{Error, Event, Fleet, Machine, Strikes};
+pub use report::{Report, report};
 pub use run::run;
 pub use tally::Tally;
