@@ -246,7 +246,7 @@ impl Fleet {
             return Err(Error::value("node", why));
         }
         for machine in &self.machines {
-            if machine.drives.is_empty() || machine.drives.iter().any(|size| *size == 0) {
+            if machine.drives.is_empty() || machine.drives.contains(&0) {
                 let why = "a node needs drives, each larger than 0: drives = [\"4 TB\", \"4 TB\"]";
                 return Err(Error::value(format!("node {:?}", machine.name), why));
             }

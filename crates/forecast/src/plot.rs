@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{Report, bytes};
+use crate::report::{Report, bytes, years};
 
 /// Pixels.
 const WIDTH: f64 = 900.0;
@@ -36,10 +36,10 @@ pub fn svg(report: &Report) -> String {
 fn title(report: &Report) -> String {
     let tally = &report.tally;
     format!(
-        "{} drives, {}, {} years: {} died, {} of {} groups lost",
+        "{} drives, {}, {}: {} died, {} of {} groups lost",
         tally.drives,
         report.code,
-        tally.years,
+        years(tally.years),
         tally.deaths,
         tally.losses.len(),
         tally.groups

@@ -113,7 +113,7 @@ pub fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     let bytes = number.parse::<f64>().ok()? * scale;
-    (bytes >= 1.0 && bytes <= 1e18).then_some(bytes as u64)
+    (1.0..=1e18).contains(&bytes).then_some(bytes as u64)
 }
 
 /// A table whose keys are all known.

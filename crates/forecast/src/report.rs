@@ -307,7 +307,7 @@ impl Report {
                 ),
             ),
             row(
-                &format!("simulated, {} years, seed {}", tally.years, self.seed),
+                &format!("simulated, {}, seed {}", years(tally.years), self.seed),
                 format!(
                     "{} groups lost: {:.1e} of all data a year (95 %: {low:.1e} to {high:.1e})",
                     tally.losses.len(),
@@ -334,6 +334,11 @@ impl Report {
             ),
         ]
     }
+}
+
+/// `1 year`, `2.5 years`.
+pub fn years(years: f64) -> String {
+    if years == 1.0 { "1 year".to_owned() } else { format!("{years} years") }
 }
 
 /// A figure for each of some things, if there were any.

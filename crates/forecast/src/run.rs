@@ -393,7 +393,7 @@ impl<'a> Run<'a> {
 
     fn day(&mut self, day: u32) {
         let lacking_groups = self.world.count_spare(1.0);
-        if day % WORST_EVERY == 0 {
+        if day.is_multiple_of(WORST_EVERY) {
             self.world.count_after_worst(f64::from(WORST_EVERY));
         }
         let backlog_bytes = self.world.backlog_bytes();
