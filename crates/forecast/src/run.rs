@@ -201,9 +201,8 @@ impl<'a> Run<'a> {
             What::Rebuilt(group, number) => self.rebuilt(group, number),
             What::Moved(position) => self.moved(position),
             What::Restock => {
-                let (wanted, moves) = self.world.restock();
-                wanted.into_iter().for_each(|position| self.need(position));
-                moves.into_iter().for_each(|position| self.plan_move(position));
+                let found = self.world.restock();
+                self.begin_all(found);
                 self.steward.retry();
                 self.after(self.fleet.replace_days * DAY, What::Restock);
             }
@@ -259,10 +258,15 @@ impl<'a> Run<'a> {
         let silent = |(drive, life): &&(u32, u32)| self.world.life(*drive) == *life && !self.world.answers(*drive);
         let silent: Vec<u32> = drives.iter().filter(silent).map(|(drive, _)| *drive).collect();
         if !silent.is_empty() {
-            let (wanted, moves) = self.world.give_up(&silent, self.now);
-            wanted.into_iter().for_each(|position| self.need(position));
-            moves.into_iter().for_each(|position| self.plan_move(position));
+            let found = self.world.give_up(&silent, self.now);
+            self.begin_all(found);
         }
+    }
+
+    /// Positions to rebuild, and positions to move.
+    fn begin_all(&mut self, (wanted, moves): (Vec<u32>, Vec<u32>)) {
+        wanted.into_iter().for_each(|position| self.need(position));
+        moves.into_iter().for_each(|position| self.plan_move(position));
     }
 
     fn come(&mut self, drives: &[u32]) {
@@ -275,6 +279,9 @@ impl<'a> Run<'a> {
                 }
             }
         }
+        // Drives may have been given up while there was none to take their place: in the dark.
+        let found = self.world.rehome_rest();
+        self.begin_all(found);
     }
 
     /// Stops a repair that nobody wants any more; what was read until now was read.
@@ -309,7 +316,7 @@ impl<'a> Run<'a> {
                 self.steward.forget(need.target);
                 continue;
             }
-            let onto = wanted.into_iter().map(|position| (position, self.home(position)));
+            let onto = wanted.into_iter().map(|position| (position, self.world.home(position)));
             let onto: Vec<(u32, u32)> = onto.filter(|(_, drive)| self.world.answers(*drive)).collect();
             let sources = self.sources(group);
             if onto.is_empty() || sources.len() < usize::from(self.world.code().0) {
@@ -324,11 +331,6 @@ impl<'a> Run<'a> {
             self.jobs.insert(group, Job { number, onto, sources: sources.len(), begun, end });
             self.after((end - begun) as f64, What::Rebuilt(group, number));
         }
-    }
-
-    fn home(&self, position: u32) -> u32 {
-        let (group, at) = self.world.group(position);
-        self.world.member(group, at.into())
     }
 
     /// The k least busy drives that a group can be read from; fewer if there aren't as many.
@@ -367,7 +369,7 @@ impl<'a> Run<'a> {
         self.world.tally.read_positions += job.sources as f64;
         for (position, drive) in &job.onto {
             // The drive may have come back meanwhile, or the row may name another.
-            if self.world.is_wanted(*position) && self.home(*position) == *drive {
+            if self.world.is_wanted(*position) && self.world.home(*position) == *drive {
                 self.world.land(*position, self.now);
             }
         }

@@ -57,6 +57,8 @@ pub(crate) struct World {
     /// When a group couldn't be read any more, plus one.
     unreadable: Vec<u64>,
     lacking: u64,
+    /// Positions that lack and for which there was no drive.
+    homeless: BTreeSet<u32>,
     /// What is counted.
     pub tally: Tally,
 }
@@ -83,6 +85,7 @@ impl World {
             lost: vec![false; rows.len()],
             unreadable: vec![0; rows.len()],
             lacking: 0,
+            homeless: BTreeSet::new(),
             tally: Tally {
                 drives: drives.len(),
                 groups: rows.len(),
@@ -123,6 +126,12 @@ impl World {
     /// The drive that a row wants a piece on.
     pub fn member(&self, group: u32, at: usize) -> u32 {
         self.places.index(self.rows[group as usize].members[at]).map_or(NOWHERE, |index| index as u32)
+    }
+
+    /// The drive that a position's row names.
+    pub fn home(&self, position: u32) -> u32 {
+        let (group, at) = self.group(position);
+        self.member(group, at.into())
     }
 
     /// Whether a drive answers.
@@ -319,8 +328,19 @@ impl World {
         self.take(&changed);
         let live = positions.into_iter().filter(|position| !self.lost[self.group(*position).0 as usize]);
         let (lacking, moving): (Vec<u32>, Vec<u32>) = live.partition(|position| self.since[*position as usize] > 0);
+        let without = |position: &u32| self.drives[self.home(*position) as usize].gone;
+        let homeless: Vec<u32> = lacking.iter().copied().filter(without).collect();
+        self.homeless.extend(homeless);
         let wanted = lacking.into_iter().filter(|position| self.is_wanted(*position)).collect();
         (wanted, moving.into_iter().filter(|position| self.target_of_move(*position).is_some()).collect())
+    }
+
+    /// Tries again to find drives for positions for which there was none. As [`World::give_up`].
+    pub fn rehome_rest(&mut self) -> (Vec<u32>, Vec<u32>) {
+        match std::mem::take(&mut self.homeless) {
+            none if none.is_empty() => Default::default(),
+            homeless => self.rehome(homeless),
+        }
     }
 
     /// Rows as placement changed them.
@@ -360,9 +380,7 @@ impl World {
             drive.buried.clear();
             drive.life += 1;
         }
-        let homeless = self.since.iter().enumerate().filter(|(_, since)| **since > 0).map(|(at, _)| at as u32);
-        let homeless: BTreeSet<u32> = homeless.filter(|position| !self.is_wanted(*position)).collect();
-        self.rehome(homeless);
+        self.rehome_rest();
         let wanted = self.all_wanted();
         let positions = self.rows.len() * self.n / self.drives.len().max(1);
         if dead.is_empty() {
