@@ -54,6 +54,8 @@ pub enum Command {
     /// How a bucket's data is coded: copies or k+m
     #[command(subcommand)]
     Policy(Policy),
+    /// Lets years pass over the running store's machines, or those of a file: what survives, what is lost
+    Simulate(Simulate),
     /// Reads all pieces on all drives now and checks them
     Scrub,
     /// Reads every piece of what is stored under BUCKET or BUCKET/KEY and checks it
@@ -106,6 +108,26 @@ pub struct Go {
     /// Do it although it is refused: the code of this outcome
     #[arg(long, value_name = "CODE")]
     pub code: Option<String>,
+}
+
+/// `abide simulate`.
+#[derive(Debug, Args)]
+pub struct Simulate {
+    /// A file that describes the machines [default: those of the running store]
+    #[arg(value_name = "FLEET.toml", conflicts_with = "preset")]
+    pub fleet: Option<PathBuf>,
+    /// Machines that come with the program: 10,000 drives, with independent or with correlated failures
+    #[arg(long, value_parser = ["ten-thousand", "ten-thousand-correlated"], value_name = "NAME")]
+    pub preset: Option<String>,
+    /// How many years
+    #[arg(long, default_value_t = 1.0, value_name = "YEARS")]
+    pub years: f64,
+    /// The same number gives the same years
+    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    pub seed: u64,
+    /// Also draw it: spare pieces, and what waited to be rebuilt, as SVG
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 /// `abide recover`.

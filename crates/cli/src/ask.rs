@@ -107,7 +107,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             let shown = serde_json::to_string_pretty(&answer).unwrap_or_default();
             Ok(Done::good(answer, shown))
         }
-        Command::Up(_) | Command::Join(_) | Command::Recover(_) | Command::Inspect(_) => {
+        Command::Up(_) | Command::Join(_) | Command::Recover(_) | Command::Simulate(_) | Command::Inspect(_) => {
             unreachable!("these don't ask the store")
         }
     }

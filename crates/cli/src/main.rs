@@ -8,6 +8,7 @@ mod inspect;
 mod metrics;
 mod recover;
 mod show;
+mod simulate;
 mod tls;
 mod up;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             return up::join(&home, named, &ticket, up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
         Command::Recover(what) => recover::run(&home, &what).map_err(|why| (why, None)),
+        Command::Simulate(what) => simulate::run(&home, &what).map_err(|why| (why, None)),
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),
         command => ask::run(&home, &command).map_err(|error| {
             let answer = match &error {

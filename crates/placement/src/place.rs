@@ -140,6 +140,13 @@ impl Places {
         self.list.iter().enumerate().filter(|(_, place)| place.open)
     }
 
+    /// Lets the drive at this index of [`Places::list`] take new pieces, or not.
+    pub fn set_open(&mut self, index: usize, open: bool) {
+        if let Some(place) = self.list.get_mut(index) {
+            place.open = open;
+        }
+    }
+
     /// Lets only some drives take new pieces.
     pub fn close_unless(&mut self, takes: impl Fn(&Place) -> bool) {
         for place in &mut self.list {

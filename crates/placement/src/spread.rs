@@ -19,6 +19,9 @@ use crate::table::{GROUPS_MAX, group_count};
 const GIVE_WAY: [Domain; 6] = [Domain::Model, Domain::Owner, Domain::Country, Domain::Rack, Domain::Site, Domain::Node];
 /// By how many positions a drive may be fuller than the emptiest to be taken for the sake of the goal.
 const GOAL_POSITIONS: u64 = 2;
+/// How many times its even share of what has to be rebuilt a drive takes, while others are free: pieces that are
+/// missing go to many drives at once, or one empty drive would have to write them all. Evenness can wait.
+const REBUILD_SHARES: usize = 4;
 
 /// A number that looks random but depends on its arguments only: breaks ties, so that the groups of
 /// equal drives are all kinds of combinations (SplitMix64's finaliser over the parts).
@@ -63,7 +66,33 @@ pub fn grow(places: &Places, spec: &Spec, caps: &Caps, rows: &[GroupRow]) -> Vec
 /// to another. A row for which there is none stays as it is. `from` keeps where the pieces were, until
 /// they are moved or rebuilt.
 pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<DriveId>) -> Vec<GroupRow> {
-    let mut filler = Filler::new(places, caps, rows);
+    replace_among(places, caps, loads(places, rows), rows, gone)
+}
+
+/// Positions that each place holds in a table, in the order of [`Places::list`].
+pub fn loads(places: &Places, rows: &[GroupRow]) -> Vec<u64> {
+    let mut loads = vec![0; places.list().len()];
+    for index in rows.iter().flat_map(|row| &row.members).filter_map(|drive| places.index(*drive)) {
+        loads[index] += 1;
+    }
+    loads
+}
+
+/// The same as [`replace`] for whoever keeps the [`loads`] of a large table and knows which of its rows name
+/// the drives: the others needn't be looked at.
+pub fn replace_among<'r>(
+    places: &Places,
+    caps: &Caps,
+    loads: Vec<u64>,
+    rows: impl IntoIterator<Item = &'r GroupRow>,
+    gone: &BTreeSet<DriveId>,
+) -> Vec<GroupRow> {
+    let mut filler = Filler::with_loads(places, caps, loads);
+    let rows: Vec<&GroupRow> =
+        rows.into_iter().filter(|row| row.members.iter().any(|drive| gone.contains(drive))).collect();
+    let positions = rows.iter().flat_map(|row| &row.members).filter(|drive| gone.contains(drive)).count();
+    let each = (positions * REBUILD_SHARES).div_ceil(places.open().count().max(1));
+    let mut taken: BTreeMap<usize, usize> = BTreeMap::new();
     let mut changed = Vec::new();
     for row in rows {
         let mut now = row.clone();
@@ -73,9 +102,15 @@ pub fn replace(places: &Places, caps: &Caps, rows: &[GroupRow], gone: &BTreeSet<
             held.retain(|index| !gone.contains(&places.list()[*index].drive));
             let barred: Vec<usize> = filler.indices(&now.members);
             let is_gone = |index: usize| gone.contains(&places.list()[index].drive);
-            let picked = filler.pick(&held, 1, |index| !is_gone(index) && !barred.contains(&index));
+            let free = |index: usize| !is_gone(index) && !barred.contains(&index);
+            let has_share = |index: usize| taken.get(&index).is_none_or(|count| *count < each);
+            let mut picked = filler.pick(&held, 1, |index| free(index) && has_share(index));
+            if !filler.keeps(&held, &picked) {
+                picked = filler.pick(&held, 1, free);
+            }
             if let Some(index) = picked.first() {
                 filler.take(*index);
+                *taken.entry(*index).or_insert(0) += 1;
                 now.members[at] = places.list()[*index].drive;
             }
         }
@@ -99,12 +134,10 @@ pub(crate) struct Filler<'a> {
 
 impl<'a> Filler<'a> {
     pub(crate) fn new(places: &'a Places, caps: &'a Caps, rows: &[GroupRow]) -> Self {
-        let mut loads = vec![0; places.list().len()];
-        for drive in rows.iter().flat_map(|row| &row.members) {
-            if let Some(index) = places.index(*drive) {
-                loads[index] += 1;
-            }
-        }
+        Self::with_loads(places, caps, loads(places, rows))
+    }
+
+    fn with_loads(places: &'a Places, caps: &'a Caps, loads: Vec<u64>) -> Self {
         let mut filler = Self { places, caps, loads, order: BTreeSet::new() };
         filler.order = places.open().map(|(index, _)| filler.key(index)).collect();
         filler
@@ -171,6 +204,13 @@ impl<'a> Filler<'a> {
             self.add_within(&mut picked, held, want, &most, u128::MAX, free);
         }
         picked
+    }
+
+    /// Whether something was picked, and it keeps the caps together with those held.
+    fn keeps(&self, held: &[usize], picked: &[usize]) -> bool {
+        let mut counts = Counts::default();
+        held.iter().for_each(|index| counts.add(&self.places.list()[*index].at));
+        picked.iter().any(|index| counts.fits(&self.places.list()[*index].at, &self.caps.most))
     }
 
     /// Adds places in order until there are `want`, all of them within `most` together with `held`.
