@@ -42,6 +42,8 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
                 .map_err(|_| Refusal::invalid("the request lacks targets"))?;
             told(node.change(verb, &targets, apply(wish), wish["code"].as_str()).await?)
         }
+        ("GET", "/v1/pace") => Ok(json!({ "percent": node.pace()? })),
+        ("POST", "/v1/pace") => Ok(json!({ "percent": node.set_pace(text(wish, "pace")?).await? })),
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
         ("POST", "/v1/nodes/rotate-key") => {
             node.rotate_key().await?;

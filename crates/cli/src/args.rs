@@ -78,6 +78,11 @@ pub enum Command {
     Remove(Plan),
     /// Declares drives or nodes lost for ever; their data is rebuilt on the others
     Expunge(Plan),
+    /// How much repair and moving of data may take beside users' requests
+    Pace {
+        /// still, idle, normal, busy, or 0 to 100; without it the pace is shown
+        pace: Option<String>,
+    },
     /// Every plan that was applied, with what it came to
     Trail {
         /// How many at the most, the latest

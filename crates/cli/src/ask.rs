@@ -57,9 +57,19 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             )
         }),
         Command::Node(Nodes::Expunge { node, go }) => plan(home, "expunge", std::slice::from_ref(node), go),
-        Command::Drain { plan: asked, stop } => plan(home, if *stop { "fill" } else { "drain" }, &asked.targets, &asked.go),
+        Command::Drain { plan: asked, stop } => {
+            plan(home, if *stop { "fill" } else { "drain" }, &asked.targets, &asked.go)
+        }
         Command::Remove(asked) => plan(home, "remove", &asked.targets, &asked.go),
         Command::Expunge(asked) => plan(home, "expunge", &asked.targets, &asked.go),
+        Command::Pace { pace } => {
+            let answer = match pace {
+                Some(pace) => post("/v1/pace", json!({ "pace": pace }))?,
+                None => get("/v1/pace")?,
+            };
+            let shown = format!("repair and moving of data go at {} %", text(&answer["percent"]));
+            Ok(Done::good(answer, shown))
+        }
         Command::Trail { limit } => {
             get(&format!("/v1/trail?limit={limit}")).map(|answer| Done::good(answer.clone(), trail(&answer)))
         }
@@ -239,7 +249,9 @@ fn events(answer: &Value) -> String {
 /// Shows what would come of it; does it if that was asked for. The store refuses what lowers safety.
 fn plan(home: &Path, verb: &str, targets: &[String], go: &Go) -> Result<Done, Error> {
     // A folder is named as its user sees it; the server's working folder is another one.
-    let meant = |target: &String| if target.contains('/') && !target.contains('=') { meant(target) } else { Ok(target.clone()) };
+    let meant = |target: &String| {
+        if target.contains('/') && !target.contains('=') { meant(target) } else { Ok(target.clone()) }
+    };
     let targets: Vec<String> = targets.iter().map(meant).collect::<Result<_, _>>()?;
     let wish = json!({ "verb": verb, "targets": targets, "apply": go.apply, "code": go.code });
     let answer = ask(home, "POST", "/v1/plan", &wish)?;
@@ -265,7 +277,9 @@ fn trail(answer: &Value) -> String {
         let at = paint(Paint::Dim, &text(&plan["at"]));
         lines.push(format!("{at}  {}  (on {})", text(&plan["change"]), text(&plan["node"])));
         lines.extend(list(&plan["outcome"]).iter().map(|line| format!("    {}", text(line))));
-        lines.extend(list(&plan["overridden"]).iter().map(|why| paint(Paint::Yellow, &format!("    overridden: {}", text(why)))));
+        lines.extend(
+            list(&plan["overridden"]).iter().map(|why| paint(Paint::Yellow, &format!("    overridden: {}", text(why)))),
+        );
     }
     lines.join("\n")
 }

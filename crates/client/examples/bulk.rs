@@ -52,7 +52,13 @@ impl Store {
             batch.puts.extend(catalog::put_group(row.id, group.group, &codec::Versioned::encode(&group)).puts);
         }
         system.execute::<(), client::Error>(move |_| Ok((batch, ()))).await.unwrap();
-        let client = Client::new(env, system, Arc::new(client::shard::One(volumes)), registry, RootKey::new([7; 32]).store_keys());
+        let client = Client::new(
+            env,
+            system,
+            Arc::new(client::shard::One(volumes)),
+            registry,
+            RootKey::new([7; 32]).store_keys(),
+        );
         let bucket = client.create_bucket("b", &UserId("me".into()), "").await.unwrap();
         Self { client, bucket, drives }
     }

@@ -43,7 +43,13 @@ impl Real {
             stores.push((id, path, store));
         }
         common::policy(&system, k, m, &stores.iter().map(|(id, ..)| *id).collect::<Vec<_>>()).await;
-        let client = Client::new(env, system, Arc::new(client::shard::One(volumes)), registry, RootKey::new([7; 32]).store_keys());
+        let client = Client::new(
+            env,
+            system,
+            Arc::new(client::shard::One(volumes)),
+            registry,
+            RootKey::new([7; 32]).store_keys(),
+        );
         let bucket = client.create_bucket("photos", &UserId("me".into()), "").await.unwrap();
         Self { client, bucket, stores, _dir: dir }
     }

@@ -11,10 +11,12 @@ use namespace::read::{Found, ListQuery};
 use namespace::{Body, Version, VersionId};
 use policy::{Coding, Rule};
 use serde::Serialize;
+use steward::Pace;
 
 use crate::error::{Error, Result};
 use crate::fleet::{Mounted, folder};
 use crate::groups;
+use crate::heal::PACE;
 use crate::identity::{self, Folder, Lock};
 use crate::node::{Inner, Node, PAGE};
 use crate::open::join;
@@ -269,6 +271,35 @@ impl Node {
         let code = inner.look(default_policy)?;
         inner.tell(Severity::Info, "policy", "", format!("new data is coded {code} from now on"));
         Ok(BucketPolicy { bucket: "(default)".into(), code, from: "default" })
+    }
+}
+
+/// The dial.
+impl Node {
+    /// How much of the machines repair and moving of data may take, in percent.
+    ///
+    /// # Errors
+    /// If the catalog isn't here yet.
+    pub fn pace(&self) -> Result<u8> {
+        Ok(self.0.pace()?.percent())
+    }
+
+    /// Turns the dial: `still`, `idle`, `normal`, `busy` or a number up to 100. What has no spare piece left is
+    /// repaired whatever it says.
+    ///
+    /// # Errors
+    /// If the text is none of these, or the catalog can't be changed.
+    pub async fn set_pace(&self, text: &str) -> Result<u8> {
+        let pace = Pace::parse(text).ok_or_else(|| {
+            let near = base::nearest::nearest(text, ["still", "idle", "normal", "busy"]);
+            let hint = near.map_or(String::new(), |near| format!(": did you mean {near}?"));
+            Error::Invalid(format!("{text:?} is no pace; write still, idle, normal, busy, or 0 to 100{hint}"))
+        })?;
+        let value = pace.percent().to_string();
+        self.0.change(|_| Ok((namespace::catalog::put_setting(PACE, Some(value.as_bytes())), ()))).await?;
+        self.0.tell(Severity::Info, "pace", "", format!("repair and moving of data go at {value} % from now on"));
+        self.0.wake.notify_one();
+        Ok(pace.percent())
     }
 }
 

@@ -76,7 +76,8 @@ impl Inner {
             let bytes: u64 = moves.iter().map(|one| one.bytes).sum();
             let count = moves.iter().filter(|one| one.why != Why::Free).count();
             if count > 0 {
-                let text = format!("{count} positions of placement groups with {bytes} bytes move, to even out the drives");
+                let text =
+                    format!("{count} positions of placement groups with {bytes} bytes move, to even out the drives");
                 self.tell(Severity::Info, "rebalance", "", text);
             }
         }

@@ -195,7 +195,10 @@ impl Inner {
                 let names: Vec<&str> = Domain::LABELS.iter().map(|domain| domain.name()).collect();
                 let near = base::nearest::nearest(label, names.iter().copied());
                 let hint = near.map_or(String::new(), |near| format!(": did you mean {near}={value}?"));
-                Error::Invalid(format!("there is no label {label}, only {}{hint}; nothing was changed", names.join(", ")))
+                Error::Invalid(format!(
+                    "there is no label {label}, only {}{hint}; nothing was changed",
+                    names.join(", ")
+                ))
             })?;
             return Ok(Target::Domain(domain, value.into()));
         }
@@ -279,7 +282,9 @@ impl Inner {
         let map = self.map()?;
         let (nodes, drives) = named(&map, &judged.change)?;
         match &judged.change {
-            Change::Drain(_) => self.set_states(&permitted, &nodes, &drives, NodeState::Draining, DriveState::Draining).await?,
+            Change::Drain(_) => {
+                self.set_states(&permitted, &nodes, &drives, NodeState::Draining, DriveState::Draining).await?
+            }
             Change::Remove(_) => {
                 let of_nodes = map.drives_of(&nodes);
                 let all: BTreeSet<DriveId> = drives.union(&of_nodes).copied().collect();
@@ -297,7 +302,8 @@ impl Inner {
         }
         self.settle_groups_now().await?;
         self.retry_repairs();
-        let forced = if judged.outcome.reasons.is_empty() { "" } else { ", although that was refused: its code was repeated" };
+        let forced =
+            if judged.outcome.reasons.is_empty() { "" } else { ", although that was refused: its code was repeated" };
         self.tell(Severity::Warning, "plan", "", format!("{}{forced}", judged.change));
         Ok(())
     }
@@ -343,7 +349,8 @@ impl Inner {
             let have = store.members().drives;
             if have.iter().filter(stays).count() < wanted.min(have.len()) {
                 return Err(Error::Refused(
-                    "a copy of the metadata is still being made elsewhere: try again in a moment; nothing was changed".into(),
+                    "a copy of the metadata is still being made elsewhere: try again in a moment; nothing was changed"
+                        .into(),
                 ));
             }
         }
@@ -404,7 +411,12 @@ impl Inner {
                 tracing::warn!(drive = %row.id, %error, "failed to remove the identity file of a removed drive: it is refused at the next start");
             }
             self.let_go(row.id);
-            self.tell(Severity::Info, "drive", &row.id.to_string(), format!("drive {name} was removed; its folder can be deleted"));
+            self.tell(
+                Severity::Info,
+                "drive",
+                &row.id.to_string(),
+                format!("drive {name} was removed; its folder can be deleted"),
+            );
         }
         Ok(())
     }
@@ -430,12 +442,16 @@ impl Inner {
         };
         let count = self.look(drained)?.puts.len();
         if count == 0 {
-            return Err(Error::Refused(format!("{}: nothing of it is being emptied; nothing was changed", names.join(", "))));
+            return Err(Error::Refused(format!(
+                "{}: nothing of it is being emptied; nothing was changed",
+                names.join(", ")
+            )));
         }
         let node = self.settings.name.clone();
         let outcome = vec![format!("{count} that are being emptied take new data again")];
         if apply {
-            let entry = Applied { number: 0, at, node, change: what.clone(), outcome: outcome.clone(), overridden: Vec::new() };
+            let entry =
+                Applied { number: 0, at, node, change: what.clone(), outcome: outcome.clone(), overridden: Vec::new() };
             self.change(|view| {
                 let mut batch = drained(view)?;
                 batch.puts.extend(catalog::add_applied(view, entry.clone())?.puts);

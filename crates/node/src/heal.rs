@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{GroupId, Instant, PolicyId, SegmentId, VolumeId};
+use base::{DriveId, GroupId, Instant, NodeId, PolicyId, SegmentId, VolumeId};
 use client::{Bucket, Fault, Finding};
 use namespace::Command;
-use namespace::catalog::Severity;
-use steward::{Need, Steward, Target};
+use namespace::catalog::{self, DriveState, NodeState, Severity};
+use steward::{Class, Dial, Limits, Need, Pace, Steward, Target};
 
 use crate::error::Result;
 use crate::fleet::lock;
@@ -20,8 +20,10 @@ use crate::groups;
 use crate::node::{Inner, PAGE};
 use crate::pass::{self, Ask};
 
-/// Segments that are repaired at once.
-const IN_FLIGHT_MAX: usize = 4;
+/// What all work may take when the dial is at its end: usually it stands in the middle.
+const LIMITS: Limits = Limits { in_flight: 8, bytes_per_s: 512 << 20 };
+/// The setting of the store that says where the dial stands.
+pub(crate) const PACE: &str = "pace";
 /// Notes are looked through this often, if nothing says that there are new ones.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
 /// A group is settled no sooner than this after it began to move: writes that began before may
@@ -73,7 +75,7 @@ impl Rate {
 impl Heal {
     pub fn new() -> Self {
         Self {
-            steward: Steward::new(IN_FLIGHT_MAX),
+            steward: Steward::with_dial(Dial::new(LIMITS)),
             looked: None,
             moving_since: BTreeMap::new(),
             settled: VecDeque::new(),
@@ -144,6 +146,26 @@ impl Inner {
         lock(&self.heal).steward.need(need);
     }
 
+    /// Tells the steward of pieces that aren't missing yet.
+    pub fn need_for(&self, class: Class, need: Need) {
+        lock(&self.heal).steward.need_for(class, need);
+    }
+
+    /// Where the dial between idle and busy stands.
+    pub fn pace(&self) -> Result<Pace> {
+        let text = self.look(|view| catalog::setting(view, PACE))?;
+        let text = text.and_then(|text| String::from_utf8(text).ok());
+        Ok(text.and_then(|text| Pace::parse(&text)).unwrap_or(Pace::NORMAL))
+    }
+
+    /// Drives whose pieces go elsewhere for good.
+    pub fn leaving(&self) -> Result<BTreeSet<DriveId>> {
+        let nodes = self.look(|view| catalog::nodes(view, None, usize::from(u16::MAX)))?;
+        let stays = |id: NodeId| nodes.iter().any(|node| node.id == id && node.state == NodeState::Active);
+        let leaves = |row: &catalog::DriveRow| row.state != DriveState::Active || !row.node.is_none_or(stays);
+        Ok(self.drive_rows()?.into_iter().filter(leaves).map(|row| row.id).collect())
+    }
+
     /// Something changed for the better: what failed is tried again.
     pub fn retry_repairs(&self) {
         let mut heal = lock(&self.heal);
@@ -155,6 +177,8 @@ impl Inner {
 
     async fn look_for_needs(self: &Arc<Self>) -> Result<()> {
         let now = self.env.clock.now();
+        let pace = self.pace()?;
+        lock(&self.heal).steward.set_pace(pace);
         let is_moving = self
             .look(crate::groups::load)?
             .iter()
@@ -294,7 +318,8 @@ impl Inner {
         }
         let Finding { volume, policy, group, piece, .. } = finding;
         let target = Target { volume, policy, group, segment: piece.segment };
-        let row = self.scan(volume, move |view| namespace::read::segment(view, volume, policy, group, piece.segment)).await?;
+        let row =
+            self.scan(volume, move |view| namespace::read::segment(view, volume, policy, group, piece.segment)).await?;
         let Some(row) = row else { return Ok(()) };
         if let (Some(drive), Fault::Damaged) = (finding.drive, finding.fault) {
             let text =
@@ -343,7 +368,8 @@ impl Inner {
     /// Rebuilds what has a drive to go to; `None` if the segment is gone.
     async fn rebuild(&self, need: &Need) -> Result<Option<(Vec<u8>, u64)>> {
         let Target { volume, policy, group, segment } = need.target;
-        let found = self.scan(volume, move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
+        let found =
+            self.scan(volume, move |view| namespace::read::segment(view, volume, policy, group, segment)).await?;
         let Some(row) = self.group(policy, group)?.filter(|_| found.is_some()) else { return Ok(None) };
         let has_home = |index: &&u8| row.members.get(usize::from(**index)).is_some_and(|drive| self.is_up(*drive));
         let missing: Vec<u8> = need.missing.iter().filter(has_home).copied().collect();

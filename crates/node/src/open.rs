@@ -25,8 +25,8 @@ use crate::fleet::{Fleet, Marks, Mounted, folder};
 use crate::identity::{self, Folder, Identity, Lock};
 use crate::members::{self, NodeFile};
 use crate::node::{Inner, Node, SYSTEM, VOLUMES};
-use crate::shards::Shards;
 use crate::settings::{Settings, Started};
+use crate::shards::Shards;
 use crate::{event, groups, heal, key, supervise, upkeep};
 
 /// Copies of the metadata.

@@ -7,7 +7,7 @@ use base::{DriveId, PieceId, PolicyId, SegmentId, VolumeId};
 use namespace::catalog::PolicyRow;
 use namespace::rows::SegmentRow;
 use placement::GroupRow;
-use steward::{Need, Target};
+use steward::{Class, Need, Target};
 
 use crate::error::Result;
 use crate::groups;
@@ -87,6 +87,7 @@ impl Inner {
     ) -> Result<u64> {
         let group = row.group;
         let (mut after, mut lacking) = (None, 0);
+        let leaving = self.leaving()?;
         loop {
             let read = move |view: &dyn base::kv::View| {
                 namespace::read::segments_of_group(view, volume, policy, group, after, PAGE)
@@ -108,12 +109,26 @@ impl Inner {
                 let Some(missing) = missing.remove(segment) else { continue };
                 lacking += missing.len() as u64;
                 let target = Target { volume, policy, group, segment: *segment };
-                self.need(need(target, found, missing));
+                // Nothing lacks of what is still where it comes from: that can wait for what does.
+                let (moves, lost): (BTreeSet<u8>, BTreeSet<u8>) =
+                    missing.into_iter().partition(|index| self.is_on_its_way(row, *index));
+                self.need(need(target, found, lost));
+                let (leave, even) = moves.into_iter().partition::<Vec<u8>, _>(|index| {
+                    row.from.get(usize::from(*index)).is_some_and(|drive| leaving.contains(drive))
+                });
+                self.need_for(Class::Drain, need(target, found, leave));
+                self.need_for(Class::Rebalance, need(target, found, even));
             }
             if page.len() < PAGE || self.is_closing() {
                 return Ok(lacking);
             }
         }
+    }
+
+    /// Whether a piece goes elsewhere from a drive that answers.
+    fn is_on_its_way(&self, row: &GroupRow, index: u8) -> bool {
+        let at = usize::from(index);
+        row.members.get(at) != row.from.get(at) && row.from.get(at).is_some_and(|drive| self.is_up(*drive))
     }
 
     /// Which of the pieces a drive has; none if it can't be asked.

@@ -10,12 +10,12 @@ use policy::Rule;
 use serde::Serialize;
 
 use crate::access::shown;
+use crate::cluster::plan::plan;
 use crate::cluster::shard::MetaShard;
 use crate::cluster::{NodeShown, Summary};
 use crate::error::Result;
 use crate::fleet::lock;
 use crate::groups;
-use crate::cluster::plan::plan;
 use crate::node::{Inner, Node, SYSTEM};
 use crate::open::MIRRORS;
 use crate::remote::message::{DriveHealth, State};

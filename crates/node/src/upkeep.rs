@@ -114,7 +114,9 @@ impl Inner {
             }
             self.collect(volume, old).await?;
             let packs = self
-                .scan(volume, move |view| namespace::read::packs_by_live_share(view, volume, PACK_SIXTEENTHS, young, PACKS_MAX))
+                .scan(volume, move |view| {
+                    namespace::read::packs_by_live_share(view, volume, PACK_SIXTEENTHS, young, PACKS_MAX)
+                })
                 .await?;
             for pack in packs {
                 if let Err(error) = self.client.compact_pack(volume, pack.segment).await {

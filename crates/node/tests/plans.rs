@@ -72,7 +72,14 @@ fn names(targets: &[&str]) -> Vec<String> {
 
 /// Pieces that the last node holds, as it says itself.
 async fn pieces(node: &Node) -> u64 {
-    node.status().await.unwrap().drives.iter().filter(|drive| drive.path.contains(&format!("drive{}-", NODES - 1))).map(|drive| drive.pieces).sum()
+    node.status()
+        .await
+        .unwrap()
+        .drives
+        .iter()
+        .filter(|drive| drive.path.contains(&format!("drive{}-", NODES - 1)))
+        .map(|drive| drive.pieces)
+        .sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

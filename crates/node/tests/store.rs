@@ -247,7 +247,10 @@ async fn a_drive_that_is_needed_is_not_removed_and_a_drained_one_is() {
     let plan = node.change(Verb::Drain, &[path.clone()], false, None).await.unwrap();
     assert!(!plan.applied && node.status().await.unwrap().drives.iter().all(|drive| drive.state == "up"));
     node.change(Verb::Drain, &[path.clone()], true, None).await.unwrap();
-    until("the drained drive can be removed", || async { node.change(Verb::Remove, &[path.clone()], true, None).await.is_ok() }).await;
+    until("the drained drive can be removed", || async {
+        node.change(Verb::Remove, &[path.clone()], true, None).await.is_ok()
+    })
+    .await;
     let status = node.status().await.unwrap();
     assert_eq!((status.drives.len(), status.spare_losses), (5, 2), "{status:?}");
     check(&node, &made, 10).await;

@@ -256,8 +256,13 @@ impl Rig {
         policy(&system, k, m, &drives.iter().map(|(id, _)| *id).collect::<Vec<_>>()).await;
         let registry = Drives::new(env.clock.clone());
         drives.iter().for_each(|(id, drive)| registry.set(*id, Arc::new(Handle(drive.clone()))));
-        let client =
-            Client::new(env.clone(), system.clone(), Arc::new(client::shard::One(volumes.clone())), registry, RootKey::new([7; 32]).store_keys());
+        let client = Client::new(
+            env.clone(),
+            system.clone(),
+            Arc::new(client::shard::One(volumes.clone())),
+            registry,
+            RootKey::new([7; 32]).store_keys(),
+        );
         let bucket = client.create_bucket("photos", &UserId("me".into()), "").await.unwrap();
         Self { env, client, drives, bucket, system, volumes, clock }
     }

@@ -36,7 +36,8 @@ pub(crate) async fn follow(inner: Arc<Inner>) {
     let mut again = inner.env.clock.now();
     while inner.pause(EVERY).await {
         let now = inner.env.clock.now();
-        let position = inner.shards.get(SYSTEM).and_then(|shard| shard.replica()).map(|replica| replica.rows().position());
+        let position =
+            inner.shards.get(SYSTEM).and_then(|shard| shard.replica()).map(|replica| replica.rows().position());
         if position.is_none() || (position == at && now < again) {
             continue;
         }

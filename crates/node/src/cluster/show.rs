@@ -1,7 +1,7 @@
 //! The nodes, for people.
 
-use base::{DriveId, NodeId};
 use base::kv::View;
+use base::{DriveId, NodeId};
 use namespace::catalog::{self, NodeRow, NodeState};
 use placement::map::{self, Map};
 use placement::restart::restart_plan;
@@ -131,33 +131,34 @@ impl Inner {
             labels: labels_of(row),
             joined: row.joined,
         };
-        let drive = |row: &catalog::DriveRow| {
-            map::Drive {
-                id: row.id,
-                node: row.node.unwrap_or(ALONE),
-                state: match row.state {
-                    catalog::DriveState::Active => map::State::Active,
-                    catalog::DriveState::Draining => map::State::Draining,
-                    catalog::DriveState::Gone => map::State::Gone,
-                    catalog::DriveState::Removed => map::State::Removed,
-                },
-                size: row.size,
-            }
+        let drive = |row: &catalog::DriveRow| map::Drive {
+            id: row.id,
+            node: row.node.unwrap_or(ALONE),
+            state: match row.state {
+                catalog::DriveState::Active => map::State::Active,
+                catalog::DriveState::Draining => map::State::Draining,
+                catalog::DriveState::Gone => map::State::Gone,
+                catalog::DriveState::Removed => map::State::Removed,
+            },
+            size: row.size,
         };
         let policies = tables.into_iter().map(|(row, groups)| groups::in_map(row, groups));
         let mut nodes: Vec<map::Node> = nodes.iter().map(node).collect();
         let state = if nodes.is_empty() { map::State::Active } else { map::State::Gone };
         // What it lost before it was among others is nobody's.
         if nodes.is_empty() || drives.iter().any(|row| row.node.is_none()) {
-            nodes.insert(0, map::Node {
-                id: ALONE,
-                key: crypt::PublicKey([0; 32]),
-                state,
-                name: self.settings.name.clone(),
-                addresses: Vec::new(),
-                labels: placement::Labels::default(),
-                joined: base::Wall(0),
-            });
+            nodes.insert(
+                0,
+                map::Node {
+                    id: ALONE,
+                    key: crypt::PublicKey([0; 32]),
+                    state,
+                    name: self.settings.name.clone(),
+                    addresses: Vec::new(),
+                    labels: placement::Labels::default(),
+                    joined: base::Wall(0),
+                },
+            );
         }
         Ok(Map {
             cluster: self.id,

@@ -179,8 +179,13 @@ impl Gateway {
         let registry = Drives::new(env.clock.clone());
         let remotes = Remotes::new(env.clone(), endpoint.clone(), registry.clone(), Limits::default());
         drives.iter().for_each(|(drive, node)| remotes.set(*drive, *node));
-        let client =
-            Client::new(env.clone(), system.clone(), Arc::new(client::shard::One(volumes.clone())), registry, RootKey::new([7; 32]).store_keys());
+        let client = Client::new(
+            env.clone(),
+            system.clone(),
+            Arc::new(client::shard::One(volumes.clone())),
+            registry,
+            RootKey::new([7; 32]).store_keys(),
+        );
         let bucket = client.create_bucket("photos", &UserId("me".into()), "").await.unwrap();
         Self { env: env.clone(), endpoint, client, bucket, remotes, system, volumes }
     }
