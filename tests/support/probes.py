@@ -27,6 +27,8 @@ class Probe(threading.Thread):
         self.clients = {}
         self.count = 0
         self.longest = (0.0, "nothing")
+        # Seconds that each request took.
+        self.times = []
         self.error = None
 
     def run(self):
@@ -51,6 +53,7 @@ class Probe(threading.Thread):
             seconds = time.monotonic() - began
             raise AssertionError(f"{act.__name__} {key} at {place.endpoint} failed after {seconds:.1f} s: {error!r}") from error
         took = time.monotonic() - began
+        self.times.append(took)
         self.longest = max(self.longest, (took, f"{act.__name__} {key} at {place.endpoint}"))
         self.count += 1
 

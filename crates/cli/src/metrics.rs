@@ -89,6 +89,18 @@ fn metrics(node: &Node, face: Option<&Face>) -> String {
         "Repairs that failed since the start.",
         &one(gauges.repair_failures as f64),
     );
+    family(
+        "abide_repaired_bytes_total",
+        "counter",
+        "Bytes of pieces rebuilt or moved since the start.",
+        &one(gauges.repaired_bytes as f64),
+    );
+    family(
+        "abide_repair_read_bytes_total",
+        "counter",
+        "Bytes of pieces read for that.",
+        &one(gauges.repair_read_bytes as f64),
+    );
     let Some(face) = face else { return out };
     let all = face.metrics().snapshot();
     let by = |value: fn(&s3::metrics::OperationMetrics) -> u64| -> Vec<(String, f64)> {

@@ -34,6 +34,8 @@ pub struct Rebuilt {
     pub damaged: Vec<u8>,
     /// Bytes written.
     pub bytes: u64,
+    /// Bytes of other pieces that were read for it.
+    pub read: u64,
 }
 
 /// A segment whose pieces are to be rebuilt.
@@ -134,6 +136,7 @@ impl Job {
         for index in self.missing.iter().copied().filter(|index| sources.contains(index)).collect::<Vec<_>>() {
             let Some(target) = self.target(index, &layout).await? else { continue };
             if self.carry_one(header, target).await? {
+                rebuilt.read += layout.piece_bytes();
                 left.remove(&index);
                 rebuilt.pieces.push(index);
                 rebuilt.bytes += layout.piece_bytes();
@@ -191,6 +194,7 @@ impl Job {
                 return Ok(Wrong::Pieces(wrong));
             }
             let cells: Vec<Bytes> = read.into_iter().flatten().collect();
+            rebuilt.read += cells.iter().map(|cells| cells.len() as u64).sum::<u64>();
             let done = self.core.env.blocking(move || {
                 let made = work.chunk(&cells);
                 (work, made)

@@ -5,6 +5,7 @@
 //! is drained, and nothing has to be remembered. Repair comes first: no wave begins while segments lack pieces.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::kv::Batch;
 use codec::Versioned;
@@ -18,6 +19,8 @@ use crate::node::Inner;
 
 /// Positions under way at a time: so many drives are busy that it gets on, and users hardly notice.
 const IN_FLIGHT: usize = 48;
+/// How soon after a wave it is looked whether it has arrived.
+const NEXT: Duration = Duration::from_secs(5);
 /// Of the time at most a part in so many goes into finding out what groups hold.
 const LOOK_SHARE: u32 = 20;
 
@@ -31,7 +34,9 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
         }
         let began = inner.env.clock.now();
         match inner.unless_closing(inner.even_out()).await {
-            Some(Ok(())) | None => {}
+            // The next wave follows soon.
+            Some(Ok(true)) => pause = pause.min(NEXT),
+            Some(Ok(false)) | None => {}
             Some(Err(error)) => tracing::debug!(%error, "nothing can be evened out now: trying again"),
         }
         pause = pause.max(inner.env.clock.now().since(began) * LOOK_SHARE);
@@ -39,12 +44,12 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Begins the next wave, if there is something to even out and nothing more urgent.
-    async fn even_out(&self) -> Result<()> {
+    /// Begins the next wave, if there is something to even out and nothing more urgent. Whether one is under way.
+    async fn even_out(&self) -> Result<bool> {
         let map = self.map()?;
         let is_moving = map.policies.iter().flat_map(|policy| &policy.groups).any(|row| row.moving().next().is_some());
         if map.drives.len() < 2 || is_moving || self.lacking().await? > 0 {
-            return Ok(());
+            return Ok(is_moving);
         }
         let (held, up) = (self.held().await?, self.up());
         let down = map.drives.iter().map(|drive| drive.id).filter(|id| !up.contains(id)).collect();
@@ -52,7 +57,7 @@ impl Inner {
         let limits = Limits { in_flight: IN_FLIGHT, ..Limits::default() };
         let moves = rebalance::next(&map, &down, limits, &held);
         if moves.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let seen = placed(&map);
         let begun = self.change(|view| {
@@ -81,6 +86,6 @@ impl Inner {
                 self.tell(Severity::Info, "rebalance", "", text);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct Heal {
     settled: VecDeque<(Instant, PolicyId, GroupId, Vec<u8>)>,
     /// Pieces rebuilt since the last time that nothing was left: for the event at the end.
     told: u64,
+    /// Bytes of pieces that were read to rebuild others, since the start.
+    pub read_bytes: u64,
     /// Bytes rebuilt lately, for the time that is left.
     pub rate: Rate,
 }
@@ -80,6 +82,7 @@ impl Heal {
             moving_since: BTreeMap::new(),
             settled: VecDeque::new(),
             told: 0,
+            read_bytes: 0,
             rate: Rate::default(),
         }
     }
@@ -377,6 +380,7 @@ impl Inner {
             return Ok(Some((Vec::new(), 0)));
         }
         let rebuilt = self.client.rebuild(volume, segment, (policy, &row), &missing).await?;
+        lock(&self.heal).read_bytes += rebuilt.read;
         let done: BTreeSet<u8> = rebuilt.pieces.iter().copied().collect();
         self.note(need.target, |mut noted| {
             noted.extend(&rebuilt.damaged);

@@ -161,12 +161,20 @@ pub struct Gauges {
     pub repaired_pieces: u64,
     /// Repairs that failed since the start.
     pub repair_failures: u64,
+    /// Bytes of pieces that were rebuilt or moved since the start.
+    pub repaired_bytes: u64,
+    /// Bytes of pieces that were read for it.
+    pub repair_read_bytes: u64,
 }
 
 impl Node {
     /// Figures for monitoring: nothing is read for them.
     pub fn gauges(&self) -> Gauges {
         let repair = self.0.repair_left();
+        let (repaired_bytes, repair_read_bytes) = {
+            let heal = lock(&self.0.heal);
+            (heal.steward.progress().done_bytes, heal.read_bytes)
+        };
         let drives = self.0.fleet.all().into_iter().map(|drive| {
             let health = drive.store.health();
             DriveGauges {
@@ -183,6 +191,8 @@ impl Node {
             repair_pieces: repair.pieces,
             repaired_pieces: repair.done_pieces,
             repair_failures: repair.failures,
+            repaired_bytes,
+            repair_read_bytes,
         }
     }
 
