@@ -307,7 +307,7 @@ async fn a_bucket_whose_code_needs_more_drives_than_are_left_still_takes_writes(
     let world = World::new();
     let node = world.open(1..=6).await.unwrap().node;
     let made = bucket(&node).await;
-    node.set_policy("bucket", "4+2").await.unwrap();
+    node.set_policy("bucket", "4+2", None).await.unwrap();
     fill(&node, &made, 0, 5).await;
     assert!(node.manifest("bucket/key/4").await.unwrap().segments.iter().all(|segment| segment.drives.len() == 6));
     for number in [2, 5] {
