@@ -60,8 +60,12 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
             node.revoke_key(text(wish, "access_key")?).await?;
             Ok(json!({ "access_key": wish["access_key"], "state": "revoked" }))
         }
-        ("POST", "/v1/policies/set") => told(node.set_policy(text(wish, "bucket")?, text(wish, "code")?).await?),
-        ("POST", "/v1/policies/default") => told(node.set_default_policy(text(wish, "code")?).await?),
+        ("POST", "/v1/policies/set") => {
+            told(node.set_policy(text(wish, "bucket")?, text(wish, "code")?, wish["confirm"].as_str()).await?)
+        }
+        ("POST", "/v1/policies/default") => {
+            told(node.set_default_policy(text(wish, "code")?, wish["confirm"].as_str()).await?)
+        }
         ("POST", "/v1/scrub") => told(node.scrub().await?),
         ("POST", "/v1/verify") => told(node.verify(text(wish, "what")?).await?),
         ("POST", "/v1/manifest") => told(node.manifest(text(wish, "what")?).await?),

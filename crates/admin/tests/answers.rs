@@ -85,7 +85,11 @@ async fn every_command_is_answered() {
     assert_eq!(set["from"], "bucket", "{set}");
     let policies = world.get("/v1/policies").await;
     assert_eq!((&policies[0]["code"], &policies[1]), (&json!("3 copies"), &set), "{policies}");
-    let default = world.done("/v1/policies/default", json!({ "code": "2 copies" })).await;
+    let (status, refused) = world.post("/v1/policies/default", json!({ "code": "2 copies" })).await;
+    let why = refused["error"].as_str().unwrap_or_default().to_owned();
+    assert!(status != 200 && why.contains("would survive the loss of"), "weaker than before: {refused}");
+    let code = why.rsplit(' ').next().unwrap_or_default();
+    let default = world.done("/v1/policies/default", json!({ "code": "2 copies", "confirm": code })).await;
     assert_eq!((&default["bucket"], &default["code"]), (&json!("(default)"), &json!("2 copies")));
     assert_eq!(world.done("/v1/policies/default", json!({ "code": "default" })).await["code"], json!("3 copies"));
     assert_eq!(world.done("/v1/verify", json!({ "what": "photos" })).await["findings"], json!([]));

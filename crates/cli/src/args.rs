@@ -308,11 +308,17 @@ pub enum Policy {
         bucket: String,
         /// The code, and what else is asked: "8+4 surviving 1 site and 2 nodes in country=de"
         code: String,
+        /// Do it although new data would survive less than so far: the code of this outcome
+        #[arg(long, value_name = "CODE")]
+        confirm: Option<String>,
     },
     /// Sets how new data of all buckets is coded that have no policy of their own
     Default {
         /// The code, and what else is asked; "default" follows the number of nodes and drives
         code: String,
+        /// Do it although new data would survive less than so far: the code of this outcome
+        #[arg(long, value_name = "CODE")]
+        confirm: Option<String>,
     },
 }
 

@@ -96,13 +96,14 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         Command::Policy(Policy::List) => {
             get("/v1/policies").map(|answer| Done::good(answer.clone(), policies(&answer)))
         }
-        Command::Policy(Policy::Set { bucket, code }) => {
-            let answer = post("/v1/policies/set", json!({ "bucket": bucket, "code": code }))?;
+        Command::Policy(Policy::Set { bucket, code, confirm }) => {
+            let wish = json!({ "bucket": bucket, "code": code, "confirm": confirm });
+            let answer = post("/v1/policies/set", wish)?;
             let shown = format!("new data of {bucket} is coded {}", text(&answer["code"]));
             Ok(Done::good(answer, shown))
         }
-        Command::Policy(Policy::Default { code }) => {
-            let answer = post("/v1/policies/default", json!({ "code": code }))?;
+        Command::Policy(Policy::Default { code, confirm }) => {
+            let answer = post("/v1/policies/default", json!({ "code": code, "confirm": confirm }))?;
             let shown = format!("new data is coded {}", text(&answer["code"]));
             Ok(Done::good(answer, shown))
         }

@@ -28,7 +28,7 @@ use crate::repair::{Job, Rebuilt};
 use crate::run::Run;
 use crate::shard::{Hint, Metadata, Shard, Volumes};
 use crate::writer::{Content, Writer};
-use crate::{Error, verify};
+use crate::{Error, recode, verify};
 
 /// Buckets that are remembered by name.
 const BUCKETS_KEPT_MAX: usize = 10_000;
@@ -547,6 +547,17 @@ impl Client {
             }
         }
         Ok(all)
+    }
+
+    /// Writes the segments of a version anew that aren't coded by the volume's policy of now. Bytes that were written;
+    /// none if all are.
+    pub async fn recode(&self, volume: VolumeId, key: &str, version: &Version) -> Result<u64, Error> {
+        recode::recode(self, volume, key, version).await
+    }
+
+    /// The policy by which the volume's new data is coded.
+    pub async fn policy_of(&self, volume: VolumeId) -> Result<PolicyId, Error> {
+        Ok(self.core().target(volume).await?.policy.id)
     }
 
     /// Moves what lives in a pack to a new one; the old one becomes garbage.

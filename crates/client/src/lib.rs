@@ -17,6 +17,7 @@ pub mod findings;
 pub mod header;
 pub mod layout;
 pub mod read;
+mod recode;
 pub mod repair;
 pub mod shard;
 pub mod writer;

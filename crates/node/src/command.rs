@@ -235,18 +235,28 @@ impl Node {
     }
 
     /// Sets how new data of a bucket is coded; what is stored stays as it is.
-    pub async fn set_policy(&self, bucket: &str, text: &str) -> Result<BucketPolicy> {
+    ///
+    /// # Errors
+    /// If the policy can't be met; or new data would survive less than so far, and `code` isn't that outcome's.
+    pub async fn set_policy(&self, bucket: &str, text: &str, code: Option<&str>) -> Result<BucketPolicy> {
         let inner = &self.0;
         let found = inner.client.bucket(bucket).await?.ok_or_else(|| no_bucket(bucket))?;
         let up = inner.up();
         let fleet = inner.look(|view| groups::Fleet::load(view, &up))?;
         let rule = fleet.parse(text)?;
+        let from = inner.client.policy_of(found.volume).await?;
+        let next = match rule == Rule::default() {
+            true => inner.look(|view| fleet.default_policy(view))?,
+            false => (fleet.coding(&rule), rule.clone()),
+        };
+        let judged = inner.permit_policy(&format!("bucket {bucket}"), from, &next, code).await?;
         if rule == Rule::default() {
             inner.client.set_config(&found, POLICY_SETTING, None).await?;
+            inner.note_applied(&judged).await?;
             let code = inner.look(default_policy)?;
             return Ok(BucketPolicy { bucket: bucket.into(), code, from: "default" });
         }
-        let wanted = (fleet.coding(&rule), rule);
+        let wanted = next;
         let policy = inner
             .change(|view| {
                 let mut batch = Default::default();
@@ -257,16 +267,33 @@ impl Node {
         // Its groups come first: a bucket must never name a policy that has none.
         inner.settle_groups_now().await?;
         inner.client.set_config(&found, POLICY_SETTING, Some(policy.name.clone().into_bytes())).await?;
+        inner.note_applied(&judged).await?;
         inner.tell(Severity::Info, "bucket", bucket, format!("new data of {bucket} is coded {}", policy.name));
         Ok(BucketPolicy { bucket: bucket.into(), code: policy.name, from: "bucket" })
     }
 
     /// Sets how new data of all buckets is coded that have no policy of their own.
-    pub async fn set_default_policy(&self, text: &str) -> Result<BucketPolicy> {
+    ///
+    /// # Errors
+    /// As [`Node::set_policy`].
+    pub async fn set_default_policy(&self, text: &str, code: Option<&str>) -> Result<BucketPolicy> {
         let inner = &self.0;
         let up = inner.up();
-        let rule = inner.look(|view| groups::Fleet::load(view, &up))?.parse(text)?;
+        let fleet = inner.look(|view| groups::Fleet::load(view, &up))?;
+        let rule = fleet.parse(text)?;
+        let name = inner.look(default_policy)?;
+        let from = inner.look(groups::load)?.into_iter().find(|(row, _)| row.name == name).map(|(row, _)| row.id);
+        // A store that is being made has none yet.
+        let judged = match from {
+            Some(from) => {
+                Some(inner.permit_policy("all other data", from, &(fleet.coding(&rule), rule.clone()), code).await?)
+            }
+            None => None,
+        };
         inner.fix_policy(&rule).await?;
+        if let Some(judged) = &judged {
+            inner.note_applied(judged).await?;
+        }
         inner.settle_groups_now().await?;
         let code = inner.look(default_policy)?;
         inner.tell(Severity::Info, "policy", "", format!("new data is coded {code} from now on"));

@@ -14,6 +14,7 @@ use namespace::catalog::{self, Applied, DriveRow, DriveState, NodeRow, NodeState
 use placement::Map;
 use placement::gate::{self, Change, Situation, Target};
 use placement::outcome::{Faults, Held, Outcome};
+use policy::{Coding, Rule};
 use serde::Serialize;
 
 use crate::cluster::{change, no_root};
@@ -78,7 +79,7 @@ pub struct Plan {
 }
 
 /// What was judged.
-struct Judged {
+pub(crate) struct Judged {
     change: Change,
     outcome: Outcome,
     /// Of the map and of what is judged besides: nothing is done if it is another one by then.
@@ -261,24 +262,58 @@ impl Inner {
             base::Kind::Missing => Error::Missing(error.to_string()),
             _ => Error::Invalid(error.to_string()),
         })?;
-        if lacking > 0 {
+        // Another code for new data touches nothing that is stored.
+        if lacking > 0 && !matches!(change, Change::SetPolicy { .. }) {
             outcome.reasons.push(format!("{lacking} segments lack pieces and are being repaired: wait for that"));
         }
         Ok(Judged { change, outcome, map: placed(&map) })
     }
 
-    /// Carries out what was permitted.
-    async fn carry_out(&self, judged: &Judged) -> Result<()> {
-        let node = self.settings.name.clone();
-        let entry = Applied {
+    /// Judges another policy for new data.
+    ///
+    /// # Errors
+    /// If it is refused, and `code` isn't its outcome's.
+    pub(crate) async fn permit_policy(
+        &self,
+        whose: &str,
+        from: PolicyId,
+        (coding, rule): &(Coding, Rule),
+        code: Option<&str>,
+    ) -> Result<Judged> {
+        let change = Change::SetPolicy {
+            whose: whose.into(),
+            from,
+            k: coding.k,
+            m: coding.m,
+            ack: coding.ack() as u8,
+            demands: rule.demands.clone(),
+            within: rule.within.clone(),
+        };
+        let judged = self.judge(change).await?;
+        judged.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))?;
+        Ok(judged)
+    }
+
+    /// What was carried out is in the trail.
+    pub(crate) async fn note_applied(&self, judged: &Judged) -> Result<()> {
+        let entry = self.entry(judged);
+        self.change(|view| Ok((catalog::add_applied(view, entry.clone())?, ()))).await
+    }
+
+    fn entry(&self, judged: &Judged) -> Applied {
+        Applied {
             number: 0,
             at: self.env.clock.wall(),
-            node,
+            node: self.settings.name.clone(),
             change: judged.change.to_string(),
             outcome: judged.outcome.to_string().lines().map(str::to_owned).collect(),
             overridden: judged.outcome.reasons.clone(),
-        };
-        let permitted = Permitted { judged, entry };
+        }
+    }
+
+    /// Carries out what was permitted.
+    async fn carry_out(&self, judged: &Judged) -> Result<()> {
+        let permitted = Permitted { judged, entry: self.entry(judged) };
         let map = self.map()?;
         let (nodes, drives) = named(&map, &judged.change)?;
         match &judged.change {

@@ -3,7 +3,7 @@
 //! Composes what the lower floors give and decides when; knows neither S3 nor the command line. In
 //! reading order: [`settings`] (what is asked for), [`identity`] and [`key`] (what a folder and a
 //! key file say), `open` (making and opening a store, and what is refused), `fleet` (the drives at
-//! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `gate` (what may be taken away), `even` (drives that are fuller than others), `heal` (pieces
+//! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `gate` (what may be taken away), `even` (drives that are fuller than others), `recode` (older codes), `heal` (pieces
 //! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`members`] (who belongs),
 //! [`remote`] (drives of other nodes),
 //! `cluster` (this node among others), [`recover`] (when most of them are lost for good), [`members`] (who they are), [`status`] and [`command`] (what people ask).
@@ -32,6 +32,7 @@ mod node;
 mod open;
 mod pass;
 mod private;
+mod recode;
 mod supervise;
 mod upkeep;
 

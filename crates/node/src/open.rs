@@ -87,6 +87,7 @@ impl Node {
         inner.run("supervise drives", supervise::watch(inner.clone()));
         inner.run("heal", heal::heal(inner.clone()));
         inner.run("even out", crate::even::keep(inner.clone()));
+        inner.run("code anew", crate::recode::keep(inner.clone()));
         inner.run("findings", heal::take_findings(inner.clone()));
         inner.run("upkeep", upkeep::keep(inner.clone()));
         Ok(Started { node: Node(inner), words, key_file, notes })

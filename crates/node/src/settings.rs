@@ -37,6 +37,8 @@ pub struct Settings {
     pub lost_after: Duration,
     /// How often it is looked whether some drives are fuller than others.
     pub even_every: Duration,
+    /// How long new data must have been coded by a policy before older data is coded anew by it.
+    pub recode_after: Duration,
     /// For so many nodes there is one metadata shard for volumes.
     pub nodes_per_shard: usize,
     /// How drives are looked at, at most so often.
@@ -78,6 +80,7 @@ impl Settings {
             lost_after: Duration::from_secs(10),
             nodes_per_shard: 4,
             even_every: Duration::from_secs(60),
+            recode_after: Duration::from_secs(3600),
             look_every: Duration::from_millis(500),
             cluster_listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, CLUSTER_PORT)),
             addresses: Vec::new(),

@@ -307,7 +307,7 @@ async fn a_bucket_whose_code_needs_more_drives_than_are_left_still_takes_writes(
     let world = World::new();
     let node = world.open(1..=6).await.unwrap().node;
     let made = bucket(&node).await;
-    node.set_policy("bucket", "4+2").await.unwrap();
+    node.set_policy("bucket", "4+2", None).await.unwrap();
     fill(&node, &made, 0, 5).await;
     assert!(node.manifest("bucket/key/4").await.unwrap().segments.iter().all(|segment| segment.drives.len() == 6));
     for number in [2, 5] {
@@ -320,4 +320,39 @@ async fn a_bucket_whose_code_needs_more_drives_than_are_left_still_takes_writes(
     fill(&node, &made, 5, 5).await;
     check(&node, &made, 10).await;
     assert!(node.manifest("bucket/key/9").await.unwrap().segments.iter().all(|segment| segment.drives.len() < 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_data_takes_the_code_of_new_data_and_a_weaker_one_is_refused() {
+    const COUNT: usize = 15;
+    let world = World::new();
+    let settings = Settings { recode_after: Duration::from_millis(300), ..world.settings(1..=6) };
+    let node = Node::open(Env::real(), settings).await.unwrap().node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, COUNT).await;
+    let codes = async || {
+        let mut all = Vec::new();
+        for number in 0..COUNT {
+            all.extend(node.manifest(&format!("bucket/key/{number}")).await.unwrap().segments);
+        }
+        all.into_iter().map(|segment| segment.code).collect::<Vec<_>>()
+    };
+    assert!(codes().await.iter().all(|code| code == "3+2"), "{:?}", codes().await);
+    node.set_policy("bucket", "4+2", None).await.unwrap();
+    until("all of it has the new code", || async { codes().await.iter().all(|code| code == "4+2") }).await;
+    check(&node, &made, COUNT).await;
+    assert!(node.verify("bucket").await.unwrap().findings.is_empty());
+
+    let refused = node.set_policy("bucket", "2 copies", None).await.unwrap_err().to_string();
+    assert!(refused.contains("would survive the loss of") && refused.contains("nothing was changed"), "{refused}");
+    assert!(node.set_policy("bucket", "2 copies", Some("00000000")).await.is_err());
+    assert_eq!(node.policies().await.unwrap()[1].code, "4+2");
+    let code = refused.rsplit(' ').next().unwrap();
+    node.set_policy("bucket", "2 copies", Some(code)).await.unwrap();
+    until("it has that code", || async { codes().await.iter().all(|code| code == "2 copies") }).await;
+    check(&node, &made, COUNT).await;
+    let trail = node.trail(10).unwrap();
+    assert_eq!(trail.len(), 2);
+    assert!(trail[0].overridden.is_empty() && !trail[1].overridden.is_empty(), "{trail:?}");
+    node.close().await;
 }
