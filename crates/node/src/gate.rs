@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::cluster::{change, no_root};
 use crate::error::{Error, Result};
+use crate::groups;
 use crate::identity::FILE;
 use crate::members;
 use crate::node::{Inner, Node, PAGE};
@@ -243,7 +244,9 @@ impl Inner {
     }
 
     async fn judge(&self, change: Change) -> Result<Judged> {
-        let map = self.map()?;
+        // When it was made is no part of what a code is bound to.
+        let map = Map { made: base::Wall(0), ..self.map()? };
+        let seen = placed(&map);
         let (held, lacking) = (self.held().await?, self.lacking().await?);
         let up = self.up();
         let down: BTreeSet<DriveId> = map.drives.iter().map(|drive| drive.id).filter(|id| !up.contains(id)).collect();
@@ -255,6 +258,11 @@ impl Inner {
                 voters.push(cluster.holders_of(shard.number).into_iter().collect::<BTreeSet<NodeId>>());
             }
         }
+        let fixed = self.look(groups::fixed_default)?;
+        let map = Map {
+            policies: map.policies.into_iter().filter(|one| counts(one, &held, &fixed, &change)).collect(),
+            ..map
+        };
         let held_by = |policy: PolicyId, group: GroupId| held.get(&(policy, group)).copied().unwrap_or_default();
         let situation =
             Situation { down: &down, away: &away, voters: &voters, held: &held_by, faults: Faults::default() };
@@ -266,7 +274,11 @@ impl Inner {
         if lacking > 0 && !matches!(change, Change::SetPolicy { .. }) {
             outcome.reasons.push(format!("{lacking} segments lack pieces and are being repaired: wait for that"));
         }
-        Ok(Judged { change, outcome, map: placed(&map) })
+        let after = gate::apply(&map, &change).map_err(|error| Error::Invalid(error.to_string()))?;
+        if !after.drives.iter().any(|drive| after.drive_state(drive) == placement::map::State::Active) {
+            outcome.reasons.push("no drive would be left that takes data".into());
+        }
+        Ok(Judged { change, outcome, map: seen })
     }
 
     /// Judges another policy for new data.
@@ -511,6 +523,19 @@ impl Inner {
             days_to_loss_after: None,
         })
     }
+}
+
+/// Whether a policy matters to a change: something is stored by it, or its owner asked for it. Another code that nothing is
+/// stored by yet gives way to one that fits.
+fn counts(
+    policy: &placement::map::Policy,
+    held: &BTreeMap<(PolicyId, GroupId), Held>,
+    fixed: &Option<String>,
+    change: &Change,
+) -> bool {
+    let is_from = matches!(change, Change::SetPolicy { from, .. } if *from == policy.id);
+    let holds = policy.groups.iter().any(|row| held.contains_key(&(policy.id, row.group)));
+    holds || is_from || fixed.as_ref() == Some(&policy.name)
 }
 
 /// What the gate's word is about: a map without the time that it was made at.

@@ -82,6 +82,14 @@ pub(crate) fn load(view: &dyn View) -> std::result::Result<Vec<(PolicyRow, Vec<G
     Ok(all)
 }
 
+/// The name of the default policy, if its owner fixed it.
+pub(crate) fn fixed_default(view: &dyn View) -> std::result::Result<Option<String>, namespace::Error> {
+    if catalog::setting(view, FIXED)?.is_none() {
+        return Ok(None);
+    }
+    Ok(catalog::setting(view, POLICY_SETTING)?.and_then(|name| String::from_utf8(name).ok()))
+}
+
 /// Adds this policy if there is none like it; gives its row.
 pub(crate) fn ensure_policy(
     view: &dyn View,
