@@ -107,7 +107,7 @@ impl Storm {
             clients: 3,
             phases: 2,
             skew,
-            shards: chance.percent(10),
+            shards: chance.percent(5),
             always: None,
             lie: Lie::None,
             replicas: replicated::lies::Lie::None,
