@@ -31,6 +31,7 @@ AWAY = 10
 HEALED_MAX = float(os.environ.get("HEAL_MAX", "400"))
 # Of the code 4+2, the default for eight nodes: pieces that are read for those of a segment that are rebuilt.
 DATA_PIECES = 4
+EXPANSION = 6 / 4
 
 
 class Some:
@@ -165,19 +166,20 @@ def join(places):
         nodes = list(cluster.nodes)
         with Probes(2, "heal", Some(nodes, chance), value) as probes:
             before = figure(nodes, "abide_repaired_bytes_total")
-            used = sum(drive["used"] for node in nodes for drive in own(node))
             new = cluster.add(places[NODES], ["--label", "site=s5", "--repair-after", str(AWAY)])
             print("a ninth node joins", flush=True)
-            fair = used / (NODES + 1)
 
             def has_its_share():
                 probes.check()
-                return sum(drive["used"] for drive in own(new)) >= 0.85 * fair
+                return share(nodes[0], new, count) >= 0.8 / (NODES + 1)
 
-            wait_for("the new node has its share", has_its_share, HEALED_MAX)
+            wait_for("the new node has its share of what was stored", has_its_share, HEALED_MAX)
             wait_for("nothing moves any more", lambda: still(cluster), HEALED_MAX)
             moved = figure(cluster.nodes, "abide_repaired_bytes_total") - before
+            # What all pieces of what lives take, by the code, and of that the new node's part.
+            fair = nodes[0].status()["totals"]["bytes"] * EXPANSION / (NODES + 1)
         probes.check()
+        print(f"the new node holds {share(nodes[0], new, count):.1%} of the pieces of what was stored, {1 / (NODES + 1):.1%} is fair")
         for node in (nodes[0], new):
             compare(node.boto3(), count, value)
         print(f"{moved / 1e6:.1f} MB moved; the least is {fair / 1e6:.1f} MB, the new node's share: {moved / fair:.2f} ×")
@@ -185,9 +187,14 @@ def join(places):
         assert moved <= 1.2 * fair, "more was moved than a fifth beyond the least"
 
 
-def own(node):
-    """The drives of a node, as it says itself."""
-    return [drive for drive in node.status()["drives"] if str(node.base) in drive["path"]]
+def share(asked, new, count):
+    """Which part of the pieces of what was stored lies on the new node, by a sample of its objects."""
+    own = {drive["id"] for drive in new.status()["drives"] if drive["path"].startswith(f"{new.base}/")}
+    drives = []
+    for number in range(0, count, 2):
+        manifest = asked.json("inspect", "manifest", f"heal/stored/{number}")
+        drives += [drive for segment in manifest["segments"] for drive in segment["drives"]]
+    return sum(drive in own for drive in drives) / len(drives)
 
 
 def still(cluster):
