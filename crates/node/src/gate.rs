@@ -79,6 +79,9 @@ pub struct Plan {
     pub days_to_loss_after: Option<f64>,
 }
 
+/// A rule that ends a node's membership.
+type Parting = fn(&dyn View, &RootKey, NodeId) -> members::Result<(Batch, wire::MemberList)>;
+
 /// What was judged.
 pub(crate) struct Judged {
     change: Change,
@@ -419,12 +422,7 @@ impl Inner {
     }
 
     /// Ends the membership of nodes by this rule.
-    async fn part_with(
-        &self,
-        root: Option<RootKey>,
-        nodes: &BTreeSet<NodeId>,
-        rule: fn(&dyn View, &RootKey, NodeId) -> members::Result<(Batch, wire::MemberList)>,
-    ) -> Result<()> {
+    async fn part_with(&self, root: Option<RootKey>, nodes: &BTreeSet<NodeId>, rule: Parting) -> Result<()> {
         let Some(root) = root else { return Ok(()) };
         for node in nodes {
             let list = change(&self.system, |view| rule(view, &root, *node)).await?;
