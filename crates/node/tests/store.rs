@@ -242,13 +242,13 @@ async fn a_drive_that_is_needed_is_not_removed_and_a_drained_one_is() {
     let made = bucket(&node).await;
     fill(&node, &made, 0, 10).await;
     let path = world.drive(3).display().to_string();
-    let error = node.change(Verb::Remove, &[path.clone()], true, None).await.unwrap_err().to_string();
+    let error = node.change(Verb::Remove, std::slice::from_ref(&path), true, None).await.unwrap_err().to_string();
     assert!(error.contains("still have pieces there") && error.contains("drain"), "{error}");
-    let plan = node.change(Verb::Drain, &[path.clone()], false, None).await.unwrap();
+    let plan = node.change(Verb::Drain, std::slice::from_ref(&path), false, None).await.unwrap();
     assert!(!plan.applied && node.status().await.unwrap().drives.iter().all(|drive| drive.state == "up"));
-    node.change(Verb::Drain, &[path.clone()], true, None).await.unwrap();
+    node.change(Verb::Drain, std::slice::from_ref(&path), true, None).await.unwrap();
     until("the drained drive can be removed", || async {
-        node.change(Verb::Remove, &[path.clone()], true, None).await.is_ok()
+        node.change(Verb::Remove, std::slice::from_ref(&path), true, None).await.is_ok()
     })
     .await;
     let status = node.status().await.unwrap();
