@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use base::{Epoch, NodeId};
+use base::{ClusterId, Epoch, NodeId};
 use codec::Versioned;
 use crypt::{PublicKey, SigningKey};
 use env::Env;
 use tokio::sync::{Semaphore, oneshot, watch};
-use wire::greet::{Class, Instance};
-use wire::{Certificate, MemberList, Trust};
+use wire::greet::{Class, Instance, Intent};
+use wire::{Certificate, Member, MemberList, Trust};
 
 use crate::call::{Call, Reply};
 use crate::carrier::{Carrier, Target};
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::join::Host;
 use crate::peer::Peer;
 use crate::server::{self, Inbound};
-use crate::service::{Caller, Request, ServiceId, Services};
+use crate::service::{Caller, Guests, Request, ServiceId, Services};
 use crate::settings::Settings;
 
 /// Who this node is.
@@ -54,6 +54,9 @@ pub struct Stats {
     pub epoch_heard: u64,
 }
 
+/// What strangers may ask.
+static NOTHING: Services = Services::new();
+
 /// What all parts of an endpoint share.
 pub(crate) struct Core {
     pub(crate) env: Env,
@@ -65,6 +68,10 @@ pub(crate) struct Core {
     pub(crate) closed: watch::Sender<bool>,
     pub(crate) services: Services,
     pub(crate) host: Option<Arc<dyn Host>>,
+    /// Who may come in that is no member.
+    pub(crate) guests: OnceLock<Arc<dyn Guests>>,
+    /// What this endpoint shows where it comes as a guest.
+    pub(crate) pass: Option<Vec<u8>>,
     pub(crate) inbound: Mutex<BTreeMap<u64, Inbound>>,
     /// Those that haven't greeted: where from, and how to cut them.
     pub(crate) greeting: Mutex<BTreeMap<u64, (IpAddr, oneshot::Sender<()>)>>,
@@ -89,6 +96,24 @@ impl Core {
 
     pub(crate) fn epoch(&self) -> Epoch {
         self.trust.borrow().epoch()
+    }
+
+    /// What a caller may ask.
+    pub(crate) fn services_for(&self, caller: &Caller) -> &Services {
+        match (caller.guest, self.guests.get()) {
+            (Some(_), Some(guests)) => guests.services(),
+            // Nobody lets guests in who has nothing for them.
+            (Some(_), None) => &NOTHING,
+            (None, _) => &self.services,
+        }
+    }
+
+    /// As what this endpoint comes to others.
+    pub(crate) fn intent(&self) -> Intent {
+        match &self.pass {
+            Some(pass) => Intent::Guest(pass.clone()),
+            None => Intent::Member(lock(&self.identity).certificate.clone()),
+        }
     }
 
     pub(crate) fn heard_of(&self, epoch: Epoch) {
@@ -126,7 +151,7 @@ impl Core {
     /// Ends what the new member list doesn't allow any more.
     fn enforce(&self) {
         let trust = self.trust.borrow().clone();
-        for inbound in lock(&self.inbound).values() {
+        for inbound in lock(&self.inbound).values().filter(|inbound| !inbound.is_guest) {
             if let Err(refusal) = trust.admit(&inbound.key, inbound.certificate.as_ref()) {
                 tracing::info!(node = %inbound.node, %refusal, "cut a connection");
                 inbound.cut.send_replace(true);
@@ -166,6 +191,57 @@ impl Endpoint {
         host: Option<Arc<dyn Host>>,
         address: Option<SocketAddr>,
     ) -> Result<Endpoint> {
+        Self::begin(env, settings, carrier, identity, trust, addresses, services, host, address, None).await
+    }
+
+    /// Asks only, and is no member: a guest of nodes whose keys are known (see [`crate::meet`]). `key` is what `carrier` shows; of
+    /// an owner its own. `pass` is what an owner gave to somebody else.
+    pub async fn guest(
+        env: Env,
+        settings: Settings,
+        carrier: Arc<dyn Carrier>,
+        key: Arc<SigningKey>,
+        pass: Vec<u8>,
+        addresses: Arc<dyn Addresses>,
+    ) -> Result<Endpoint> {
+        // Whom it knows is this guest's own affair: it signs its list itself.
+        let cluster = ClusterId(env.random());
+        let list = MemberList::sign(&key, cluster, Epoch(1), Vec::new(), Vec::new());
+        let trust = Trust::new(key.public(), cluster, list)?;
+        let identity = Identity { node: wire::node_id(&key.public()), key, certificate: None };
+        let services = Services::new();
+        Self::begin(env, settings, carrier, identity, trust, addresses, services, None, None, Some(pass)).await
+    }
+
+    /// A guest knows these nodes from now on, by their keys, and no others.
+    pub fn know(&self, nodes: &BTreeMap<NodeId, PublicKey>) -> Result<()> {
+        let member = |(node, key): (&NodeId, &PublicKey)| Member { node: *node, serial: 1, key: *key, previous: None };
+        let (cluster, epoch) = (self.core.trust.borrow().cluster(), Epoch(self.core.epoch().0 + 1));
+        let key = lock(&self.core.identity).key.clone();
+        let list = MemberList::sign(&key, cluster, epoch, nodes.iter().map(member).collect(), Vec::new());
+        self.install(list)?;
+        Ok(())
+    }
+
+    /// Lets guests in from now on.
+    pub fn welcome(&self, guests: Arc<dyn Guests>) {
+        // The first word counts: a node has one mind about it.
+        let _ = self.core.guests.set(guests);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is another part of the world; called twice")]
+    async fn begin(
+        env: Env,
+        settings: Settings,
+        carrier: Arc<dyn Carrier>,
+        identity: Identity,
+        trust: Trust,
+        addresses: Arc<dyn Addresses>,
+        services: Services,
+        host: Option<Arc<dyn Host>>,
+        address: Option<SocketAddr>,
+        pass: Option<Vec<u8>>,
+    ) -> Result<Endpoint> {
         let door = match address {
             Some(address) => Some(carrier.listen(address).await?),
             None => None,
@@ -179,6 +255,8 @@ impl Endpoint {
             closed: watch::Sender::new(false),
             services,
             host,
+            guests: OnceLock::new(),
+            pass,
             inbound: Mutex::default(),
             greeting: Mutex::default(),
             control_calls: Arc::new(Semaphore::new(settings.control_calls_max)),
@@ -298,7 +376,7 @@ impl Endpoint {
     async fn call_self(&self, call: Call) -> Result<Reply> {
         let node = self.core.me();
         let service = self.core.services.get(&call.service).ok_or_else(|| server::no_service(call.service))?;
-        let caller = Caller { node, version: *self.core.settings.versions.end(), class: call.class };
+        let caller = Caller { node, version: *self.core.settings.versions.end(), class: call.class, guest: None };
         let request = Request { head: call.head, body: call.body };
         match self.core.env.timeout(call.timeout, service.handle(caller, request)).await {
             None => Err(Error::Deadline { node, ms: call.timeout.as_millis() as u64 }),

@@ -19,7 +19,7 @@ use crypt::PublicKey;
 use futures_util::future::{Either, select};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use wire::frame::millis;
-use wire::greet::{Class, Intent, Refused};
+use wire::greet::{Class, Refused};
 
 use crate::call::{Call, Reply};
 use crate::endpoint::{Core, lock};
@@ -366,13 +366,12 @@ impl Peer {
         let secured = self.core.carrier.dial(&target, class).await?;
         let key = secured.peer;
         lock(&self.keys).insert(key);
-        let certificate = lock(&self.core.identity).certificate.clone();
         let introduction = Introduction {
             versions: self.core.settings.versions.clone(),
             class,
             instance: self.core.instance,
             epoch: self.core.epoch(),
-            intent: Intent::Member(certificate),
+            intent: self.core.intent(),
         };
         let greeted = introduce(secured, self.heard.of_another(), introduction, Some(self.node)).await?;
         self.core.heard_of(greeted.welcome.epoch);

@@ -43,6 +43,7 @@ pub(crate) struct Inbound {
     pub(crate) key: PublicKey,
     pub(crate) certificate: Option<Certificate>,
     pub(crate) cut: watch::Sender<bool>,
+    pub(crate) is_guest: bool,
     instance: Instance,
     heard: Heard,
     /// Asks a control connection's other end whether it lives.
@@ -113,20 +114,21 @@ async fn meet(core: Arc<Core>, serial: u64, knock: Box<dyn Knock>, cancelled: on
         return;
     };
     match greeted {
-        Guest::Joiner(joiner) => {
+        Came::Joiner(joiner) => {
             let (joiner, reader, writer) = *joiner;
             let limit = core.settings.greeting + core.settings.stall;
             if core.env.timeout(limit, let_join(&core, joiner, reader, writer)).await.is_none() {
                 tracing::info!(%from, "a machine that joins took too long");
             }
         }
-        Guest::Member(member) => serve(&core, *member).await,
+        Came::Caller(member) => serve(&core, *member).await,
     }
 }
 
 /// Somebody who greeted well.
-enum Guest {
-    Member(Box<Member>),
+enum Came {
+    /// A member, or a guest.
+    Caller(Box<Member>),
     Joiner(Box<(Joiner, FrameReader, FrameWriter)>),
 }
 
@@ -168,7 +170,7 @@ impl Drop for Gone {
 }
 
 /// Handshake and greeting. `None`: whoever it is was told nothing, or why not.
-async fn greet_in(core: &Arc<Core>, serial: u64, knock: Box<dyn Knock>) -> Option<Guest> {
+async fn greet_in(core: &Arc<Core>, serial: u64, knock: Box<dyn Knock>) -> Option<Came> {
     let from = knock.from();
     let secured = match knock.secure().await {
         Ok(secured) => secured,
@@ -184,7 +186,12 @@ async fn greet_in(core: &Arc<Core>, serial: u64, knock: Box<dyn Knock>) -> Optio
         let shown = Shown { claim, proof, binding: &secured.binding, key: secured.peer };
         admit_joiner(core, &hello, shown, &mut writer).await?;
         let joiner = Joiner { key: secured.peer, claim: *claim, address: from };
-        return Some(Guest::Joiner(Box::new((joiner, reader, writer))));
+        return Some(Came::Joiner(Box::new((joiner, reader, writer))));
+    }
+    if let Intent::Guest(pass) = &hello.intent {
+        let guest = admit_guest(core, serial, &hello, secured.peer, pass, heard, &mut writer).await;
+        let (caller, gone, (cut, outbox, sender)) = guest?;
+        return Some(Came::Caller(Box::new(Member { caller, reader, writer, cut, outbox, sender, gone })));
     }
     let Intent::Member(certificate) = &hello.intent else { return None };
     let node = match core.admit(&secured.peer, certificate.as_ref()) {
@@ -217,8 +224,40 @@ async fn greet_in(core: &Arc<Core>, serial: u64, knock: Box<dyn Knock>) -> Optio
         return None;
     }
     say_welcome(core, &mut writer, version, None).await?;
-    let caller = Caller { node, version, class: hello.class };
-    Some(Guest::Member(Box::new(Member { caller, reader, writer, cut, outbox, sender, gone })))
+    let caller = Caller { node, version, class: hello.class, guest: None };
+    Some(Came::Caller(Box::new(Member { caller, reader, writer, cut, outbox, sender, gone })))
+}
+
+/// Lets a guest in, if somebody here knows it: a stranger is told nothing.
+async fn admit_guest(
+    core: &Arc<Core>,
+    serial: u64,
+    hello: &Hello,
+    key: PublicKey,
+    pass: &[u8],
+    heard: Heard,
+    writer: &mut FrameWriter,
+) -> Option<(Caller, Gone, Registered)> {
+    if !core.guests.get()?.admits(&key, pass) {
+        return None;
+    }
+    // Tells guests apart, no more: none is asked for anything by it.
+    let node = wire::node_id(&key);
+    let versions = &core.settings.versions;
+    let admitted = match greet::agree(versions, &hello.versions) {
+        None => Err(Refused::Versions(versions.clone())),
+        Some(version) => register(core, serial, node, key, hello, heard).map(|registered| (version, registered)),
+    };
+    let (version, registered) = match admitted {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            refuse(writer, &refused).await;
+            return None;
+        }
+    };
+    let gone = Gone { core: core.clone(), serial };
+    say_welcome(core, writer, version, None).await?;
+    Some((Caller { node, version, class: hello.class, guest: Some(key) }, gone, registered))
 }
 
 async fn say_welcome(core: &Core, writer: &mut FrameWriter, version: u16, host: Option<greet::Host>) -> Option<()> {
@@ -250,8 +289,11 @@ fn register(
     heard: Heard,
 ) -> Result<Registered, Refused> {
     let mut inbound = lock(&core.inbound);
-    let of_one = inbound.values().filter(|other| other.node == node).count();
-    if inbound.len() >= core.settings.inbound_max || of_one >= core.settings.inbound_of_one_max {
+    let is_guest = matches!(hello.intent, Intent::Guest(_));
+    let of_one = inbound.values().filter(|other| other.node == node && other.is_guest == is_guest).count();
+    let guests = inbound.values().filter(|other| other.is_guest).count();
+    let is_full = inbound.len() >= core.settings.inbound_max || is_guest && guests >= core.settings.inbound_guests_max;
+    if is_full || of_one >= core.settings.inbound_of_one_max {
         return Err(Refused::Busy(millis(core.settings.retry_after)));
     }
     let (cut, cut_seen) = watch::channel(*core.closed.borrow());
@@ -262,9 +304,12 @@ fn register(
         }
         Class::Small | Class::Bulk => (None, None),
     };
-    let Intent::Member(certificate) = &hello.intent else { return Err(Refused::NoHost) };
-    let (certificate, instance, probe) = (certificate.clone(), hello.instance, sender.clone());
-    inbound.insert(serial, Inbound { node, key, certificate, cut, instance, heard, probe });
+    let certificate = match &hello.intent {
+        Intent::Member(certificate) => certificate.clone(),
+        Intent::Join { .. } | Intent::Guest(_) => None,
+    };
+    let (instance, probe) = (hello.instance, sender.clone());
+    inbound.insert(serial, Inbound { node, key, certificate, cut, is_guest, instance, heard, probe });
     Ok((cut_seen, outbox, sender))
 }
 
@@ -273,7 +318,8 @@ fn register(
 async fn find_twin(core: &Core, node: NodeId, instance: Instance) -> bool {
     let asked = core.env.clock.now();
     let mut probed = false;
-    for other in lock(&core.inbound).values().filter(|other| other.node == node && other.instance != instance) {
+    let is_twin = |other: &&Inbound| other.node == node && other.instance != instance && !other.is_guest;
+    for other in lock(&core.inbound).values().filter(is_twin) {
         match &other.probe {
             // A full queue is no sign of death; the other side answers what is in it.
             Some(probe) => {
@@ -287,7 +333,7 @@ async fn find_twin(core: &Core, node: NodeId, instance: Instance) -> bool {
         core.env.clock.sleep(TWIN_LOOK).await;
         let over = core.env.clock.now().since(asked) >= core.settings.silence;
         let inbound = lock(&core.inbound);
-        let mut others = inbound.values().filter(|other| other.node == node && other.instance != instance).peekable();
+        let mut others = inbound.values().filter(is_twin).peekable();
         if others.peek().is_none() {
             return false;
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base::NodeId;
 use bytes::Bytes;
+use crypt::PublicKey;
 use env::BoxFuture;
 use wire::Fault;
 use wire::greet::Class;
@@ -24,6 +25,8 @@ pub struct Caller {
     pub version: u16,
     /// What kind of connection it asks on.
     pub class: Class,
+    /// Nothing for a member. A guest's key; `node` only tells guests apart then.
+    pub guest: Option<PublicKey>,
 }
 
 /// What is asked.
@@ -61,6 +64,14 @@ impl Response {
 pub trait Service: Send + Sync + 'static {
     /// Answers one call. A body that isn't read to its end is skipped.
     fn handle(&self, caller: Caller, request: Request) -> BoxFuture<'_, Result<Response, Fault>>;
+}
+
+/// Decides about those who are no members: owners of what is stored here, and whom they send.
+pub trait Guests: Send + Sync + 'static {
+    /// Whether the holder of `key`, who shows `pass`, may come in. Who may not is told nothing. Waits for nothing: anybody can ask.
+    fn admits(&self, key: &PublicKey, pass: &[u8]) -> bool;
+    /// What guests may ask: nothing else answers them.
+    fn services(&self) -> &Services;
 }
 
 /// All services of a node.

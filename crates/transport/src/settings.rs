@@ -32,6 +32,8 @@ pub struct Settings {
     pub inbound_max: usize,
     /// Of those, so many from one node.
     pub inbound_of_one_max: usize,
+    /// Of those, so many from guests.
+    pub inbound_guests_max: usize,
     /// Control connections to a peer: two, so that a long batch holds up half at most.
     pub control_connections: usize,
     /// Connections of class small to a peer.
@@ -66,6 +68,7 @@ impl Default for Settings {
             greeting_max: 128,
             inbound_max: 4096,
             inbound_of_one_max: 64,
+            inbound_guests_max: 256,
             control_connections: 2,
             small_connections: 16,
             bulk_connections: 16,

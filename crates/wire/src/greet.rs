@@ -17,6 +17,8 @@ pub const VERSIONS: RangeInclusive<u16> = 1..=1;
 /// Bytes of any greeting at the most; unknown fields of later releases fit too.
 pub const GREETING_BYTES_MAX: u32 = 4096;
 const CERTIFICATE_BYTES_MAX: usize = 512;
+/// Bytes of what a guest shows at the most.
+pub const PASS_BYTES_MAX: usize = 1024;
 /// Bytes of a [`proof`].
 pub const PROOF_BYTES: usize = 32;
 
@@ -60,6 +62,9 @@ pub enum Intent {
         /// That the ticket's secret is at hand; see [`proof`].
         proof: [u8; PROOF_BYTES],
     },
+    /// As a guest: no member, but the owner of something that may be here, by the key that the connection
+    /// shows, or somebody whom an owner sent with this pass.
+    Guest(Vec<u8>),
 }
 
 /// The dialling side's first words.
@@ -113,6 +118,7 @@ impl Hello {
         match &self.intent {
             Intent::Member(certificate) => write_certificate(to.u8(0), certificate.as_ref()),
             Intent::Join { claim, proof } => _ = to.u8(1).raw(&claim.to_bytes()).raw(proof),
+            Intent::Guest(pass) => _ = to.u8(2).bytes(pass),
         }
         to.finish()
     }
@@ -130,6 +136,7 @@ impl Hello {
         let intent = match from.u8("intent")? {
             0 => Intent::Member(certificate(&mut from)?),
             1 => Intent::Join { claim: Claim::decode(&mut from)?, proof: from.array("proof")? },
+            2 => Intent::Guest(from.bytes("pass", PASS_BYTES_MAX)?.to_vec()),
             value => return Err(Error::Value { what: "intent", value: value.into() }),
         };
         Ok(Hello { versions, class, instance, epoch, intent })

@@ -87,6 +87,7 @@ fn samples() -> Vec<(String, Vec<u8>)> {
     ];
     all.extend(refusals().iter().enumerate().map(|(at, one)| (format!("refused-{at}"), one.encode())));
     all.extend(faults().iter().enumerate().map(|(at, one)| (format!("fault-{at}"), one.encode())));
+    all.push(("hello-guest".to_owned(), hello(Intent::Guest(b"pass".to_vec())).encode()));
     all
 }
 
@@ -100,9 +101,12 @@ fn the_bytes_of_version_1_never_change() {
 fn everything_is_read_back_as_written() {
     assert_eq!(Certificate::decode(&certificate().encode()), Ok(certificate()));
     assert_eq!(MemberList::decode(&list().encode()), Ok(list()));
-    for intent in
-        [Intent::Member(None), Intent::Member(Some(certificate())), Intent::Join { claim: claim(), proof: [3; 32] }]
-    {
+    for intent in [
+        Intent::Member(None),
+        Intent::Member(Some(certificate())),
+        Intent::Join { claim: claim(), proof: [3; 32] },
+        Intent::Guest(vec![5; wire::greet::PASS_BYTES_MAX]),
+    ] {
         assert_eq!(Hello::decode(&hello(intent.clone()).encode()), Ok(hello(intent)));
     }
     for host in [false, true] {

@@ -203,7 +203,7 @@ async fn answer(
     deadline: Option<Duration>,
     request: Request,
 ) -> Answer {
-    let Some(endpoint) = core.services.get(&service) else { return Answer::Failed(no_service(service)) };
+    let Some(endpoint) = core.services_for(&caller).get(&service) else { return Answer::Failed(no_service(service)) };
     let work = async {
         let Response { head, mut body } = endpoint.handle(caller, request).await?;
         let parts = body.gather(INLINE_BYTES_MAX).await;

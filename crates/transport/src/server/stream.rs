@@ -280,7 +280,7 @@ async fn answer(
         writer.push(kind, false, call, [payload]);
         return writer.flush_within(&core.env, core.settings.stall).await;
     };
-    let Some(endpoint) = core.services.get(&service) else {
+    let Some(endpoint) = core.services_for(&caller).get(&service) else {
         drop(request);
         return fail(core, writer, call, &no_service(service)).await;
     };
