@@ -190,9 +190,23 @@ def open_envelope(root, binding, data):
 
 def origin(data, base=""):
     fields = versioned(data, b"AbFo", "origin")
+    found = origin_body(fields, base)
+    fields.end()
+    paths = [slot[3] for slot in found[1]] if found[0] == "pack" else [found[1]]
+    if base and not base.endswith("/") and any(path != base for path in paths):
+        raise Damaged("a path that goes on below a file")
+    return found
+
+
+def origin_body(fields, base):
     if fields.u8() == 1:
-        slots = [(fields.u32(), fields.u32(), fields.raw(48), base + fields.str()) for _ in range(fields.u32())]
+        slots = [
+            (fields.u32(), fields.u32(), fields.raw(48), base + fields.str(), upload_part(fields))
+            for _ in range(fields.u32())]
         return "pack", slots
     write, offset, end, path = fields.raw(16), fields.u64(), fields.u8(), fields.str()
-    part = (fields.raw(16), fields.u16()) if fields.u8() else None
-    return "whole", base + path, write, offset, end, part
+    return "whole", base + path, write, offset, end, upload_part(fields)
+
+
+def upload_part(fields):
+    return (fields.raw(16), fields.u16()) if fields.u8() else None

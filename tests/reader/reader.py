@@ -4,14 +4,14 @@
     reader.py --words FILE | --key FILE  FOLDER…  list [BUCKET]
     reader.py --words FILE | --key FILE  FOLDER…  versions BUCKET
     reader.py --words FILE | --key FILE  FOLDER…  get BUCKET KEY [--version ID] [-o FILE]
-    reader.py --words FILE | --key FILE  FOLDER…  rescue TARGET
+    reader.py --words FILE | --key FILE | --volume FILE  FOLDER…  rescue TARGET
 
-FILE holds the 24 words, or is the key file; `-` is the standard input. FOLDER… are drives of the store: any k
+FILE holds the 24 words, or is the key file, or holds the 24 words of an end-to-end volume; `-` is the standard input. FOLDER… are drives of the store: any k
 of those that hold an object's pieces, one with the metadata among them. Nothing is written to them.
 
 --rough goes on when metadata is damaged or out of date: what is shown and read then may be older than
 it should be. `rescue` needs no metadata: it writes all that the pieces themselves tell into the folder TARGET, one
-file for each object or part of an upload, replaced and deleted ones too, but none of up to 4 KiB.
+file for each object, replaced and deleted ones too, but none of up to 4 KiB that was no part of an upload.
 
 It was written from docs/formats alone. Needs Python and the package `cryptography`, for AES.
 """
@@ -31,6 +31,7 @@ from journal import Shard, read_drive  # noqa: E402
 from pieces import Pieces  # noqa: E402
 
 SYSTEM, VOLUMES = 0, 1
+KEYS = "--words", "--key", "--key-file", "--volume"
 COMMANDS = {"list": (0, 1), "versions": (1,), "get": (2,), "rescue": (1,)}
 
 
@@ -39,7 +40,7 @@ def tell(what):
 
 
 def drives_of(folders, root):
-    """Those of the folders that are drives of the root key's store."""
+    """Those of the folders that are drives of the root key's store; of any one without it."""
     drives = []
     for folder in folders:
         try:
@@ -50,7 +51,7 @@ def drives_of(folders, root):
         raise Damaged("none of the folders is a drive")
     if len({drive.cluster for drive in drives}) > 1:
         raise Damaged("the folders belong to different stores")
-    if any(drive.key_check != rootkey.check(root) for drive in drives):
+    if root and any(drive.key_check != rootkey.check(root) for drive in drives):
         raise Damaged("this is the root key of another store")
     return drives
 
@@ -132,11 +133,14 @@ def taken(words, option):
 
 
 def root_key(words):
-    kind, name = next(((kind, name) for kind in ("--words", "--key", "--key-file") if (name := taken(words, kind))), (None, None))
+    kind, name = next(((kind, name) for kind in KEYS if (name := taken(words, kind))), (None, None))
     if not kind:
         raise SystemExit(__doc__)
     text = sys.stdin.read() if name == "-" else Path(name).read_text()
-    return rootkey.from_words(text) if kind == "--words" else rootkey.from_file(text)
+    if kind == "--volume":
+        return None, rescue.VolumeKeys(rootkey.from_words(text))
+    root = rootkey.from_words(text) if kind == "--words" else rootkey.from_file(text)
+    return root, rescue.StoreKeys(root)
 
 
 def main(words):
@@ -144,14 +148,16 @@ def main(words):
     if command_at is None:
         raise SystemExit(__doc__)
     before, (command, *rest) = words[:command_at], words[command_at:]
-    root = root_key(before)
+    root, keys = root_key(before)
     target, wanted = taken(rest, "-o"), taken(rest, "--version")
     rough = "--rough" in before
     drives = drives_of([word for word in before if word != "--rough"], root)
     if len(rest) not in COMMANDS[command]:
         raise SystemExit(__doc__)
     if command == "rescue":
-        return rescue.rescue([drive.path for drive in drives], root, Path(rest[0]), tell)
+        return rescue.rescue([drive.path for drive in drives], keys, Path(rest[0]), tell)
+    if root is None:
+        raise SystemExit("reader: with a volume's words only `rescue` works")
     store = Store(drives, root, rough)
     if command == "get":
         write_out(store.read(*rest, wanted), target)

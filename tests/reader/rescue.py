@@ -1,50 +1,64 @@
-"""When all metadata is lost: what pieces tell of themselves (docs/formats/segments.md, "Fragment")."""
+"""When all metadata is lost: what pieces tell of themselves (docs/formats/segments.md, kit.md "Headers of version 2")."""
 
 import urllib.parse
 from dataclasses import dataclass
 
+import kit
 import rootkey
+import volumes
 from blake3 import blake3
-from fields import Damaged, crc64, versioned
+from fields import Damaged, versioned
 from namespace import Segment
 from pieces import Pieces, load
-from segments import Source, packed_object, segment_bytes
+from segments import Source, packed_object, read_header, segment_bytes
 
 NAME_BYTES_MAX = 150
+HERE, LATER, UNKNOWN = 0, 1, 2
 
 
-@dataclass
-class Header:
-    volume: int
-    segment: Segment
-    pack: bool
-    written: int
-    fragment: bytes
+class StoreKeys:
+    """Keys of all volumes of a store, by its root key."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def volume_root(self, volume):
+        return rootkey.derive("abide 2026 volume root v1", rootkey.volume_key(self.root, volume))
+
+    def wrapping(self, volume, path):
+        return rootkey.volume_key(self.root, volume)
+
+    def fragment(self, header):
+        return rootkey.open_fragment(self.root, header.volume, header.segment, header.fragment)
+
+
+class VolumeKeys:
+    """Keys of one end-to-end volume, by its root: each file has its own."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def volume_root(self, volume):
+        return self.root
+
+    def wrapping(self, volume, path):
+        file = volumes.at(volumes.key_of(self.root, "folders"), path)
+        return rootkey.derive("abide 2026 folder contents v1", file)
+
+    def fragment(self, header):
+        return None
 
 
 @dataclass
 class Found:
-    """The bytes of one write, or an object in a pack."""
+    """The bytes of one write, an object in a pack, or an upload."""
 
     volume: int
     name: str
     written: int
     id: str
     read: object
-
-
-def read_header(piece):
-    """What the header of a piece says of its segment."""
-    fields = versioned(piece.header, b"AbPH", "piece header")
-    if fields.u64() != crc64(piece.header[13:]):
-        raise Damaged("piece header: checksum mismatch")
-    volume, segment, _, k, m, pack = fields.u32(), fields.raw(16), fields.u8(), fields.u8(), fields.u8(), fields.u8()
-    fields.u32()
-    length, written = fields.u64(), fields.u64()
-    fields.raw(6)
-    wrapped, roots, fragment = fields.raw(48), fields.raw(32 * (k + m)), fields.bytes()
-    fields.end()
-    return Header(volume, Segment(segment, k, m, length, blake3(roots), wrapped), bool(pack), written, fragment)
+    part: tuple = None  # upload and number
 
 
 def headers(pieces):
@@ -54,60 +68,99 @@ def headers(pieces):
             loaded = load(folder, log, at, piece)
             try:
                 if loaded:
-                    yield read_header(loaded)
+                    yield read_header(loaded.header)
                     break
             except Damaged:
                 continue
 
 
-def whole(root, pieces, volume, parts):
+def segment_of(header, wrapped):
+    return Segment(header.segment, header.k, header.m, header.length, blake3(header.roots), wrapped)
+
+
+def origin(keys, header):
+    """What a header says of where its segment belongs, in the form of version 2; nothing if it doesn't open."""
+    if header.owner:
+        root = keys.volume_root(header.volume)
+        if header.owner != volumes.public_key(root):
+            return None
+        try:
+            return kit.open_envelope(root, header.binding(), header.fragment)
+        except Damaged:
+            return None
+    plain = keys.fragment(header)
+    if plain is None:
+        return None
+    fields = versioned(plain, b"AbFr", "fragment")
+    if fields.u8() == 0:
+        write, offset, path = fields.raw(16), fields.u64(), fields.str()
+        return "whole", path, write, offset, UNKNOWN, None
+    slots = [(fields.u32(), fields.u32(), fields.raw(48), fields.str(), None) for _ in range(fields.u32())]
+    fields.end()
+    return "pack", slots
+
+
+def whole(keys, pieces, path, parts):
     """The bytes of a write's segments, which lie one behind the other."""
-    at = 0
-    for offset, header in sorted(parts, key=lambda part: part[0]):
+    at, end = 0, UNKNOWN
+    for offset, end, header in sorted(parts, key=lambda part: part[0]):
         if offset != at:
             raise Damaged(f"the bytes from {at} to {offset} are not here")
-        segment = header.segment
-        key = rootkey.unwrapped(root, volume, segment.id, 0, segment.wrapped)
-        for part in segment_bytes(Source(volume, segment, pieces.of([segment.id])[segment.id], False), key):
+        segment = segment_of(header, header.wrapped)
+        key = rootkey.unwrapped_by(keys.wrapping(header.volume, path), segment.id, 0, segment.wrapped)
+        for part in segment_bytes(Source(header.volume, segment, pieces.of([segment.id])[segment.id], False), key):
             at += len(part)
             yield part
+    if end == LATER:
+        raise Damaged(f"the bytes from {at} on are not here")
 
 
-def in_pack(root, pieces, header, slot, offset, length, wrapped):
-    segment = header.segment
-    key = rootkey.unwrapped(root, header.volume, segment.id, 1 + slot, wrapped)
+def in_pack(keys, pieces, header, number, slot):
+    offset, length, wrapped, path, _ = slot
+    segment = segment_of(header, wrapped)
+    key = rootkey.unwrapped_by(keys.wrapping(header.volume, path), segment.id, 1 + number, wrapped)
     yield packed_object(Source(header.volume, segment, pieces.of([segment.id])[segment.id], True), key, offset, length)
 
 
-def objects(root, pieces, tell):
-    """Everything that the fragments tell."""
-    writes = {}
+def writes(keys, pieces, tell):
+    """Everything that headers tell, write by write."""
+    found = {}
     for header in headers(pieces):
-        segment = header.segment.id
-        plain = rootkey.open_fragment(root, header.volume, segment, header.fragment)
-        if plain is None:
-            tell(f"the fragment of segment {segment.hex()} doesn't open")
-            continue
-        fields = versioned(plain, b"AbFr", "fragment")
-        if fields.u8() == 0:
-            write, offset, name = fields.raw(16), fields.u64(), fields.str()
-            writes.setdefault((header.volume, write), []).append((offset, header, name))
-            continue
-        for slot in range(fields.u32()):
-            offset, length, wrapped, name = fields.u32(), fields.u32(), fields.raw(48), fields.str()
-            bytes_of = in_pack(root, pieces, header, slot, offset, length, wrapped)
-            yield Found(header.volume, name, header.written, f"{segment.hex()[:8]}.{slot}", bytes_of)
-        fields.end()
-    for (volume, write), parts in writes.items():
-        written, name = max((header.written, name) for _, header, name in parts)
-        bytes_of = whole(root, pieces, volume, [(offset, header) for offset, header, _ in parts])
-        yield Found(volume, name, written, write.hex()[:8], bytes_of)
+        says = origin(keys, header)
+        if says is None:
+            tell(f"what the header of segment {header.segment.hex()} says doesn't open")
+        elif says[0] == "whole":
+            _, path, write, offset, end, part = says
+            found.setdefault((header.volume, write, path, part), []).append((offset, end, header))
+        else:
+            for number, slot in enumerate(says[1]):
+                read = in_pack(keys, pieces, header, number, slot)
+                yield Found(header.volume, slot[3], header.written, f"{header.segment.hex()[:8]}.{number}", read, slot[4])
+    for (volume, write, path, part), parts in found.items():
+        written = max(header.written for _, _, header in parts)
+        yield Found(volume, path, written, write.hex()[:8], whole(keys, pieces, path, parts), part)
 
 
-def rescue(folders, root, target, tell):
+def objects(keys, pieces, tell):
+    """The same with the parts of each upload put together. A part may have been sent again: the last one counts."""
+    uploads = {}
+    for found in writes(keys, pieces, tell):
+        if found.part is None:
+            yield found
+            continue
+        upload, number = found.part
+        parts = uploads.setdefault((found.volume, found.name, upload), {})
+        if number not in parts or parts[number].written <= found.written:
+            parts[number] = found
+    for (volume, name, upload), parts in uploads.items():
+        read = (data for number in sorted(parts) for data in parts[number].read)
+        yield Found(volume, name, max(part.written for part in parts.values()), upload.hex()[:8], read)
+
+
+def rescue(folders, keys, target, tell):
     """Writes all that can be read into `target`: volume/NAME@TIME-ID, names percent-encoded."""
     good = 0
-    for found in objects(root, Pieces(folders).remember(), tell):
+    for found in objects(keys, Pieces(folders).remember(), tell):
         name = urllib.parse.quote(found.name, safe=" ")[:NAME_BYTES_MAX]
         path = target / str(found.volume) / f"{name}@{found.written}-{found.id}"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -76,8 +76,12 @@ def opened(key, nonce, sealed, data):
 
 def unwrapped(root, volume, segment, slot, wrapped):
     """The key of a segment (slot 0) or of an object in a pack (slot 1 + its place)."""
-    key = derive(
-        "abide 2026 segment wrap v1", volume_key(root, volume), segment, slot.to_bytes(4, "little"))
+    return unwrapped_by(volume_key(root, volume), segment, slot, wrapped)
+
+
+def unwrapped_by(wrapping, segment, slot, wrapped):
+    """The same by the key that wraps it: the volume's, or, in an end-to-end volume, the file's."""
+    key = derive("abide 2026 segment wrap v1", wrapping, segment, slot.to_bytes(4, "little"))
     plain = opened(key, counter(0), wrapped, None)
     if plain is None:
         raise Damaged(f"the key of segment {segment.hex()} doesn't open")

@@ -1,7 +1,9 @@
 """docs/formats/segments.md: from pieces to an object's bytes. What comes out was opened by a key."""
 
 import itertools
+import struct
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import rootkey
@@ -35,20 +37,59 @@ class Layout:
         return min(self.k * CELL, self.length - stripe * self.k * CELL)
 
 
+@dataclass
+class Header:
+    """What a piece says of itself."""
+
+    volume: int
+    segment: bytes
+    index: int
+    k: int
+    m: int
+    pack: int
+    cell: int
+    length: int
+    written: int
+    policy: int
+    group: int
+    wrapped: bytes
+    roots: bytes
+    fragment: bytes
+    owner: bytes  # none in version 1
+
+    def binding(self):
+        """What the envelope of a header of version 2 is sealed for (docs/formats/kit.md)."""
+        numbers = struct.pack(
+            "<I16sBBBQQHI", self.volume, self.segment, self.k, self.m, self.pack, self.length, self.written,
+            self.policy, self.group)
+        owner = b"\1" + self.owner if self.owner else b"\0"
+        return rootkey.derive("abide 2026 header binding v1", numbers, self.wrapped, self.roots, owner)
+
+
+def read_header(data):
+    """The header of a piece, version 1 or 2."""
+    fields = versioned(data, b"AbPH", "piece header", newest=2)
+    if fields.u64() != crc64(data[13:]):
+        raise Damaged("piece header: checksum mismatch")
+    volume, segment = fields.u32(), fields.raw(16)
+    index, k, m, pack = fields.u8(), fields.u8(), fields.u8(), fields.u8()
+    cell, length, written, policy, group = fields.u32(), fields.u64(), fields.u64(), fields.u16(), fields.u32()
+    wrapped, roots, fragment = fields.raw(48), fields.raw(32 * (k + m)), fields.bytes()
+    owner = fields.raw(32) if fields.version == 2 else b""
+    fields.end()
+    return Header(
+        volume, segment, index, k, m, pack, cell, length, written, policy, group, wrapped, roots, fragment, owner)
+
+
 def header_fits(piece, volume, segment, index, pack):
     """Whether a piece's own header says that it is this one, and the manifest's root stands behind it."""
     try:
-        fields = versioned(piece.header, b"AbPH", "piece header")
-        if fields.u64() != crc64(piece.header[13:]):
-            return False
-        found = fields.u32(), fields.raw(16), fields.u8(), fields.u8(), fields.u8(), fields.u8()
-        cell, length = fields.u32(), fields.u64()
-        fields.raw(8 + 2 + 4 + 48)
-        roots = fields.raw(32 * (segment.k + segment.m))
+        found = read_header(piece.header)
     except Damaged:
         return False
-    wanted = volume, segment.id, index, segment.k, segment.m, int(pack)
-    return found == wanted and (cell, length) == (CELL, segment.length) and blake3(roots) == segment.root
+    says = found.volume, found.segment, found.index, found.k, found.m, found.pack, found.cell, found.length
+    wanted = volume, segment.id, index, segment.k, segment.m, int(pack), CELL, segment.length
+    return says == wanted and blake3(found.roots) == segment.root
 
 
 class Source:

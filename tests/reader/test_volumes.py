@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import grants  # noqa: E402
 import kit  # noqa: E402
+import rescue  # noqa: E402
+import segments  # noqa: E402
 import volumes  # noqa: E402
 from fields import Damaged  # noqa: E402
 from rootkey import derive  # noqa: E402
@@ -84,14 +86,33 @@ def headers():
     whole, pack, binding, envelope, owner, _ = (bytes.fromhex(line) for line in fixture("kit/header-v2.txt"))
     part = (bytes([8] * 16), 3)
     assert kit.origin(whole) == ("whole", "a/ä", bytes([4] * 16), 5, 1, part)
-    assert kit.origin(pack) == ("pack", [(1, 5016, bytes([9] * 48), "b")])
+    assert kit.origin(pack) == ("pack", [(1, 5016, bytes([9] * 48), "b", part)])
     opened = kit.open_envelope(ROOT, binding, envelope)
     assert opened == ("whole", "shared/with us/a/ä", bytes([4] * 16), 5, 1, part)
     assert owner == volumes.public_key(ROOT)
     assert derive("abide 2026 volume check v1", ROOT)[:16] == volumes.check(ROOT)
 
 
+def piece_headers():
+    """Whole headers, of version 1 and 2."""
+    old, whole, pack = (bytes.fromhex(line) for line in fixture("client/header-v1.txt")[:3])
+    header = segments.read_header(old)
+    assert (header.volume, header.segment, header.index, header.k, header.m) == (7, bytes([3] * 16), 1, 2, 1)
+    assert (header.length, header.policy, header.group, header.fragment, header.owner) == (100_000, 1, 5, b"sealed", b"")
+    assert (whole[:5], pack[:5]) == (b"AbFr\x01",) * 2
+    path = "photos/ä.jpg"
+    wanted = [
+        ("whole", path, bytes([4] * 16), 1 << 26, rescue.LATER, None),
+        ("pack", [(10, 5000, bytes([9] * 48), "a/b", (bytes([8] * 16), 3))])]
+    for line, says in zip(fixture("client/header-v2.txt"), wanted):
+        header = segments.read_header(bytes.fromhex(line))
+        assert (header.owner, header.pack) == (volumes.public_key(ROOT), int(says[0] == "pack"))
+        assert rescue.origin(rescue.VolumeKeys(ROOT), header) == says
+        header.written += 1
+        assert rescue.origin(rescue.VolumeKeys(ROOT), header) is None
+
+
 if __name__ == "__main__":
-    for test in (keys, names, a_grant, a_kit, headers):
+    for test in (keys, names, a_grant, a_kit, headers, piece_headers):
         test()
         print(f"{test.__name__.replace('_', ' ')}: as the pages say")

@@ -5,6 +5,8 @@
 pub const CELL_BYTES: usize = 64 * 1024;
 /// Bytes that sealing adds to a cell: AES-GCM's tag.
 pub const SEAL_BYTES: usize = 16;
+/// Bytes that a client's sealing adds to what lies in the metadata of an end-to-end volume: salt and tag.
+pub const SEALED_BYTES_MORE: usize = 32;
 /// Plaintext bytes of a segment at the most: a piece of it is rebuilt in one go.
 pub const SEGMENT_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Objects up to this many bytes are kept in the metadata itself.

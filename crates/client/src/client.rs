@@ -16,13 +16,14 @@ use namespace::{Body, Command, Outcome, Part, Upload, UploadId, Version, Version
 use placement::GroupRow;
 use tokio::sync::mpsc;
 
+use crate::access::{Access, FolderPlace};
 use crate::compact::{self, Compacted};
 use crate::core::{Core, WRITE_MAX};
 use crate::drives::Drives;
 use crate::findings::{Finding, Teller};
 use crate::gather::Source;
 use crate::pack::{self, Item};
-use crate::read::ReadStream;
+use crate::read::{ReadStream, Reading};
 use crate::registry::{Registry, segments};
 use crate::repair::{Job, Rebuilt};
 use crate::run::Run;
@@ -32,6 +33,8 @@ use crate::{Error, recode, verify};
 
 /// Buckets that are remembered by name.
 const BUCKETS_KEPT_MAX: usize = 10_000;
+/// Folders of end-to-end volumes, of which each has packs of its own, that are remembered.
+const FOLDERS_MAX: usize = 64;
 
 /// A bucket as the catalog knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,9 @@ impl Bucket {
     }
 }
 
+/// Whose objects share packs: those of a volume that one folder's key seals.
+type Sharing = (VolumeId, Option<FolderPlace>);
+
 /// The store. Cheap to clone.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
@@ -70,7 +76,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     core: Arc<Core>,
     registry: Arc<Registry>,
-    packs: Mutex<BTreeMap<VolumeId, mpsc::Sender<Item>>>,
+    packs: Mutex<BTreeMap<Sharing, mpsc::Sender<Item>>>,
     buckets: RwLock<BTreeMap<String, Arc<Bucket>>>,
     /// Raised with every change of a bucket, so that a read that began before is not kept.
     buckets_epoch: AtomicU64,
@@ -78,18 +84,19 @@ struct Inner {
 }
 
 impl Client {
-    /// A client of the metadata shards and the drives. `drives` is kept up to date by the caller.
+    /// A client of the metadata shards and the drives. `drives` is kept up to date by the caller. Who uses end-to-end
+    /// volumes alone has no `keys`.
     pub fn new(
         env: Env,
         system: Arc<dyn Metadata>,
         volumes: Arc<dyn Volumes>,
         drives: Arc<Drives>,
-        keys: StoreKeys,
+        keys: impl Into<Option<StoreKeys>>,
     ) -> Self {
         let (teller, findings) = Teller::new();
         let system = Shard::new(env.clone(), system);
         Self(Arc::new(Inner {
-            core: Core::new(env, system, volumes, drives, keys, teller),
+            core: Core::new(env, system, volumes, drives, keys.into(), teller),
             registry: Arc::default(),
             packs: Mutex::default(),
             buckets: RwLock::default(),
@@ -163,7 +170,7 @@ impl Client {
         let gone = name.to_owned();
         let done = self.core().system.execute(move |view| catalog::delete_bucket(view, &gone, now)).await;
         self.forget_buckets();
-        self.0.packs.lock().unwrap_or_else(PoisonError::into_inner).remove(&bucket.volume);
+        self.0.packs.lock().unwrap_or_else(PoisonError::into_inner).retain(|(volume, _), _| *volume != bucket.volume);
         done.map(|_| ())
     }
 
@@ -425,18 +432,46 @@ impl Client {
 
     /// Takes an object's bytes; `len` if they are known.
     pub fn writer(&self, bucket: &Bucket, len: Option<u64>) -> Writer {
-        let volume = bucket.volume;
-        Writer::new(self.core().clone(), self.0.registry.clone(), self.packs(volume), volume, len)
+        self.writer_as(bucket, len, Access::Volume)
     }
 
-    pub(crate) fn packs(&self, volume: VolumeId) -> mpsc::Sender<Item> {
+    /// The same, by whose keys `access` says.
+    pub fn writer_as(&self, bucket: &Bucket, len: Option<u64>, access: Access) -> Writer {
+        let volume = bucket.volume;
+        let packs = self.packs(volume, &access);
+        Writer::new(self.core().clone(), self.0.registry.clone(), packs, volume, len, access)
+    }
+
+    pub(crate) fn packs(&self, volume: VolumeId, access: &Access) -> mpsc::Sender<Item> {
+        let place = match access {
+            Access::Volume => None,
+            Access::File { folder, .. } => Some(folder.place()),
+        };
+        let sharing = (volume, place);
         let mut packs = self.0.packs.lock().unwrap_or_else(PoisonError::into_inner);
-        packs.entry(volume).or_insert_with(|| pack::worker(self.core(), &self.0.registry, volume)).clone()
+        if sharing.1.is_some() && !packs.contains_key(&sharing) {
+            let folders = packs.keys().filter(|(_, place)| place.is_some()).count();
+            // A worker ends with the last writer that knows it.
+            packs.retain(|(_, place), _| place.is_none() || folders < FOLDERS_MAX);
+        }
+        packs.entry(sharing).or_insert_with(|| pack::worker(self.core(), &self.0.registry, volume)).clone()
     }
 
     /// The bytes of a version, which was read with its body.
     pub fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream, Error> {
-        ReadStream::new(self.core().clone(), bucket.volume, version.body.clone(), version.size, range)
+        self.read_as(bucket, version, range, &Access::Volume)
+    }
+
+    /// The same, by whose keys `access` says.
+    pub fn read_as(
+        &self,
+        bucket: &Bucket,
+        version: &Version,
+        range: Range<u64>,
+        access: &Access,
+    ) -> Result<ReadStream, Error> {
+        let reading = Reading::new(self.core(), bucket.volume, access)?;
+        ReadStream::new(reading, version.body.clone(), version.size, range)
     }
 }
 

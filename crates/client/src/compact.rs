@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 
 use base::{SegmentId, VolumeId};
+use kit::header::Origin;
 use namespace::rows::Owner;
 use namespace::{Body, Command, Slot, Span, Version, VersionId};
 use tokio::sync::oneshot;
 
+use crate::access::Access;
 use crate::client::Client;
+use crate::gather::Source;
 use crate::pack::Item;
-use crate::read::ReadStream;
-use crate::{Bucket, Error};
+use crate::read::{ReadStream, Reading};
+use crate::segment::Belonging;
+use crate::{Bucket, Error, verify};
 
 /// Rows read at a time.
 const PAGE: usize = 512;
@@ -30,7 +34,7 @@ pub struct Compacted {
 struct Lives {
     size: u64,
     body: Body,
-    name: String,
+    of: Belonging,
 }
 
 /// The slots' new places. What no version named by the end of the move is given back.
@@ -63,12 +67,14 @@ pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) 
             Owner::Version { key, version } => {
                 let Some(found) = version_of(client, volume, key.clone(), version).await? else { continue };
                 in_pack(&found.body, found.size, pack, &mut |slot, size, body| {
-                    slots.insert(slot.index, Lives { size, body: body.clone(), name: key.clone() });
+                    let of = Belonging { path: key.clone(), part: None };
+                    slots.insert(slot.index, Lives { size, body: body.clone(), of });
                 });
                 users.push(User { key, version, body: found.body });
             }
         }
     }
+    name_parts(client, volume, &mut slots).await?;
     let moved = Moved { client, bodies: rewrite(client, volume, &slots).await? };
     let bucket = Bucket::of_volume(volume);
     for User { key, version, body } in users {
@@ -122,6 +128,22 @@ async fn version_of(
     client.core().shard(volume).scan(None, read).await
 }
 
+/// Parts of uploads keep the upload, the number and the path that they were written for: only the old pack's header says
+/// them.
+async fn name_parts(client: &Client, volume: VolumeId, slots: &mut BTreeMap<u32, Lives>) -> Result<(), Error> {
+    let Some(Body::Packed(segment, _)) = slots.values().next().map(|lives| lives.body.clone()) else { return Ok(()) };
+    let source = Source::open(client.core(), volume, segment, true).await?;
+    let Some(header) = verify::trusted(&source).await else { return Ok(()) };
+    // What doesn't open stays under its version's name.
+    let Ok(Origin::Pack(written)) = header.origin(&client.core().volume_key(volume)?) else { return Ok(()) };
+    for (index, slot) in written.into_iter().enumerate().filter(|(_, slot)| slot.part.is_some()) {
+        if let Some(lives) = slots.get_mut(&(index as u32)) {
+            lives.of = Belonging { path: slot.path, part: slot.part };
+        }
+    }
+    Ok(())
+}
+
 /// Calls `each` for the parts of a body that lie in the pack.
 fn in_pack(body: &Body, size: u64, pack: SegmentId, each: &mut impl FnMut(&Slot, u64, &Body)) {
     match body {
@@ -138,15 +160,17 @@ async fn rewrite(
     slots: &BTreeMap<u32, Lives>,
 ) -> Result<BTreeMap<u32, Body>, Error> {
     let mut answers = Vec::new();
-    let packs = client.packs(volume);
-    for (index, Lives { size, body, name }) in slots {
-        let mut stream = ReadStream::new(client.core().clone(), volume, body.clone(), *size, 0..*size)?;
+    let packs = client.packs(volume, &Access::Volume);
+    for (index, Lives { size, body, of }) in slots {
+        let reading = Reading::new(client.core(), volume, &Access::Volume)?;
+        let mut stream = ReadStream::new(reading, body.clone(), *size, 0..*size)?;
         let mut parts = Vec::new();
         while let Some(bytes) = stream.next().await {
             parts.push(bytes?);
         }
         let (reply, answer) = oneshot::channel();
-        let item = Item { parts, len: *size as usize, name: name.clone(), reply };
+        let sealer = Access::Volume.sealer(client.core(), volume)?;
+        let item = Item { parts, len: *size as usize, of: of.clone(), sealer, reply };
         packs.send(item).await.map_err(|_| Error::Cut(env::Cut))?;
         answers.push((*index, answer));
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use base::{DriveId, GroupId, Kind, PieceId, PolicyId, SegmentId, VolumeId};
-use crypt::{StoreKeys, VolumeKey};
+use crypt::{StoreKeys, VolumeKey, VolumeRoot};
 use env::Env;
 use namespace::Command;
 use namespace::read::missing_note;
@@ -16,6 +16,7 @@ use namespace::work::Work;
 use placement::GroupRow;
 
 use crate::Error;
+use crate::access::Folder;
 use crate::ahead::Budget;
 use crate::drives::Drives;
 use crate::findings::Teller;
@@ -29,13 +30,18 @@ pub(crate) const READ_MAX: Duration = Duration::from_secs(30);
 pub(crate) const WRITE_MAX: Duration = Duration::from_secs(60);
 /// Late pieces that a drive may have before it gets no new ones for a while: they hold memory.
 const LATE_PIECES_MAX: u32 = 8;
+/// Volumes whose public keys are remembered.
+const FOLDERS_KEPT_MAX: usize = 10_000;
 
 pub(crate) struct Core {
     pub env: Env,
     pub system: Shard,
     volumes: Arc<dyn Volumes>,
     pub drives: Arc<Drives>,
-    pub keys: StoreKeys,
+    /// The store's; who has volumes' keys from elsewhere has none.
+    keys: Option<StoreKeys>,
+    /// What seals headers of volumes whose keys the store has.
+    folders: Mutex<BTreeMap<VolumeId, Arc<Folder>>>,
     pub teller: Teller,
     pub settings: Settings,
     /// What streams read ahead.
@@ -54,7 +60,7 @@ impl Core {
         system: Shard,
         volumes: Arc<dyn Volumes>,
         drives: Arc<Drives>,
-        keys: StoreKeys,
+        keys: Option<StoreKeys>,
         teller: Teller,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -63,6 +69,7 @@ impl Core {
             volumes,
             drives,
             keys,
+            folders: Mutex::default(),
             teller,
             settings: Settings::default(),
             ahead: Arc::default(),
@@ -78,8 +85,25 @@ impl Core {
         Shard::new(self.env.clone(), self.volumes.of(volume))
     }
 
-    pub fn volume_key(&self, volume: VolumeId) -> VolumeKey {
-        self.keys.volume_key(volume)
+    /// The key of a volume of which the store has it.
+    pub fn volume_key(&self, volume: VolumeId) -> Result<VolumeKey, Error> {
+        let what = "there are no keys of the store's volumes here: only a file's own key opens anything";
+        self.keys.as_ref().map(|keys| keys.volume_key(volume)).ok_or(Error::Invalid { what })
+    }
+
+    /// What seals headers of the volume's pieces. Kept: its public key takes longer than all else that a header does.
+    pub fn folder(&self, volume: VolumeId) -> Result<Arc<Folder>, Error> {
+        let kept = |folders: &BTreeMap<VolumeId, Arc<Folder>>| folders.get(&volume).cloned();
+        if let Some(folder) = kept(&self.folders.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(folder);
+        }
+        let folder = Arc::new(Folder::of_root(&VolumeRoot::of(&self.volume_key(volume)?)));
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.len() >= FOLDERS_KEPT_MAX {
+            folders.clear();
+        }
+        folders.insert(volume, folder.clone());
+        Ok(folder)
     }
 
     /// Policies and groups changed: load them anew when next needed.

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::{Instant, Kind, Kinded, PieceId, VolumeId};
+use base::{DriveId, Instant, Kind, Kinded, PieceId, VolumeId};
 use bytes::Bytes;
 use env::BoxFuture;
 use erasure::Code;
@@ -43,9 +43,26 @@ pub(crate) struct Source {
     pub volume: VolumeId,
     pub segment: SegmentRef,
     pub layout: Layout,
-    pub group: Arc<GroupRow>,
-    /// Pieces whose bytes proved wrong.
-    bad: Mutex<BTreeSet<usize>>,
+    places: Places,
+    /// Pieces whose bytes proved wrong, and whose they were.
+    bad: Mutex<Bad>,
+}
+
+/// Wrong bytes of pieces, by the drive that served them.
+pub(crate) type Bad = BTreeSet<(usize, DriveId)>;
+
+/// Who may have a segment's pieces.
+enum Places {
+    /// As its group's row says.
+    Group(Arc<GroupRow>),
+    /// As a kit or a rescue says.
+    Known(Arc<Known>),
+}
+
+/// Who has which piece of a segment, as somebody knows without any metadata.
+pub(crate) struct Known {
+    /// By piece; any number of them.
+    pub holders: Vec<Vec<DriveId>>,
 }
 
 /// Cells of one piece.
@@ -54,16 +71,16 @@ pub(crate) struct Cells {
     pub piece: usize,
     /// Whose bytes they are: of copies any of them.
     pub from: usize,
+    /// Who served them; nobody: they were decoded.
+    pub by: Option<DriveId>,
     pub stripes: Range<u64>,
     pub bytes: Bytes,
-    /// Computed from others.
-    pub decoded: bool,
 }
 
 /// A timer, and when it is over.
 type Patience = (BoxFuture<'static, ()>, Instant);
 
-type Answer = (usize, Range<u64>, Result<Bytes, Fault>);
+type Answer = (usize, Range<u64>, Result<(Bytes, DriveId), Fault>);
 
 impl Source {
     pub async fn open(core: &Arc<Core>, volume: VolumeId, segment: SegmentRef, pack: bool) -> Result<Arc<Self>, Error> {
@@ -72,22 +89,66 @@ impl Source {
         if group.members.len() < usize::from(segment.k) + usize::from(segment.m) {
             return Err(Error::Namespace(namespace::Error::Broken { what: "a group has fewer drives than pieces" }));
         }
-        Ok(Arc::new(Self { core: core.clone(), volume, segment, layout, group, bad: Mutex::default() }))
+        let (core, places, bad) = (core.clone(), Places::Group(group), Mutex::default());
+        Ok(Arc::new(Self { core, volume, segment, layout, places, bad }))
+    }
+
+    /// A segment of which it is known who has its pieces.
+    pub fn known(core: &Arc<Core>, volume: VolumeId, segment: SegmentRef, pack: bool, known: Arc<Known>) -> Arc<Self> {
+        let layout = if pack { Layout::pack(segment.k, segment.len) } else { Layout::sealed(segment.k, segment.len) };
+        let (core, places, bad) = (core.clone(), Places::Known(known), Mutex::default());
+        Arc::new(Self { core, volume, segment, layout, places, bad })
     }
 
     /// The same segment where its group is by now, if that moved on since: else the error stands.
     pub async fn elsewhere(&self, error: Error) -> Result<Arc<Self>, Error> {
-        if !matches!(error, Error::TooFewPieces { .. }) {
-            return Err(error);
-        }
+        let (Error::TooFewPieces { .. }, Places::Group(before)) = (&error, &self.places) else { return Err(error) };
         self.core.forget_map();
         let group = self.core.group(self.segment.policy, self.segment.group).await?;
-        if group == self.group {
+        if group == *before {
             return Err(error);
         }
         let (core, volume, segment) = (self.core.clone(), self.volume, self.segment.clone());
-        let (layout, bad) = (self.layout, Mutex::default());
-        Ok(Arc::new(Self { core, volume, segment, layout, group, bad }))
+        let (layout, places, bad) = (self.layout, Places::Group(group), Mutex::default());
+        Ok(Arc::new(Self { core, volume, segment, layout, places, bad }))
+    }
+
+    /// All drives that may have the piece, the likeliest first.
+    pub fn everyone(&self, index: usize) -> Vec<DriveId> {
+        match &self.places {
+            Places::Group(row) => row.holders(index).collect(),
+            Places::Known(known) => known.holders.get(index).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// The drives to ask for the piece: those whose bytes of it proved wrong don't count.
+    pub fn holders(&self, index: usize) -> Vec<DriveId> {
+        let mut drives = self.everyone(index);
+        let bad = self.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        drives.retain(|drive| !bad.contains(&(index, *drive)));
+        drop(bad);
+        // A group's row knows better than what was noticed of a drive.
+        if matches!(self.places, Places::Known(_)) && drives.len() > 1 {
+            drives.sort_by_key(|drive| self.core.drives.ask_last(*drive));
+        }
+        drives
+    }
+
+    fn first(&self, index: usize) -> Option<DriveId> {
+        self.holders(index).first().copied()
+    }
+
+    /// Whether all who have the piece proved wrong.
+    fn is_bad(&self, index: usize) -> bool {
+        !self.bad().is_empty() && self.holders(index).is_empty() && !self.everyone(index).is_empty()
+    }
+
+    /// Whether a header is of this segment, by its root. Kits know the beginning of it.
+    pub fn has_root(&self, root: &[u8; 32]) -> bool {
+        match self.places {
+            Places::Group(_) => *root == self.segment.root,
+            Places::Known(_) => root[..8] == self.segment.root[..8],
+        }
     }
 
     pub fn n(&self) -> usize {
@@ -98,31 +159,34 @@ impl Source {
         PieceId { segment: self.segment.id, index: index as u8 }
     }
 
-    /// The piece's bytes are wrong: they are never used again, and somebody is told.
-    pub fn mark_bad(&self, index: usize) {
-        if self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(index) {
-            self.tell(index, Fault::Damaged);
+    /// The bytes of the piece that a drive served are wrong: they are never used again, and somebody is told.
+    pub fn mark_bad(&self, index: usize, by: DriveId) {
+        if self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert((index, by)) {
+            self.tell(index, Some(by), Fault::Damaged);
+            // What serves wrong bytes of one segment may do so of others.
+            if matches!(self.places, Places::Known(_)) {
+                self.core.drives.suspect(by);
+            }
         }
     }
 
-    pub fn bad(&self) -> BTreeSet<usize> {
+    pub fn bad(&self) -> Bad {
         self.bad.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn tell(&self, index: usize, fault: Fault) {
+    fn tell(&self, index: usize, drive: Option<DriveId>, fault: Fault) {
         let (policy, group) = (self.segment.policy, self.segment.group);
-        let drive = self.group.holders(index).next();
         self.core.teller.tell(Finding { volume: self.volume, policy, group, piece: self.piece(index), drive, fault });
     }
 
     /// Whether others should be asked before this piece.
     fn ask_last(&self, index: usize) -> bool {
-        self.group.holders(index).all(|drive| self.core.drives.ask_last(drive))
+        self.holders(index).into_iter().all(|drive| self.core.drives.ask_last(drive))
     }
 
     /// To the farthest of as many holders as must be asked.
     pub fn round_trip(&self) -> Duration {
-        let drives = (0..self.n()).filter_map(|index| self.group.holders(index).next());
+        let drives = (0..self.n()).filter_map(|index| self.first(index));
         let mut trips: Vec<_> = drives.map(|drive| self.core.drives.round_trip(drive)).collect();
         trips.sort_unstable();
         trips.get(self.layout.k() - 1).copied().unwrap_or_default()
@@ -130,7 +194,7 @@ impl Source {
 
     /// How far away the piece is, in steps of a factor of two; all of a local network count as one.
     fn distance(&self, index: usize) -> u32 {
-        let here = self.group.holders(index).filter_map(|drive| self.core.drives.get(drive));
+        let here = self.holders(index).into_iter().filter_map(|drive| self.core.drives.get(drive));
         match here.map(|holder| holder.round_trip()).min() {
             Some(Duration::ZERO) => 0,
             Some(trip) => trip.max(LAN).as_micros().ilog2(),
@@ -141,9 +205,7 @@ impl Source {
     /// Tries the piece's drive if it is slow and that is due, so that its recovery is noticed. Nobody
     /// waits for it.
     fn probe(self: &Arc<Self>, index: usize) {
-        let Some(drive) = self.group.holders(index).next().filter(|drive| self.core.drives.probe(*drive)) else {
-            return;
-        };
+        let Some(drive) = self.first(index).filter(|drive| self.core.drives.probe(*drive)) else { return };
         let this = self.clone();
         self.core.env.spawn("try a slow drive", async move {
             let range = this.layout.piece_range(0..1);
@@ -152,37 +214,47 @@ impl Source {
         });
     }
 
-    /// Bytes of a piece's body from whichever of its drives has them.
-    pub async fn read(&self, index: usize, range: Range<u64>) -> Result<Bytes, Fault> {
-        let (mut fault, mut asked) = (Fault::Missing, false);
-        for drive in self.group.holders(index) {
-            let Some(holder) = self.core.drives.get(drive) else { continue };
-            asked = true;
-            let began = self.core.env.clock.now();
-            let piece = self.piece(index);
-            let read = holder.read(piece, range.start, range.end - range.start);
-            match self.core.within(READ_MAX, piece, read).await {
-                Ok(bytes) if bytes.len() as u64 == range.end - range.start => {
-                    let took = self.core.env.clock.now().since(began);
-                    self.core.drives.note_read(drive, bytes.len() as u64, took);
-                    return Ok(bytes);
-                }
-                Ok(_) => fault = fault.max(Fault::Damaged),
-                Err(error) => {
-                    tracing::debug!(%drive, %piece, %error, "a piece could not be read");
-                    fault = fault.max(match error.kind() {
-                        Kind::Missing => Fault::Missing,
-                        Kind::Damaged | Kind::Invalid => Fault::Damaged,
-                        _ => Fault::Failed,
-                    });
+    /// Bytes of a piece's body from whichever of its drives has them, and which that was.
+    pub async fn read(&self, index: usize, range: Range<u64>) -> Result<(Bytes, DriveId), Fault> {
+        let (mut fault, mut asked) = (Fault::Missing, None);
+        for drive in self.holders(index) {
+            match self.read_from(index, drive, range.clone()).await {
+                Ok(bytes) => return Ok((bytes, drive)),
+                Err(None) => {}
+                Err(Some(found)) => {
+                    fault = fault.max(found);
+                    asked = asked.or(Some(drive));
                 }
             }
         }
         // That a whole drive is gone, the node knows.
-        if asked {
-            self.tell(index, fault);
+        if asked.is_some() {
+            self.tell(index, asked, fault);
         }
         Err(fault)
+    }
+
+    /// The same from one drive; no fault: it isn't there.
+    pub async fn read_from(&self, index: usize, drive: DriveId, range: Range<u64>) -> Result<Bytes, Option<Fault>> {
+        let holder = self.core.drives.get(drive).ok_or(None)?;
+        let (piece, began) = (self.piece(index), self.core.env.clock.now());
+        let read = holder.read(piece, range.start, range.end - range.start);
+        match self.core.within(READ_MAX, piece, read).await {
+            Ok(bytes) if bytes.len() as u64 == range.end - range.start => {
+                let took = self.core.env.clock.now().since(began);
+                self.core.drives.note_read(drive, bytes.len() as u64, took);
+                Ok(bytes)
+            }
+            Ok(_) => Err(Some(Fault::Damaged)),
+            Err(error) => {
+                tracing::debug!(%drive, %piece, %error, "a piece could not be read");
+                Err(Some(match error.kind() {
+                    Kind::Missing => Fault::Missing,
+                    Kind::Damaged | Kind::Invalid => Fault::Damaged,
+                    _ => Fault::Failed,
+                }))
+            }
+        }
     }
 
     fn ask(self: &Arc<Self>, index: usize, stripes: Range<u64>) -> BoxFuture<'static, Answer> {
@@ -212,6 +284,14 @@ fn hull(a: &Range<u64>, b: &Range<u64>) -> Range<u64> {
     }
 }
 
+/// Bytes that came.
+#[derive(Clone)]
+struct Have {
+    stripes: Range<u64>,
+    bytes: Bytes,
+    by: DriveId,
+}
+
 /// One piece in one read.
 #[derive(Clone)]
 struct Asked {
@@ -220,7 +300,7 @@ struct Asked {
     open: Option<Range<u64>>,
     /// When that is called slow.
     due: Instant,
-    have: Vec<(Range<u64>, Bytes)>,
+    have: Vec<Have>,
     slow: bool,
     failed: bool,
 }
@@ -234,8 +314,8 @@ impl Asked {
         self.open.is_some() && !self.slow
     }
 
-    fn has(&self, stripes: &Range<u64>) -> Option<&(Range<u64>, Bytes)> {
-        self.have.iter().find(|(have, _)| covers(have, stripes))
+    fn has(&self, stripes: &Range<u64>) -> Option<&Have> {
+        self.have.iter().find(|have| covers(&have.stripes, stripes))
     }
 
     fn satisfied(&self) -> bool {
@@ -254,7 +334,6 @@ struct Gather<'a> {
 
 /// The wanted cells of each data piece, decoded where they must be.
 pub(crate) async fn gather(source: &Arc<Source>, wanted: &[Range<u64>], place: &Place) -> Result<Vec<Cells>, Error> {
-    let bad = source.bad();
     let pieces = (0..source.n()).map(|index| {
         let wanted = wanted.get(index).cloned().unwrap_or_default();
         // Not asked at first: slow in advance.
@@ -262,7 +341,7 @@ pub(crate) async fn gather(source: &Arc<Source>, wanted: &[Range<u64>], place: &
         if slow && place.is_first() {
             source.probe(index);
         }
-        Asked::new(wanted, slow, bad.contains(&index))
+        Asked::new(wanted, slow, source.is_bad(index))
     });
     let mut pieces: Vec<Asked> = pieces.collect();
     let mut order: Vec<(u32, usize)> = (0..source.n()).map(|index| (source.distance(index), index)).collect();
@@ -339,7 +418,7 @@ impl Gather<'_> {
                 piece.open = None;
             }
             match bytes {
-                Ok(bytes) => piece.have.push((stripes, bytes)),
+                Ok((bytes, by)) => piece.have.push(Have { stripes, bytes, by }),
                 Err(_) => piece.failed = true,
             }
             self.ask_others()?;
@@ -360,7 +439,7 @@ impl Gather<'_> {
         let is_first = self.place.is_first();
         for (index, piece) in self.pieces.iter_mut().enumerate() {
             let Some(open) = piece.open.as_ref().filter(|_| !piece.slow && piece.due <= now) else { continue };
-            let Some(drive) = self.source.group.holders(index).next() else { continue };
+            let Some(drive) = self.source.first(index) else { continue };
             let bytes = bytes_of(&self.source.layout, open);
             if is_first {
                 core.drives.note_late(drive, bytes);
@@ -375,7 +454,7 @@ impl Gather<'_> {
     fn ask(&mut self, index: usize, stripes: Range<u64>) {
         let (source, core) = (&self.source, &self.source.core);
         let bytes = bytes_of(&source.layout, &stripes);
-        let patience = source.group.holders(index).next().map(|drive| core.drives.hedge_after(drive, bytes));
+        let patience = source.first(index).map(|drive| core.drives.hedge_after(drive, bytes));
         self.pieces[index].due = core.env.clock.now() + patience.unwrap_or_default();
         self.pieces[index].open = Some(stripes.clone());
         self.flying.push(source.ask(index, stripes));
@@ -440,39 +519,40 @@ impl Gather<'_> {
             let wanted = self.pieces.iter().map(|piece| &piece.wanted).find(|wanted| !wanted.is_empty());
             let Some(stripes) = wanted.cloned() else { return Ok(Vec::new()) };
             let cells = self.pieces.iter().enumerate().find_map(|(from, piece)| {
-                let (have, bytes) = piece.has(&stripes)?;
-                let bytes = part(&layout, have, bytes, &stripes);
-                Some(Cells { piece: 0, from, stripes: stripes.clone(), bytes, decoded: false })
+                let have = piece.has(&stripes)?;
+                let bytes = part(&layout, &have.stripes, &have.bytes, &stripes);
+                Some(Cells { piece: 0, from, by: Some(have.by), stripes: stripes.clone(), bytes })
             });
             return Ok(cells.into_iter().collect());
         }
         let must_decode = self.pieces.iter().any(|asked| !asked.satisfied());
         let mut cells = Vec::with_capacity(k);
         // Wanted cells that are among those that decoding takes, or gives.
-        let mut among = Vec::new();
+        let mut among: Vec<Among> = Vec::new();
         let mut given: Vec<Option<Bytes>> = vec![None; self.source.n()];
         let mut count = 0;
         for (piece, mut asked) in self.pieces.into_iter().enumerate() {
             let stripes = asked.wanted.clone();
             if must_decode
                 && count < k
-                && let Some(at) = asked.have.iter().position(|(have, _)| covers(have, &lost))
+                && let Some(at) = asked.have.iter().position(|have| covers(&have.stripes, &lost))
             {
                 // Moved, so that the bytes have one owner and needn't be copied.
-                let (have, bytes) = asked.have.swap_remove(at);
+                let Have { stripes: have, bytes, by } = asked.have.swap_remove(at);
+                let by = Some(by);
                 if !stripes.is_empty() && !covers(&lost, &stripes) {
                     let bytes = part(&layout, &have, &bytes, &stripes);
-                    cells.push(Cells { piece, from: piece, stripes, bytes, decoded: false });
+                    cells.push(Cells { piece, from: piece, by, stripes, bytes });
                 } else if !stripes.is_empty() {
-                    among.push((piece, stripes, false));
+                    among.push((piece, stripes, by));
                 }
                 given[piece] = Some(part(&layout, &have, &bytes, &lost));
                 count += 1;
-            } else if let Some((have, bytes)) = asked.has(&stripes).filter(|_| !stripes.is_empty()) {
-                let bytes = part(&layout, have, bytes, &stripes);
-                cells.push(Cells { piece, from: piece, stripes, bytes, decoded: false });
+            } else if let Some(have) = asked.has(&stripes).filter(|_| !stripes.is_empty()) {
+                let (bytes, by) = (part(&layout, &have.stripes, &have.bytes, &stripes), Some(have.by));
+                cells.push(Cells { piece, from: piece, by, stripes, bytes });
             } else if !stripes.is_empty() {
-                among.push((piece, stripes, true));
+                among.push((piece, stripes, None));
             }
         }
         if must_decode {
@@ -486,20 +566,23 @@ impl Gather<'_> {
     }
 }
 
+/// A piece's wanted stripes among those that decoding takes or gives, and who gave them.
+type Among = (usize, Range<u64>, Option<DriveId>);
+
 /// Decodes the data pieces' cells of the stripes `lost` from those `given`, and cuts out those `among`
-/// them that are wanted: piece, stripes, and whether the piece was not given.
+/// them that are wanted.
 fn decode(
     code: &Code,
     layout: Layout,
     given: Vec<Option<Bytes>>,
     lost: Range<u64>,
-    among: Vec<(usize, Range<u64>, bool)>,
+    among: Vec<Among>,
 ) -> Result<Vec<Cells>, Error> {
     let mut given: Vec<Option<Vec<u8>>> = given.into_iter().map(|bytes| bytes.map(Vec::from)).collect();
     code.reconstruct(&mut given, true)?;
-    let cut = |(piece, stripes, decoded): (usize, Range<u64>, bool)| {
+    let cut = |(piece, stripes, by): Among| {
         let bytes = Bytes::from(given[piece].take().unwrap_or_default());
-        Cells { piece, from: piece, bytes: part(&layout, &lost, &bytes, &stripes), stripes, decoded }
+        Cells { piece, from: piece, by, bytes: part(&layout, &lost, &bytes, &stripes), stripes }
     };
     Ok(among.into_iter().map(cut).collect())
 }

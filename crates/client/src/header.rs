@@ -1,17 +1,23 @@
 //! What every piece says of itself, so that pieces alone can be understood: by a repairer without a
-//! key, by a rescuer with the root key and nothing else. docs/formats/segments.md has every byte.
+//! key, by a rescuer with the volume's root and nothing else. docs/formats/segments.md has every byte.
+//!
+//! Version 2 names the volume's public key, and its fragment is a [`kit::header::Envelope`], bound to all that the
+//! header says. Version 1 has neither: it is still read, and never written anew but by who copies a piece.
 
 use base::limits::{CELL_BYTES, CODE_PIECES_MAX, SEGMENT_BYTES_MAX};
-use base::{GroupId, PolicyId, SegmentId, VolumeId, Wall};
+use base::{GroupId, NodeId, PolicyId, SegmentId, VolumeId, Wall};
 use codec::{Error, Reader, Versioned, Writer};
-use crypt::{VolumeKey, WRAPPED_BYTES};
+use crypt::{PublicKey, VolumeKey, VolumeRoot, WRAPPED_BYTES};
+use kit::header::{End, Envelope, Facts, OWNED, Origin, PackSlot, read_owner, write_owner};
+use kit::rescue::{Found, Told};
 
+use crate::access::Folder;
 use crate::layout::Layout;
 
 /// Bytes of a sealed fragment at the most: the slot table of a full pack.
 pub const FRAGMENT_BYTES_MAX: usize = 512 * 1024;
 /// Slots of a pack at the most.
-pub const SLOTS_MAX: usize = 256;
+pub const SLOTS_MAX: usize = kit::header::SLOTS_MAX;
 
 /// The header of one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +46,11 @@ pub struct PieceHeader {
     pub wrapped_key: [u8; WRAPPED_BYTES],
     /// BLAKE3 of each of the k + m pieces' bodies.
     pub roots: Vec<[u8; 32]>,
-    /// A [`Fragment`], sealed under the volume's key; associated data is the segment id.
+    /// What the segment is part of, sealed: an [`Envelope`] of an [`Origin`]. Of a header without owner it is
+    /// the fragment of version 1, sealed under the volume's key; associated data is the segment id.
     pub fragment: Vec<u8>,
+    /// The volume's public key: whose tickets open the piece. Headers of version 1 have none.
+    pub owner: Option<PublicKey>,
 }
 
 impl PieceHeader {
@@ -59,6 +68,54 @@ impl PieceHeader {
     pub fn at(&self, index: u8) -> Self {
         Self { index, ..self.clone() }
     }
+
+    /// What the headers of all pieces of the segment say alike, but the fragment.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            volume: self.volume,
+            segment: self.segment,
+            k: self.k,
+            m: self.m,
+            pack: self.pack,
+            len: self.len,
+            written: self.written,
+            policy: self.policy,
+            group: self.group,
+            wrapped_key: self.wrapped_key,
+            roots: self.roots.clone(),
+            owner: self.owner,
+        }
+    }
+
+    /// Everything else in the header is known: seals the origin for it. `salt` is random.
+    pub(crate) fn seal(&mut self, folder: &Folder, salt: [u8; 16], origin: &Origin) {
+        self.owner = Some(folder.owner());
+        let envelope = Envelope::seal(folder.key(), folder.anchor().clone(), &self.facts(), salt, origin);
+        self.fragment = envelope.encode();
+    }
+
+    /// What it says of where its segment belongs. `key`, the volume's, opens headers of version 1; `None` if one is
+    /// needed and doesn't open it.
+    pub fn told(&self, key: Option<&VolumeKey>) -> Option<Told> {
+        match self.owner {
+            Some(_) => Some(Told::Sealed(self.fragment.clone())),
+            None => fragment_v1(key?, self.segment, &self.fragment).ok().map(Told::Opened),
+        }
+    }
+
+    /// What it was written for, by who has the key of a volume that the store has keys of.
+    pub(crate) fn origin(&self, key: &VolumeKey) -> Result<Origin, crate::Error> {
+        if self.owner.is_none() {
+            return fragment_v1(key, self.segment, &self.fragment);
+        }
+        let opened = Envelope::decode(&self.fragment)?.open(&VolumeRoot::of(key), &self.facts());
+        opened.map_err(|_| crate::Error::Damaged { what: "what a piece's header says of its segment" })
+    }
+
+    /// The piece as a rescue takes it; `at` is the node that has it, `key` as for [`PieceHeader::told`].
+    pub fn found(&self, at: NodeId, key: Option<&VolumeKey>) -> Option<Found> {
+        Some(Found { facts: self.facts(), index: self.index, told: self.told(key)?, at })
+    }
 }
 
 /// BLAKE3 of the pieces' roots, in order.
@@ -69,7 +126,15 @@ pub fn segment_root(roots: &[[u8; 32]]) -> [u8; 32] {
 impl Versioned for PieceHeader {
     const NAME: &'static str = "piece header";
     const MARK: [u8; 4] = *b"AbPH";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = OWNED;
+
+    /// In the version that it was read in: what is copied stays as it is.
+    fn encode(&self) -> Vec<u8> {
+        let mut to = Writer::new();
+        to.raw(&Self::MARK).u8(if self.owner.is_some() { OWNED } else { 1 });
+        self.encode_body(&mut to);
+        to.finish()
+    }
 
     fn encode_body(&self, to: &mut Writer) {
         let mut body = Writer::new();
@@ -87,11 +152,14 @@ impl Versioned for PieceHeader {
             .raw(&self.wrapped_key)
             .raw(self.roots.as_flattened())
             .bytes(&self.fragment);
+        if let Some(owner) = &self.owner {
+            write_owner(&mut body, owner);
+        }
         let body = body.finish();
         to.u64(codec::crc64(&body)).raw(&body);
     }
 
-    fn decode_body(_version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
         let crc = from.u64("header checksum")?;
         let body = from.raw("header", from.left())?;
         if codec::crc64(body) != crc {
@@ -124,54 +192,49 @@ impl Versioned for PieceHeader {
         let wrapped_key = from.array("wrapped key")?;
         let roots = (0..n).map(|_| from.array("piece root")).collect::<Result<_, _>>()?;
         let fragment = from.bytes("fragment", FRAGMENT_BYTES_MAX)?.to_vec();
+        let owner = read_owner(version, &mut from)?;
         from.end(Self::NAME)?;
-        Ok(Self { volume, segment, index, k, m, pack, len, written, policy, group, wrapped_key, roots, fragment })
+        Ok(Self {
+            volume,
+            segment,
+            index,
+            k,
+            m,
+            pack,
+            len,
+            written,
+            policy,
+            group,
+            wrapped_key,
+            roots,
+            fragment,
+            owner,
+        })
     }
 }
 
-/// What a segment is part of, for a rescue without metadata. Only holders of the volume's key read it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fragment {
-    /// A segment of one object.
-    Whole {
-        /// The same random number in all segments that were written in one go.
-        write: [u8; 16],
-        /// The key that it was written for; empty if that wasn't told.
-        name: String,
-        /// Where the segment begins in the written bytes.
-        offset: u64,
-    },
-    /// A pack.
-    Pack(Vec<PackSlot>),
+/// Opens the fragment of a header of version 1.
+fn fragment_v1(key: &VolumeKey, segment: SegmentId, sealed: &[u8]) -> Result<Origin, crate::Error> {
+    Ok(FragmentV1::decode(&key.open_blob(&segment.0, sealed)?)?.0)
 }
 
-/// One object in a pack.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PackSlot {
-    /// First byte in the pack.
-    pub offset: u32,
-    /// Bytes there, sealed.
-    pub len: u32,
-    /// The object's key, wrapped for slot 1 + its place in this table.
-    pub wrapped_key: [u8; WRAPPED_BYTES],
-    /// The key that it was written for; empty if that wasn't told.
-    pub name: String,
-}
+/// The form that was an origin's in headers of version 1: it didn't say where an object ends, nor which part it is.
+struct FragmentV1(Origin);
 
-impl Versioned for Fragment {
+impl Versioned for FragmentV1 {
     const NAME: &'static str = "manifest fragment";
     const MARK: [u8; 4] = *b"AbFr";
     const VERSION: u8 = 1;
 
     fn encode_body(&self, to: &mut Writer) {
-        match self {
-            Fragment::Whole { write, name, offset } => {
-                to.u8(0).raw(write).u64(*offset).str(name);
+        match &self.0 {
+            Origin::Whole { write, path, offset, .. } => {
+                to.u8(0).raw(write).u64(*offset).str(path);
             }
-            Fragment::Pack(slots) => {
+            Origin::Pack(slots) => {
                 to.u8(1).u32(slots.len() as u32);
                 for slot in slots {
-                    to.u32(slot.offset).u32(slot.len).raw(&slot.wrapped_key).str(&slot.name);
+                    to.u32(slot.offset).u32(slot.len).raw(&slot.wrapped_key).str(&slot.path);
                 }
             }
         }
@@ -181,43 +244,30 @@ impl Versioned for Fragment {
         let name = |from: &mut Reader<'_>| Ok(from.str("name", base::limits::KEY_BYTES_MAX)?.to_owned());
         match from.u8("fragment kind")? {
             0 => {
-                let write = from.array("write")?;
-                let offset = from.u64("offset")?;
-                Ok(Fragment::Whole { write, offset, name: name(from)? })
+                let (write, offset) = (from.array("write")?, from.u64("offset")?);
+                Ok(Self(Origin::Whole { write, path: name(from)?, offset, end: End::Unknown, part: None }))
             }
             1 => {
                 let count = from.u32("slots")? as usize;
                 if count > SLOTS_MAX {
                     return Err(Error::TooLong { what: "slots", len: count, max: SLOTS_MAX });
                 }
-                let mut slots = Vec::with_capacity(count);
-                for _ in 0..count {
+                let slot = |from: &mut Reader<'_>| {
                     let (offset, len) = (from.u32("slot offset")?, from.u32("slot length")?);
                     let wrapped_key = from.array("slot key")?;
-                    slots.push(PackSlot { offset, len, wrapped_key, name: name(from)? });
-                }
-                Ok(Fragment::Pack(slots))
+                    Ok(PackSlot { offset, len, wrapped_key, path: name(from)?, part: None })
+                };
+                Ok(Self(Origin::Pack((0..count).map(|_| slot(from)).collect::<Result<_, Error>>()?)))
             }
             value => Err(Error::Value { what: "fragment kind", value: value.into() }),
         }
     }
 }
 
-impl Fragment {
-    /// Seals it for the header of a segment's pieces.
-    pub fn seal(&self, key: &VolumeKey, segment: SegmentId, nonce: [u8; 12]) -> Vec<u8> {
-        key.seal_blob(nonce, &segment.0, &self.encode())
-    }
-
-    /// The reverse of [`Fragment::seal`].
-    pub fn open(key: &VolumeKey, segment: SegmentId, sealed: &[u8]) -> Result<Self, crate::Error> {
-        Ok(Self::decode(&key.open_blob(&segment.0, sealed)?)?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kit::header::Part;
 
     fn header() -> PieceHeader {
         PieceHeader {
@@ -234,47 +284,118 @@ mod tests {
             wrapped_key: std::array::from_fn(|i| i as u8),
             roots: vec![[1; 32], [2; 32], [3; 32]],
             fragment: b"sealed".to_vec(),
+            owner: None,
         }
     }
 
-    fn fragments() -> [Fragment; 2] {
-        let slot = PackSlot { offset: 10, len: 5000, wrapped_key: [9; 48], name: "a/b".into() };
-        [Fragment::Whole { write: [4; 16], name: "photos/ä.jpg".into(), offset: 1 << 26 }, Fragment::Pack(vec![slot])]
+    fn root() -> VolumeRoot {
+        VolumeRoot::new(std::array::from_fn(|i| i as u8))
+    }
+
+    fn fragments() -> [Origin; 2] {
+        let slot = PackSlot { offset: 10, len: 5000, wrapped_key: [9; 48], path: "a/b".into(), part: None };
+        let (path, end) = ("photos/ä.jpg".into(), End::Unknown);
+        [Origin::Whole { write: [4; 16], path, offset: 1 << 26, end, part: None }, Origin::Pack(vec![slot])]
+    }
+
+    fn origins() -> [Origin; 2] {
+        let [mut whole, mut pack] = fragments();
+        if let Origin::Whole { end, .. } = &mut whole {
+            *end = End::Later;
+        }
+        if let Origin::Pack(slots) = &mut pack {
+            slots[0].part = Some(Part { upload: [8; 16], number: 3 });
+        }
+        [whole, pack]
     }
 
     #[test]
     fn released_headers_and_fragments_never_change() {
         let mut all = base::ids::hex(&header().encode());
         for fragment in fragments() {
-            all = format!("{all}\n{}", base::ids::hex(&fragment.encode()));
+            all = format!("{all}\n{}", base::ids::hex(&FragmentV1(fragment).encode()));
         }
         assert_eq!(all, include_str!("../tests/header-v1.txt").trim());
         assert_eq!(PieceHeader::decode(&header().encode()).unwrap(), header());
         for fragment in fragments() {
-            assert_eq!(Fragment::decode(&fragment.encode()).unwrap(), fragment);
+            assert_eq!(FragmentV1::decode(&FragmentV1(fragment.clone()).encode()).unwrap().0, fragment);
         }
+    }
+
+    #[test]
+    fn headers_with_an_owner_never_change() {
+        let folder = Folder::of_root(&root());
+        let mut lines = Vec::new();
+        for origin in origins() {
+            let mut header = PieceHeader { pack: matches!(origin, Origin::Pack(_)), ..header() };
+            header.seal(&folder, [6; 16], &origin);
+            let bytes = header.encode();
+            assert_eq!((bytes[4], PieceHeader::decode(&bytes).unwrap()), (OWNED, header.clone()));
+            let envelope = Envelope::decode(&header.fragment).unwrap();
+            assert_eq!(envelope.open(&root(), &header.facts()).unwrap(), origin);
+            lines.push(base::ids::hex(&bytes));
+        }
+        assert_eq!(lines.join("\n"), include_str!("../tests/header-v2.txt").trim());
     }
 
     #[test]
     fn a_changed_or_cut_header_is_refused() {
-        let bytes = header().encode();
-        for cut in 0..bytes.len() {
-            assert!(PieceHeader::decode(&bytes[..cut]).is_err(), "cut at {cut}");
-        }
-        for at in 0..bytes.len() {
-            let mut wrong = bytes.clone();
-            wrong[at] ^= 0x40;
-            assert!(PieceHeader::decode(&wrong).is_err(), "changed at {at}");
+        let mut owned = header();
+        owned.seal(&Folder::of_root(&root()), [6; 16], &origins()[0]);
+        for bytes in [header().encode(), owned.encode()] {
+            for cut in 0..bytes.len() {
+                assert!(PieceHeader::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+            }
+            for at in 0..bytes.len() {
+                let mut wrong = bytes.clone();
+                wrong[at] ^= 0x40;
+                assert!(PieceHeader::decode(&wrong).is_err(), "changed at {at}");
+            }
         }
     }
 
     #[test]
-    fn a_fragment_opens_for_its_own_segment_only() {
+    fn an_owner_can_neither_be_put_on_nor_taken_off() {
+        let mut owned = header();
+        owned.seal(&Folder::of_root(&root()), [6; 16], &origins()[0]);
+        for (bytes, version) in [(header().encode(), OWNED), (owned.encode(), 1)] {
+            let mut wrong = bytes;
+            wrong[4] = version;
+            assert!(PieceHeader::decode(&wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn an_envelope_opens_only_where_the_header_says_what_its_writer_said() {
+        let mut owned = header();
+        owned.seal(&Folder::of_root(&root()), [6; 16], &origins()[0]);
+        let opens =
+            |header: &PieceHeader| Envelope::decode(&header.fragment).unwrap().open(&root(), &header.facts()).is_ok();
+        assert!(opens(&owned) && opens(&owned.at(0)), "pieces of a segment differ in their index only");
+        let changes: [fn(&mut PieceHeader); 6] = [
+            |header| header.len += 1,
+            |header| header.written = Wall(5),
+            |header| header.roots[0] = [7; 32],
+            |header| header.wrapped_key[0] ^= 1,
+            |header| header.segment = SegmentId([5; 16]),
+            |header| header.owner = None,
+        ];
+        for change in changes {
+            let mut other = owned.clone();
+            change(&mut other);
+            assert!(!opens(&other));
+        }
+    }
+
+    #[test]
+    fn a_fragment_of_version_1_opens_for_its_own_segment_only() {
         let key = crypt::RootKey::new([1; 32]).store_keys().volume_key(VolumeId(1));
         for fragment in fragments() {
-            let sealed = fragment.seal(&key, SegmentId([1; 16]), [5; 12]);
-            assert_eq!(Fragment::open(&key, SegmentId([1; 16]), &sealed).unwrap(), fragment);
-            assert!(Fragment::open(&key, SegmentId([2; 16]), &sealed).is_err());
+            let sealed = key.seal_blob([5; 12], &SegmentId([3; 16]).0, &FragmentV1(fragment.clone()).encode());
+            let old = PieceHeader { fragment: sealed, ..header() };
+            assert_eq!(old.told(Some(&key)), Some(Told::Opened(fragment)));
+            assert_eq!(PieceHeader { segment: SegmentId([2; 16]), ..old.clone() }.told(Some(&key)), None);
+            assert_eq!(old.told(None), None);
         }
     }
 }

@@ -4,11 +4,15 @@
 //! Knows neither S3 nor files, and a drive only as a [`Holder`] of pieces. In reading order:
 //! [`client`] (what faces use), [`writer`] with `pack` and `segment` (bytes coming in, over `batch`
 //! to `run`: which pieces are durable), [`read`] over `gather` (bytes going out, hedged and
-//! decoded), [`header`] and [`layout`] (what lies on drives), [`drives`] and `map` (where),
-//! [`shard`] (the metadata, wherever it is led), `registry` (what is written but not yet committed), [`repair`], `verify` and [`compact`].
+//! decoded), [`offline`] (the same with no metadata), [`access`] (by whose keys), [`header`] and
+//! [`layout`] (what lies on drives), [`drives`] and `map` (where), [`shard`] (the metadata, wherever it
+//! is led), `registry` (what is written but not yet committed), [`repair`], `verify` and [`compact`],
+//! [`changes`] (what is committed, for a kit).
 //! docs/formats/segments.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod access;
+pub mod changes;
 pub mod client;
 pub mod compact;
 pub mod drives;
@@ -16,6 +20,7 @@ pub mod error;
 pub mod findings;
 pub mod header;
 pub mod layout;
+pub mod offline;
 pub mod read;
 mod recode;
 pub mod repair;
@@ -35,12 +40,14 @@ mod segment;
 mod settings;
 mod verify;
 
+pub use access::{Access, Folder};
 pub use client::{Bucket, Client};
 pub use compact::Compacted;
 pub use drives::{DriveState, Drives, Holder, HolderWriter};
 pub use error::Error;
 pub use findings::{Fault, Finding};
 pub use map::POLICY_SETTING;
+pub use offline::Offline;
 pub use read::ReadStream;
 pub use registry::UNCOMMITTED_MAX;
 pub use repair::Rebuilt;

@@ -1,8 +1,9 @@
 //! Packs: small objects that arrive together share a segment.
 //!
-//! One worker per volume. A pack holds what came while those before were being written: no timer,
-//! so a lone object doesn't wait, and a flood shares its drives' syncs. Each object is sealed with
-//! its own key, in cells of 64 KiB, so that a grant opens one object and not its neighbours.
+//! One worker per volume; in an end-to-end volume, per folder whose key seals what headers say. A pack
+//! holds what came while those before were being written: no timer, so a lone object doesn't wait, and a
+//! flood shares its drives' syncs. Each object is sealed with its own key, in cells of 64 KiB, so that a
+//! grant opens one object and not its neighbours.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -13,17 +14,20 @@ use bytes::Bytes;
 use codec::Versioned;
 use crypt::SegmentKey;
 use erasure::Code;
+use kit::header::{Origin, PackSlot};
 use namespace::{Body, SegmentRef, Slot};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::Error;
+use crate::access::Sealer;
 use crate::batch::{Roots, pieces};
 use crate::core::Core;
-use crate::header::{Fragment, PackSlot, PieceHeader, SLOTS_MAX};
+use crate::header::{PieceHeader, SLOTS_MAX};
 use crate::layout::Layout;
 use crate::map::Target;
 use crate::registry::Registry;
 use crate::run::{Held, Run};
+use crate::segment::Belonging;
 
 /// Sealed bytes of a pack at the most: written in a fraction of a second, compacted in memory.
 pub(crate) const PACK_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -40,7 +44,8 @@ const WAITING_MAX: usize = 256;
 pub(crate) struct Item {
     pub parts: Vec<Bytes>,
     pub len: usize,
-    pub name: String,
+    pub of: Belonging,
+    pub sealer: Sealer,
     pub reply: oneshot::Sender<Result<Body, Error>>,
 }
 
@@ -93,7 +98,10 @@ async fn write(core: &Arc<Core>, registry: &Weak<Registry>, volume: VolumeId, gr
     let (replies, objects): (Vec<_>, Vec<_>) = group
         .into_iter()
         .filter(|item| !item.reply.is_closed())
-        .map(|item| (item.reply, Object { parts: item.parts, len: item.len, name: item.name }))
+        .map(|item| {
+            let Item { parts, len, of, sealer, reply } = item;
+            (reply, Object { parts, len, of, sealer })
+        })
         .unzip();
     if objects.is_empty() {
         return;
@@ -118,7 +126,8 @@ async fn write(core: &Arc<Core>, registry: &Weak<Registry>, volume: VolumeId, gr
 struct Object {
     parts: Vec<Bytes>,
     len: usize,
-    name: String,
+    of: Belonging,
+    sealer: Sealer,
 }
 
 async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Result<(Held, Vec<Body>), Error> {
@@ -168,7 +177,7 @@ struct Built {
     slots: Vec<PackSlot>,
 }
 
-/// Seals every object, lays the pack out, codes and hashes it.
+/// Seals every object, lays the pack out, codes and hashes it. All are of one folder.
 fn build(
     core: &Core,
     volume: VolumeId,
@@ -176,7 +185,8 @@ fn build(
     target: &Target,
     objects: Vec<Object>,
 ) -> Result<Built, Error> {
-    let volume_key = core.volume_key(volume);
+    let folder = objects.first().map(|object| object.sealer.folder.clone());
+    let folder = folder.ok_or(Error::Invalid { what: "a pack of nothing" })?;
     let total: usize = objects.iter().map(|object| sealed_len(object.len)).sum();
     let layout = Layout::pack(target.k(), total as u64);
     let mut spread = Spread::new(layout);
@@ -191,16 +201,16 @@ fn build(
         slots.push(PackSlot {
             offset: offset as u32,
             len: (spread.len - offset) as u32,
-            wrapped_key: volume_key.wrap(&key, segment, 1 + index as u32),
-            name: object.name,
+            wrapped_key: object.sealer.wrap.wrap(&key, segment, 1 + index as u32),
+            path: object.of.path,
+            part: object.of.part,
         });
     }
     let code = Code::new(target.k().into(), target.m().into())?;
     let mut roots = Roots::new(&code);
     let len = layout.len();
     let pieces = pieces(spread.finish()?, &code, &mut roots)?;
-    let fragment = Fragment::Pack(slots.clone()).seal(&volume_key, segment, core.env.random());
-    let header = PieceHeader {
+    let mut header = PieceHeader {
         volume,
         segment,
         index: 0,
@@ -213,8 +223,10 @@ fn build(
         group: target.group.group,
         wrapped_key: [0; 48],
         roots: roots.finish(),
-        fragment,
+        fragment: Vec::new(),
+        owner: None,
     };
+    header.seal(&folder, core.env.random(), &Origin::Pack(slots.clone()));
     Ok(Built { header, pieces, slots })
 }
 

@@ -4,13 +4,13 @@
 //! one before: more from far away (see `ahead`), across the ends of segments. Every cell is opened with its key before a byte of it is given: bytes that a drive
 //! made up don't open, and are decoded from other pieces.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::limits::{CELL_BYTES, SEAL_BYTES};
-use base::{SegmentId, VolumeId};
+use base::{DriveId, SegmentId, VolumeId};
 use bytes::Bytes;
 use crypt::SegmentKey;
 use env::{BoxFuture, Env};
@@ -20,9 +20,10 @@ use namespace::{Body, SegmentRef, Slot};
 use tokio::sync::oneshot;
 
 use crate::Error;
+use crate::access::{Access, Opener};
 use crate::ahead::{Room, START_BYTES, Turns, UNITS_MIN, Window};
 use crate::core::Core;
-use crate::gather::{Cells, Source, gather};
+use crate::gather::{Cells, Known, Source, gather};
 use crate::layout::CellAt;
 use crate::verify::find_bad;
 
@@ -70,13 +71,34 @@ pub struct ReadStream {
     /// The next unit's place.
     next: Place,
     ready: VecDeque<Bytes>,
-    core: Arc<Core>,
-    volume: VolumeId,
+    of: Arc<Reading>,
     failed: bool,
 }
 
+/// What is read, and by whose keys.
+pub(crate) struct Reading {
+    pub core: Arc<Core>,
+    pub volume: VolumeId,
+    pub opener: Opener,
+    /// Who has which piece of which segment; nothing: the metadata says it.
+    pub known: Option<BTreeMap<SegmentId, Arc<Known>>>,
+}
+
+impl Reading {
+    pub fn new(core: &Arc<Core>, volume: VolumeId, access: &Access) -> Result<Self, Error> {
+        Ok(Self { core: core.clone(), volume, opener: access.opener(core, volume)?, known: None })
+    }
+
+    async fn source(&self, segment: SegmentRef, pack: bool) -> Result<Arc<Source>, Error> {
+        let Some(known) = &self.known else { return Source::open(&self.core, self.volume, segment, pack).await };
+        let what = "nobody knows who has a segment's pieces";
+        let known = known.get(&segment.id).ok_or(Error::Invalid { what })?.clone();
+        Ok(Source::known(&self.core, self.volume, segment, pack, known))
+    }
+}
+
 /// What is still to be fetched, in order.
-enum Todo {
+pub(crate) enum Todo {
     Inline(Bytes),
     Packed(SegmentRef, Slot, Range<u64>),
     Segment(SegmentRef, Range<u64>),
@@ -84,22 +106,21 @@ enum Todo {
 }
 
 impl ReadStream {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        volume: VolumeId,
-        body: Body,
-        size: u64,
-        range: Range<u64>,
-    ) -> Result<Self, Error> {
+    pub(crate) fn new(of: Reading, body: Body, size: u64, range: Range<u64>) -> Result<Self, Error> {
         if range.start > range.end || range.end > size {
             return Err(Error::Invalid { what: "the range does not lie within the object" });
         }
         let mut waiting = VecDeque::new();
-        plan(body, size, range, &mut waiting)?;
-        let (flying, ready, window) = (FuturesOrdered::new(), VecDeque::new(), Window::new(core.env.clock.now()));
-        let (next, turns) = (Place::default(), Arc::new(Turns::new()));
+        plan(&of.opener, body, size, range, &mut waiting)?;
+        Ok(Self::of(of, waiting))
+    }
+
+    /// Reads these, one after the other.
+    pub(crate) fn of(of: Reading, waiting: VecDeque<Todo>) -> Self {
+        let (flying, ready, window) = (FuturesOrdered::new(), VecDeque::new(), Window::new(of.core.env.clock.now()));
+        let (next, turns, of) = (Place::default(), Arc::new(Turns::new()), Arc::new(of));
         let (under_way, begun, wired, failed) = (0, 0, 0, false);
-        Ok(Self { waiting, flying, under_way, begun, window, turns, wired, next, ready, core, volume, failed })
+        Self { waiting, flying, under_way, begun, window, turns, wired, next, ready, of, failed }
     }
 
     /// The next bytes; `None` at the end. After an error nothing follows.
@@ -133,14 +154,14 @@ impl ReadStream {
             match todo {
                 Todo::Inline(bytes) => self.fly(0, room, async move { Ok(vec![bytes]) }.boxed()),
                 Todo::Packed(segment, slot, range) => {
-                    self.fly(0, room, packed(self.core.clone(), self.volume, segment, slot, range).boxed());
+                    self.fly(0, room, packed(self.of.clone(), segment, slot, range).boxed());
                 }
                 Todo::Unit(open, range) => {
                     let bytes = (range.end - range.start) as usize;
                     let unit = fetch(open, range, self.next.clone());
                     // The near share needs no turns.
                     let turns = self.window.is_far().then(|| self.turns.clone());
-                    self.fly(bytes, room, in_turn(self.core.env.clone(), turns, bytes, unit).boxed());
+                    self.fly(bytes, room, in_turn(self.of.core.env.clone(), turns, bytes, unit).boxed());
                 }
                 Todo::Segment(segment, range) => self.open(segment, range).await?,
             }
@@ -153,7 +174,7 @@ impl ReadStream {
         let (bytes, len, _room) = first?;
         self.under_way -= len;
         self.next.front.fetch_add(1, Ordering::Relaxed);
-        self.window.took(waited, self.turns.arrived(), self.core.env.clock.now());
+        self.window.took(waited, self.turns.arrived(), self.of.core.env.clock.now());
         self.set_wire();
         self.ready.extend(bytes.into_iter().filter(|bytes| !bytes.is_empty()));
         Ok(true)
@@ -181,7 +202,7 @@ impl ReadStream {
                 let bytes = (range.end - range.start) as usize;
                 let fits = self.under_way + bytes <= self.window.bytes();
                 // A near stream has its units and no more.
-                if !fits || !self.window.is_far() { None } else { Some(Some(self.core.ahead.take(bytes)?)) }
+                if !fits || !self.window.is_far() { None } else { Some(Some(self.of.core.ahead.take(bytes)?)) }
             }
             // Costs nothing yet.
             Todo::Segment(..) if self.window.is_far() => Some(None),
@@ -193,14 +214,14 @@ impl ReadStream {
         // What is ahead goes on while the caller is busy with what it has: no reading is called
         // slow, or takes up a connection, because somebody else is.
         let alone = self.waiting.is_empty() && self.flying.is_empty();
-        let unit = if alone { unit } else { beside(&self.core, unit) };
+        let unit = if alone { unit } else { beside(&self.of.core, unit) };
         self.flying.push_back(unit.map(move |bytes| Ok((bytes?, len, room))).boxed());
         self.under_way += len;
         self.next.at += 1;
     }
 
     async fn open(&mut self, segment: SegmentRef, range: Range<u64>) -> Result<(), Error> {
-        let open = Open::new(&self.core, self.volume, segment).await?;
+        let open = Open::new(&self.of, segment).await?;
         let k = open.source.layout.k();
         self.window.far(open.source.round_trip());
         self.set_wire();
@@ -251,17 +272,15 @@ fn beside(
 }
 
 /// Lists what holds the bytes of `range` of a body of `size` bytes.
-fn plan(body: Body, size: u64, range: Range<u64>, to: &mut VecDeque<Todo>) -> Result<(), Error> {
-    if range.is_empty() {
+fn plan(opener: &Opener, body: Body, size: u64, range: Range<u64>, to: &mut VecDeque<Todo>) -> Result<(), Error> {
+    // What lies in the metadata is opened even for nothing of it: then it is known that nothing is all.
+    if range.is_empty() && !matches!(body, Body::Inline(_)) {
         return Ok(());
     }
     let short = Error::Namespace(namespace::Error::Broken { what: "a body is shorter than its size" });
     match body {
         Body::Inline(bytes) => {
-            let bytes = Bytes::from(bytes);
-            if bytes.len() as u64 != size {
-                return Err(short);
-            }
+            let bytes = Bytes::from(opener.open_inline(bytes, size)?);
             to.push_back(Todo::Inline(bytes.slice(range.start as usize..range.end as usize)));
         }
         Body::Packed(segment, slot) => to.push_back(Todo::Packed(segment, slot, range)),
@@ -277,7 +296,7 @@ fn plan(body: Body, size: u64, range: Range<u64>, to: &mut VecDeque<Todo>) -> Re
         }
         Body::Spans(spans) => {
             let each = spans.into_iter().map(|span| (span.size, span));
-            let end = parts(each, &range, |span, part| plan(span.body, span.size, part, to))?;
+            let end = parts(each, &range, |span, part| plan(opener, span.body, span.size, part, to))?;
             if end < range.end {
                 return Err(short);
             }
@@ -312,9 +331,9 @@ pub(crate) struct Open {
 }
 
 impl Open {
-    pub async fn new(core: &Arc<Core>, volume: VolumeId, segment: SegmentRef) -> Result<Arc<Self>, Error> {
-        let key = Arc::new(core.volume_key(volume).unwrap(&segment.wrapped_key, segment.id, 0)?);
-        Ok(Arc::new(Self { source: Source::open(core, volume, segment, false).await?, key }))
+    async fn new(of: &Reading, segment: SegmentRef) -> Result<Arc<Self>, Error> {
+        let key = Arc::new(of.opener.wrap.unwrap(&segment.wrapped_key, segment.id, 0)?);
+        Ok(Arc::new(Self { source: of.source(segment, false).await?, key }))
     }
 }
 
@@ -323,7 +342,7 @@ pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>, place: Place) -> R
     let mut open = open;
     let wanted = open.source.layout.wanted(&range);
     loop {
-        let source = open.source.clone();
+        let (source, known) = (open.source.clone(), open.source.bad());
         let cells = match gather(&source, &wanted, &place).await {
             Ok(cells) => cells,
             Err(error) => {
@@ -340,10 +359,10 @@ pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>, place: Place) -> R
         };
         match opened {
             Ok(bytes) => return Ok(bytes),
-            Err(Wrong { piece, decoded: false }) => source.mark_bad(piece),
+            Err(Wrong { piece, by: Some(by) }) => source.mark_bad(piece, by),
             // Decoded from bytes of which some are wrong: the pieces' roots say which.
-            Err(Wrong { decoded: true, .. }) => {
-                if find_bad(&source).await? == 0 {
+            Err(Wrong { by: None, .. }) => {
+                if !find_bad(&source, &known).await? {
                     return Err(Error::Damaged { what: "a cell" });
                 }
             }
@@ -354,7 +373,8 @@ pub(crate) async fn fetch(open: Arc<Open>, range: Range<u64>, place: Place) -> R
 /// A cell that doesn't open.
 struct Wrong {
     piece: usize,
-    decoded: bool,
+    /// Who served it; nobody: it was decoded.
+    by: Option<DriveId>,
 }
 
 impl Open {
@@ -362,7 +382,7 @@ impl Open {
     fn open_cells(&self, cells: Vec<Cells>, range: Range<u64>) -> Result<Vec<Bytes>, Wrong> {
         let layout = &self.source.layout;
         let mut opened = Vec::new();
-        for Cells { piece, from, stripes, bytes, decoded } in cells {
+        for Cells { piece, from, by, stripes, bytes } in cells {
             // The caller's own copy, if nobody else holds the bytes; else one is made here.
             let mut bytes = bytes.try_into_mut().unwrap_or_else(|shared| shared[..].into());
             let base = layout.piece_range(stripes.clone()).start;
@@ -374,7 +394,7 @@ impl Open {
                 let (volume, segment) = (self.source.volume, self.source.segment.id);
                 let cell = &mut bytes[start..end];
                 if self.key.open_cell(volume, segment, layout.cell_index(at), cell).is_err() {
-                    return Err(Wrong { piece: from, decoded });
+                    return Err(Wrong { piece: from, by });
                 }
                 let held = layout.bytes_of(at);
                 let (from, to) = (held.start.max(range.start), held.end.min(range.end));
@@ -392,16 +412,10 @@ impl Open {
 }
 
 /// The bytes of a range of an object in a pack.
-async fn packed(
-    core: Arc<Core>,
-    volume: VolumeId,
-    segment: SegmentRef,
-    slot: Slot,
-    range: Range<u64>,
-) -> Result<Vec<Bytes>, Error> {
-    let id = segment.id;
-    let key = Arc::new(core.volume_key(volume).unwrap(&segment.wrapped_key, id, 1 + slot.index)?);
-    let mut source = Source::open(&core, volume, segment, true).await?;
+async fn packed(of: Arc<Reading>, segment: SegmentRef, slot: Slot, range: Range<u64>) -> Result<Vec<Bytes>, Error> {
+    let (volume, id) = (of.volume, segment.id);
+    let key = Arc::new(of.opener.wrap.unwrap(&segment.wrapped_key, id, 1 + slot.index)?);
+    let mut source = of.source(segment, true).await?;
     let (cell, stored) = (CELL_BYTES as u64, (CELL_BYTES + SEAL_BYTES) as u64);
     // Cells of the object, within its slot.
     let first = range.start / cell;
@@ -413,6 +427,7 @@ async fn packed(
     let wanted = source.layout.wanted(&place);
     let inside = (range.start - first * cell) as usize..(range.end - first * cell) as usize;
     loop {
+        let known = source.bad();
         let cells = match gather(&source, &wanted, &Place::default()).await {
             Ok(cells) => cells,
             Err(error) => {
@@ -425,12 +440,12 @@ async fn packed(
             open_slot(&key, volume, id, first, bytes, &inside)
         } else {
             let (key, inside) = (key.clone(), inside.clone());
-            core.env.blocking(move || open_slot(&key, volume, id, first, bytes, &inside)).await?
+            of.core.env.blocking(move || open_slot(&key, volume, id, first, bytes, &inside)).await?
         };
         match opened {
             Some(bytes) => return Ok(vec![bytes]),
             // The tags cover objects, not pieces: the pieces' roots say which is wrong.
-            None if find_bad(&source).await? == 0 => return Err(Error::Damaged { what: "an object in a pack" }),
+            None if !find_bad(&source, &known).await? => return Err(Error::Damaged { what: "an object in a pack" }),
             None => {}
         }
     }

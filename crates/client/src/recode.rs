@@ -4,10 +4,11 @@
 //! A version keeps its tag, its time and its parts; only where its bytes lie changes, and only if it is still what was read.
 
 use base::VolumeId;
-use namespace::{Body, Command, Span, Version};
+use namespace::{Body, Command, Span, UploadId, Version};
 
+use crate::access::Access;
 use crate::client::Client;
-use crate::read::ReadStream;
+use crate::read::{ReadStream, Reading};
 use crate::{Bucket, Error};
 
 /// The parts of a body that were written anew. What no version names by the end is given back.
@@ -32,15 +33,13 @@ pub(crate) async fn recode(client: &Client, volume: VolumeId, key: &str, version
     let mut anew = Anew { client, bodies: Vec::new(), bytes: 0 };
     let bucket = Bucket::of_volume(volume);
     let to = match &version.body {
-        body if is_old(body) => anew.write(&bucket, body, version.size).await?,
+        body if is_old(body) => anew.write(&bucket, key, None, body, version.size).await?,
         Body::Spans(spans) if spans.iter().any(|span| is_old(&span.body)) => {
+            // All of them, as parts of one upload: so their headers alone give the object again.
+            let upload = UploadId(client.core().env.random());
             let mut new = Vec::with_capacity(spans.len());
-            for span in spans {
-                let body = if is_old(&span.body) {
-                    anew.write(&bucket, &span.body, span.size).await?
-                } else {
-                    span.body.clone()
-                };
+            for (span, number) in spans.iter().zip(1..) {
+                let body = anew.write(&bucket, key, Some((upload, number)), &span.body, span.size).await?;
                 new.push(Span { size: span.size, body });
             }
             Body::Spans(new)
@@ -56,9 +55,20 @@ pub(crate) async fn recode(client: &Client, volume: VolumeId, key: &str, version
 }
 
 impl Anew<'_> {
-    async fn write(&mut self, bucket: &Bucket, body: &Body, size: u64) -> Result<Body, Error> {
-        let mut stream = ReadStream::new(self.client.core().clone(), bucket.volume, body.clone(), size, 0..size)?;
-        let mut writer = self.client.writer(bucket, Some(size));
+    async fn write(
+        &mut self,
+        bucket: &Bucket,
+        key: &str,
+        part: Option<(UploadId, u16)>,
+        body: &Body,
+        size: u64,
+    ) -> Result<Body, Error> {
+        let reading = Reading::new(self.client.core(), bucket.volume, &Access::Volume)?;
+        let mut stream = ReadStream::new(reading, body.clone(), size, 0..size)?;
+        let mut writer = self.client.writer(bucket, Some(size)).named(key);
+        if let Some((upload, number)) = part {
+            writer = writer.part(upload, number);
+        }
         while let Some(bytes) = stream.next().await {
             writer.write(bytes?).await?;
         }

@@ -10,15 +10,17 @@ use base::VolumeId;
 use base::limits::SEGMENT_BYTES_MAX;
 use bytes::Bytes;
 use codec::Versioned;
-use crypt::SegmentKey;
+use crypt::{SegmentKey, VolumeKey};
 use erasure::Code;
+use kit::header::{End, Origin, Part};
 use namespace::SegmentRef;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::Error;
+use crate::access::Folder;
 use crate::batch::{Batch, Roots, Seal};
 use crate::core::{Core, WRITE_MAX};
-use crate::header::{Fragment, PieceHeader};
+use crate::header::PieceHeader;
 use crate::layout::Layout;
 use crate::map::Target;
 use crate::run::{Held, LOOK_EACH, Run};
@@ -34,8 +36,8 @@ type Permit = Arc<OwnedSemaphorePermit>;
 struct Work {
     batch: Batch,
     permit: Permit,
-    /// This is the last one: the segment's length.
-    end: Option<u64>,
+    /// This is the last one: the segment's length, and whether more segments follow.
+    end: Option<(u64, End)>,
 }
 
 /// What a piece's task gets.
@@ -82,11 +84,19 @@ impl Ended {
     }
 }
 
-/// What the segment belongs to, for its pieces' headers.
+/// What bytes are written for.
+#[derive(Clone, Debug)]
+pub(crate) struct Belonging {
+    pub path: String,
+    pub part: Option<Part>,
+}
+
+/// What the segment belongs to, for its pieces' headers, and what seals that.
 pub(crate) struct Belongs {
+    pub folder: Arc<Folder>,
     pub write: [u8; 16],
-    pub name: String,
     pub offset: u64,
+    pub of: Belonging,
 }
 
 impl SegmentWriter {
@@ -97,6 +107,7 @@ impl SegmentWriter {
         target: Target,
         len_max: u64,
         permits: Arc<Semaphore>,
+        wrap: &VolumeKey,
         belongs: Belongs,
     ) -> Result<Self, Error> {
         let len_max = len_max.min(SEGMENT_BYTES_MAX);
@@ -104,8 +115,6 @@ impl SegmentWriter {
         let code = Arc::new(Code::new(k.into(), m.into())?);
         let segment = core.new_segment();
         let key = Arc::new(SegmentKey::new(core.env.random()));
-        let volume_key = core.volume_key(volume);
-        let fragment = Fragment::Whole { write: belongs.write, name: belongs.name, offset: belongs.offset };
         let header = PieceHeader {
             volume,
             segment,
@@ -117,16 +126,17 @@ impl SegmentWriter {
             written: core.env.clock.wall(),
             policy: target.policy.id,
             group: target.group.group,
-            wrapped_key: volume_key.wrap(&key, segment, 0),
+            wrapped_key: wrap.wrap(&key, segment, 0),
             roots: Vec::new(),
-            fragment: fragment.seal(&volume_key, segment, core.env.random()),
+            fragment: Vec::new(),
+            owner: None,
         };
         let run = Run::begin(core.clone(), volume, segment, target);
         run.check()?;
         let pieces = (0..run.target.n()).map(|index| piece(&run, index, Layout::sealed(k, len_max))).collect();
         let (to_coder, works) = mpsc::channel(BATCHES_MAX);
         let (done, result) = oneshot::channel();
-        let coder = Coder { core: core.clone(), code, seal: Seal { key, volume, segment }, header, pieces };
+        let coder = Coder { core: core.clone(), code, seal: Seal { key, volume, segment }, header, belongs, pieces };
         core.env.spawn("coder", async move {
             // Nobody waits any more if the writer was dropped.
             let _ = done.send(coder.run(works).await);
@@ -206,7 +216,7 @@ impl SegmentWriter {
         }
     }
 
-    async fn send(&mut self, end: Option<u64>) -> Result<(), Error> {
+    async fn send(&mut self, end: Option<(u64, End)>) -> Result<(), Error> {
         self.batch().await?;
         if let Some((batch, permit)) = self.batch.take() {
             self.sent += 1;
@@ -216,11 +226,11 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// All bytes are there.
-    pub async fn end(mut self) -> Result<Ended, Error> {
+    /// All bytes are there; `end` says whether they are the object's last.
+    pub async fn end(mut self, end: End) -> Result<Ended, Error> {
         self.run.check()?;
         let len = self.len;
-        self.send(Some(len)).await?;
+        self.send(Some((len, end))).await?;
         Ok(Ended { run: self.run, sent: self.sent, result: self.result })
     }
 }
@@ -230,6 +240,7 @@ struct Coder {
     code: Arc<Code>,
     seal: Seal,
     header: PieceHeader,
+    belongs: Belongs,
     pieces: Vec<mpsc::Sender<ToPiece>>,
 }
 
@@ -251,16 +262,19 @@ impl Coder {
                 // A piece that is lost takes nothing more; the channel has room for every permit.
                 let _ = piece.try_send(ToPiece::Cells(cells, permit.clone()));
             }
-            if let Some(len) = end {
-                return Ok(self.end(len, roots.finish()));
+            if let Some((len, end)) = end {
+                return Ok(self.end(len, end, roots.finish()));
             }
         }
         Err(Error::Cut(env::Cut))
     }
 
-    fn end(&mut self, len: u64, roots: Vec<[u8; 32]>) -> SegmentRef {
+    fn end(&mut self, len: u64, end: End, roots: Vec<[u8; 32]>) -> SegmentRef {
         self.header.len = len;
         self.header.roots = roots;
+        let Belongs { folder, write, offset, of: Belonging { path, part } } = &self.belongs;
+        let origin = Origin::Whole { write: *write, path: path.clone(), offset: *offset, end, part: *part };
+        self.header.seal(folder, self.core.env.random(), &origin);
         for (index, piece) in self.pieces.iter().enumerate() {
             let header = Bytes::from(self.header.at(index as u8).encode());
             let _ = piece.try_send(ToPiece::Finish(header));

@@ -3,64 +3,83 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base::DriveId;
 use codec::Versioned;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use placement::GroupRow;
 
 use crate::Error;
 use crate::core::READ_MAX;
 use crate::findings::{Fault, Finding};
-use crate::gather::Source;
+use crate::gather::{Bad, Source};
 use crate::header::PieceHeader;
 
 /// Bytes of a piece that are read at a time.
 pub(crate) const CHUNK_BYTES: u64 = 1024 * 1024;
 
-/// The piece's header, from whichever of its drives has it.
-pub(crate) async fn header(source: &Source, index: usize) -> Option<PieceHeader> {
-    for drive in source.group.holders(index) {
-        let Some(holder) = source.core.drives.get(drive) else { continue };
-        let piece = source.piece(index);
-        if let Ok(bytes) = source.core.within(READ_MAX, piece, holder.header(piece)).await
-            && let Ok(header) = PieceHeader::decode(&bytes)
-            && header.segment == source.segment.id
-            && usize::from(header.index) == index
-            && (header.k, header.m, header.len) == (source.segment.k, source.segment.m, source.segment.len)
-        {
-            return Some(header);
-        }
-    }
-    None
+/// The header of a drive's piece, if it has one that fits the manifest.
+async fn header(source: &Source, index: usize, drive: DriveId) -> Option<PieceHeader> {
+    let holder = source.core.drives.get(drive)?;
+    let piece = source.piece(index);
+    let bytes = source.core.within(READ_MAX, piece, holder.header(piece)).await.ok()?;
+    let header = PieceHeader::decode(&bytes).ok()?;
+    let fits = header.segment == source.segment.id
+        && usize::from(header.index) == index
+        && (header.k, header.m, header.len) == (source.segment.k, source.segment.m, source.segment.len);
+    fits.then_some(header)
 }
 
 /// A header whose roots are those that the manifest names.
-async fn trusted(source: &Source) -> Option<PieceHeader> {
+pub(crate) async fn trusted(source: &Source) -> Option<PieceHeader> {
     for index in 0..source.n() {
-        if let Some(header) = header(source, index).await
-            && header.root() == source.segment.root
-        {
-            return Some(header);
+        for drive in source.everyone(index) {
+            if let Some(header) = header(source, index, drive).await
+                && source.has_root(&header.root())
+            {
+                return Some(header);
+            }
         }
     }
     None
 }
 
-/// BLAKE3 of a piece's body.
-async fn root_of(source: &Arc<Source>, index: usize) -> Result<[u8; 32], Fault> {
+/// BLAKE3 of the body of a drive's piece; no fault: the drive isn't there.
+async fn root_of(source: &Source, index: usize, drive: DriveId) -> Result<[u8; 32], Option<Fault>> {
     let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
     let len = source.layout.piece_bytes();
     while at < len {
         let end = (at + CHUNK_BYTES).min(len);
-        let bytes = source.read(index, at..end).await?;
+        let bytes = source.read_from(index, drive, at..end).await?;
         let hashed = source.core.env.blocking(move || {
             hasher.update(&bytes);
             hasher
         });
-        hasher = hashed.await.map_err(|_| Fault::Failed)?;
+        hasher = hashed.await.map_err(|_| Some(Fault::Failed))?;
         at = end;
     }
     Ok(*hasher.finalize().as_bytes())
+}
+
+/// Whether the bytes of a drive's piece are those that were written.
+async fn is_whole(source: &Source, trusted: &PieceHeader, index: usize, drive: DriveId) -> Result<bool, Option<Fault>> {
+    root_of(source, index, drive).await.map(|root| root == trusted.roots[index])
+}
+
+/// What is wrong with a piece, header included: what the first drive that has it says.
+async fn judge(source: &Source, trusted: &PieceHeader, index: usize) -> Option<Fault> {
+    let mut fault = Fault::Missing;
+    for drive in source.everyone(index) {
+        match is_whole(source, trusted, index, drive).await {
+            Ok(true) => {
+                let header = header(source, index, drive).await;
+                let good = header.is_some_and(|header| header.roots == trusted.roots);
+                return (!good).then_some(Fault::Damaged);
+            }
+            Ok(false) => return Some(Fault::Damaged),
+            Err(found) => fault = fault.max(found.unwrap_or(Fault::Missing)),
+        }
+    }
+    Some(fault)
 }
 
 /// Reads every piece and says which of them are not as they were written; header included.
@@ -69,23 +88,16 @@ pub(crate) async fn check(source: &Arc<Source>) -> BTreeMap<usize, Fault> {
         // Without roots nothing can be said of the bodies but whether they are there.
         let mut faults = BTreeMap::new();
         for index in 0..source.n() {
-            let there = header(source, index).await.is_some();
+            let mut there = false;
+            for drive in source.everyone(index) {
+                there |= header(source, index, drive).await.is_some();
+            }
             faults.insert(index, if there { Fault::Damaged } else { Fault::Missing });
         }
         return faults;
     };
     let trusted = &trusted;
-    let each = (0..source.n()).map(|index| async move {
-        let fault = match root_of(source, index).await {
-            Ok(root) if root != trusted.roots[index] => Some(Fault::Damaged),
-            Ok(_) => match header(source, index).await {
-                Some(header) if header.roots == trusted.roots => None,
-                _ => Some(Fault::Damaged),
-            },
-            Err(fault) => Some(fault),
-        };
-        (index, fault)
-    });
+    let each = (0..source.n()).map(|index| async move { (index, judge(source, trusted, index).await) });
     let mut faults = BTreeMap::new();
     let mut all: FuturesUnordered<_> = each.collect();
     while let Some((index, fault)) = all.next().await {
@@ -96,29 +108,35 @@ pub(crate) async fn check(source: &Arc<Source>) -> BTreeMap<usize, Fault> {
     faults
 }
 
-/// Marks the pieces whose bytes are wrong; says how many were not known as such before.
-pub(crate) async fn find_bad(source: &Arc<Source>) -> Result<usize, Error> {
-    let before = source.bad();
-    if trusted(source).await.is_none() {
-        return Err(Error::Damaged { what: "a segment without a piece that fits its manifest" });
+/// Marks the pieces whose bytes are wrong, each with who served them; says whether there are more than were `known`.
+pub(crate) async fn find_bad(source: &Arc<Source>, known: &Bad) -> Result<bool, Error> {
+    // Another read of the segment may have found them meanwhile.
+    if source.bad() != *known {
+        return Ok(true);
     }
-    for (index, fault) in check(source).await {
-        if fault == Fault::Damaged {
-            source.mark_bad(index);
+    let Some(trusted) = trusted(source).await else {
+        return Err(Error::Damaged { what: "a segment without a piece that fits its manifest" });
+    };
+    let trusted = &trusted;
+    let all = (0..source.n()).flat_map(|index| source.holders(index).into_iter().map(move |drive| (index, drive)));
+    let each = all.map(|(index, drive)| async move { (index, drive, is_whole(source, trusted, index, drive).await) });
+    let mut each: FuturesUnordered<_> = each.collect();
+    while let Some((index, drive, whole)) = each.next().await {
+        if matches!(whole, Ok(false) | Err(Some(Fault::Damaged))) {
+            source.mark_bad(index, drive);
         }
     }
-    Ok(source.bad().difference(&before).count())
+    Ok(source.bad() != *known)
 }
 
 /// The faults of a segment's pieces as findings.
 pub(crate) fn findings(source: &Source, faults: BTreeMap<usize, Fault>) -> Vec<Finding> {
-    let group: &GroupRow = &source.group;
     let finding = |(index, fault): (usize, Fault)| Finding {
         volume: source.volume,
         policy: source.segment.policy,
         group: source.segment.group,
         piece: source.piece(index),
-        drive: group.members.get(index).copied(),
+        drive: source.everyone(index).first().copied(),
         fault,
     };
     faults.into_iter().map(finding).collect()

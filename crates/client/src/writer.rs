@@ -6,15 +6,17 @@ use std::sync::Arc;
 use base::VolumeId;
 use base::limits::{INLINE_BYTES_MAX, PACK_OBJECT_BYTES_MAX, SEGMENT_BYTES_MAX};
 use bytes::Bytes;
-use namespace::{Body, SegmentRef};
+use kit::header::{End, Part};
+use namespace::{Body, SegmentRef, UploadId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::Error;
+use crate::access::{Access, Sealer};
 use crate::core::Core;
 use crate::pack::Item;
 use crate::registry::Registry;
 use crate::run::Held;
-use crate::segment::{BATCHES_MAX, Belongs, Ended, SegmentWriter};
+use crate::segment::{BATCHES_MAX, Belonging, Belongs, Ended, SegmentWriter};
 
 /// Segments of one writer that wait to be durable while the next one streams.
 const ENDED_MAX: usize = 2;
@@ -38,7 +40,9 @@ pub struct Writer {
     packs: mpsc::Sender<Item>,
     volume: VolumeId,
     len: Option<u64>,
+    access: Access,
     name: String,
+    part: Option<Part>,
     size: u64,
     small: Vec<Bytes>,
     /// Bytes of tiny writes, gathered.
@@ -55,15 +59,29 @@ impl Writer {
         packs: mpsc::Sender<Item>,
         volume: VolumeId,
         len: Option<u64>,
+        access: Access,
     ) -> Self {
-        let (name, small, tail) = Default::default();
-        Self { core, registry, packs, volume, len, name, size: 0, small, tail, large: None, broken: false }
+        let (part, size, large, broken) = (None, 0, None, false);
+        let (name, small, tail) = match &access {
+            Access::Volume => Default::default(),
+            Access::File { path, .. } => (path.clone(), Vec::new(), Vec::new()),
+        };
+        Self { core, registry, packs, volume, len, access, name, part, size, small, tail, large, broken }
     }
 
     /// The key that the bytes are written for: kept, sealed, beside them, so that they can be named
-    /// when all metadata is lost.
+    /// when all metadata is lost. With a file's own key it is the file's path, whatever is said here.
     pub fn named(mut self, key: &str) -> Self {
-        key.clone_into(&mut self.name);
+        if matches!(self.access, Access::Volume) {
+            key.clone_into(&mut self.name);
+        }
+        self
+    }
+
+    /// The bytes are a part of an upload, number 1 to 10,000. Kept beside them too: the parts of an upload are put together
+    /// again when all metadata is lost. So they are never inline, however few.
+    pub fn part(mut self, upload: UploadId, number: u16) -> Self {
+        self.part = Some(Part { upload: upload.0, number });
         self
     }
 
@@ -112,7 +130,11 @@ impl Writer {
         self.end_tail();
         let large = match &mut self.large {
             Some(large) => large,
-            None => self.large.insert(Large::new(self.core.clone(), self.volume, self.len, self.name.clone())),
+            None => {
+                let sealer = self.access.sealer(&self.core, self.volume)?;
+                let target = Belonging { path: self.name.clone(), part: self.part };
+                self.large.insert(Large::new(self.core.clone(), self.volume, self.len, sealer, target))
+            }
         };
         for part in std::mem::take(&mut self.small) {
             large.write(part).await?;
@@ -127,7 +149,9 @@ impl Writer {
         let size = self.size;
         let body = match self.large.take() {
             Some(large) => Body::Segments(large.finish(&self.registry).await?),
-            None if size <= INLINE_BYTES_MAX as u64 => Body::Inline(self.small.concat()),
+            None if size == 0 || (size <= INLINE_BYTES_MAX as u64 && self.part.is_none()) => {
+                Body::Inline(self.access.seal_inline(&self.core, self.small.concat()))
+            }
             None => self.pack().await?,
         };
         Ok(Content { size, body })
@@ -135,7 +159,9 @@ impl Writer {
 
     async fn pack(self) -> Result<Body, Error> {
         let (reply, answer) = oneshot::channel();
-        let item = Item { parts: self.small, len: self.size as usize, name: self.name, reply };
+        let sealer = self.access.sealer(&self.core, self.volume)?;
+        let of = Belonging { path: self.name, part: self.part };
+        let item = Item { parts: self.small, len: self.size as usize, of, sealer, reply };
         self.packs.send(item).await.map_err(|_| Error::Cut(env::Cut))?;
         answer.await.map_err(|_| Error::Cut(env::Cut))?
     }
@@ -146,7 +172,8 @@ struct Large {
     core: Arc<Core>,
     volume: VolumeId,
     len: Option<u64>,
-    name: String,
+    sealer: Sealer,
+    of: Belonging,
     write: [u8; 16],
     permits: Arc<Semaphore>,
     /// Bytes taken.
@@ -157,14 +184,19 @@ struct Large {
 }
 
 impl Large {
-    fn new(core: Arc<Core>, volume: VolumeId, len: Option<u64>, name: String) -> Self {
+    fn new(core: Arc<Core>, volume: VolumeId, len: Option<u64>, sealer: Sealer, of: Belonging) -> Self {
         let write = core.env.random();
         let permits = Arc::new(Semaphore::new(BATCHES_MAX));
-        Self { core, volume, len, name, write, permits, size: 0, now: None, ended: VecDeque::new(), done: Vec::new() }
+        let (size, now, ended, done) = (0, None, VecDeque::new(), Vec::new());
+        Self { core, volume, len, sealer, of, write, permits, size, now, ended, done }
     }
 
     async fn write(&mut self, mut bytes: Bytes) -> Result<(), Error> {
         while !bytes.is_empty() {
+            // Only now it is known that more follows: its header says so.
+            if self.now.as_ref().is_some_and(|now| now.room() == 0) {
+                self.end(End::Later).await?;
+            }
             if self.now.is_none() {
                 self.now = Some(self.begin().await?);
             }
@@ -172,9 +204,6 @@ impl Large {
             let before = now.room();
             now.write(&mut bytes).await?;
             self.size += before - now.room();
-            if now.room() == 0 {
-                self.end().await?;
-            }
         }
         Ok(())
     }
@@ -183,16 +212,17 @@ impl Large {
         let target = self.core.target(self.volume).await?;
         // A length that was told wrong must not stop the bytes: the caller judges them.
         let rest = self.len.map(|len| len.saturating_sub(self.size)).filter(|rest| *rest > 0);
-        let belongs = Belongs { write: self.write, name: self.name.clone(), offset: self.size };
+        let (folder, write, offset) = (self.sealer.folder.clone(), self.write, self.size);
+        let belongs = Belongs { folder, write, offset, of: self.of.clone() };
         let len_max = rest.unwrap_or(SEGMENT_BYTES_MAX);
-        let segment =
-            SegmentWriter::begin(self.core.clone(), self.volume, target, len_max, self.permits.clone(), belongs)?;
+        let (core, permits, wrap) = (self.core.clone(), self.permits.clone(), &self.sealer.wrap);
+        let segment = SegmentWriter::begin(core, self.volume, target, len_max, permits, wrap, belongs)?;
         Ok(segment.after(self.ended.back()))
     }
 
-    async fn end(&mut self) -> Result<(), Error> {
+    async fn end(&mut self, end: End) -> Result<(), Error> {
         if let Some(now) = self.now.take() {
-            self.ended.push_back(now.end().await?);
+            self.ended.push_back(now.end(end).await?);
         }
         while self.ended.len() >= ENDED_MAX {
             self.settle().await?;
@@ -212,7 +242,7 @@ impl Large {
     }
 
     async fn finish(mut self, registry: &Registry) -> Result<Vec<SegmentRef>, Error> {
-        self.end().await?;
+        self.end(End::Here).await?;
         while !self.ended.is_empty() {
             self.settle().await?;
         }

@@ -21,12 +21,15 @@ pub(crate) struct Written<'a> {
 
 impl Written<'_> {
     fn from(&self, slot: Option<Slot>, wrapped_key: [u8; 48]) -> From {
+        let mut root = [0; 8];
+        root.copy_from_slice(&self.facts.root()[..8]);
         From::Segment {
             volume: self.facts.volume,
             segment: self.segment,
             segment_len: self.facts.len,
             slot,
             key: Key::Wrapped(wrapped_key),
+            root,
             pieces: self.pieces.clone(),
         }
     }
@@ -56,9 +59,14 @@ impl Assembler {
         part: Option<Part>,
         found: Written<'_>,
     ) {
-        let one = self.writes.entry((path.to_owned(), part, write)).or_default();
-        one.written = one.written.max(found.facts.written);
         let extent = Extent { offset, len: found.facts.len, from: found.from(None, found.facts.wrapped_key) };
+        self.add((path.to_owned(), part, write), extent, end, found.facts.written);
+    }
+
+    fn add(&mut self, of: (String, Option<Part>, [u8; 16]), extent: Extent, end: End, written: Wall) {
+        let one = self.writes.entry(of).or_default();
+        one.written = one.written.max(written);
+        let offset = extent.offset;
         // Two segments for one place: a writer tried twice. Who can be read is better.
         match one.extents.get(&offset) {
             Some((known, _)) if known.missing().is_none() => {}
@@ -71,7 +79,15 @@ impl Assembler {
             let place = Slot { index: index as u32, offset: slot.offset, len: slot.len };
             let size = opened_len(slot.len.into());
             let extent = Extent { offset: 0, len: size, from: found.from(Some(place), slot.wrapped_key) };
-            self.done.push(object(slot.path.clone(), found.facts.written, Some(size), vec![extent], Vec::new()));
+            let written = found.facts.written;
+            if slot.part.is_none() {
+                self.done.push(object(slot.path.clone(), written, Some(size), vec![extent], Vec::new()));
+                continue;
+            }
+            // A write of its own, like no other.
+            let mut write = found.segment.0;
+            write[15] ^= index as u8;
+            self.add((slot.path.clone(), slot.part, write), extent, End::Here, written);
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a piece's header must say for its volume's owner alone, so that pieces without metadata become objects again.
 //!
-//! Today's header (`client::header`, version 1) holds a fragment that only the key of the whole volume opens and that
-//! nothing binds to the rest. Version 2 adds the volume's public key ([`write_owner`]) and puts an [`Envelope`] where the fragment was: an
+//! A header of version 1 (`client::header`) holds a fragment that only the key of the whole volume opens and that
+//! nothing binds to the rest. Version 2 has the volume's public key besides ([`write_owner`]), and an [`Envelope`] in the fragment's place: an
 //! anchor, which says whose key opens it, and an [`Origin`], bound to all that the header says. Who has a grant seals it with the grant's key.
 
 use base::limits::{CODE_PIECES_MAX, KEY_BYTES_MAX};
@@ -136,6 +136,18 @@ pub struct PackSlot {
     pub wrapped_key: [u8; 48],
     /// The path that it was written for.
     pub path: String,
+    /// The part of an upload, if it was one.
+    pub part: Option<Part>,
+}
+
+fn write_part(to: &mut Writer, part: &Option<Part>) {
+    to.option(*part, |to, part| {
+        to.raw(&part.upload).u16(part.number);
+    });
+}
+
+fn read_part(from: &mut Reader<'_>) -> Result<Option<Part>, CodecError> {
+    from.option("part", |from| Ok(Part { upload: from.array("upload")?, number: from.u16("part")? }))
 }
 
 impl Versioned for Origin {
@@ -146,14 +158,14 @@ impl Versioned for Origin {
     fn encode_body(&self, to: &mut Writer) {
         match self {
             Origin::Whole { write, path, offset, end, part } => {
-                to.u8(0).raw(write).u64(*offset).u8(*end as u8).str(path).option(*part, |to, part| {
-                    to.raw(&part.upload).u16(part.number);
-                });
+                to.u8(0).raw(write).u64(*offset).u8(*end as u8).str(path);
+                write_part(to, part);
             }
             Origin::Pack(slots) => {
                 to.u8(1).u32(slots.len() as u32);
                 for slot in slots {
                     to.u32(slot.offset).u32(slot.len).raw(&slot.wrapped_key).str(&slot.path);
+                    write_part(to, &slot.part);
                 }
             }
         }
@@ -171,9 +183,7 @@ impl Versioned for Origin {
                     value => return Err(CodecError::Value { what: "end", value: value.into() }),
                 };
                 let path = path(from)?;
-                let part =
-                    from.option("part", |from| Ok(Part { upload: from.array("upload")?, number: from.u16("part")? }))?;
-                Ok(Origin::Whole { write, path, offset, end, part })
+                Ok(Origin::Whole { write, path, offset, end, part: read_part(from)? })
             }
             1 => {
                 let count = from.u32("slots")? as usize;
@@ -182,7 +192,8 @@ impl Versioned for Origin {
                 }
                 let slot = |from: &mut Reader<'_>| {
                     let (offset, len) = (from.u32("slot offset")?, from.u32("slot length")?);
-                    Ok(PackSlot { offset, len, wrapped_key: from.array("slot key")?, path: path(from)? })
+                    let wrapped_key = from.array("slot key")?;
+                    Ok(PackSlot { offset, len, wrapped_key, path: path(from)?, part: read_part(from)? })
                 };
                 (0..count).map(|_| slot(from)).collect::<Result<_, _>>().map(Origin::Pack)
             }

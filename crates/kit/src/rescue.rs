@@ -88,6 +88,8 @@ pub enum From {
         slot: Option<Slot>,
         /// The key.
         key: Key,
+        /// The first bytes of its root: tell a header that was changed.
+        root: [u8; 8],
         /// Its pieces.
         pieces: Pieces,
     },
@@ -316,7 +318,9 @@ impl Rescue {
     fn of_segment(&self, segment: &crate::Segment, slot: Option<Slot>) -> From {
         let candidates = self.segments.get(&segment.id);
         let ours = |one: &&Candidate| one.facts.root().starts_with(&segment.root);
-        let found = candidates.and_then(|all| all.values().find(ours));
+        // Rather those that the volume's owner wrote than what somebody made of them.
+        let found = candidates
+            .and_then(|all| all.values().filter(ours).max_by_key(|one| (one.origin.is_some(), one.found.len())));
         // A kit knows neither the number that the volume had nor needs to: headers say it, and without one there is nothing to open.
         let volume = found.map_or(VolumeId(0), |one| one.facts.volume);
         From::Segment {
@@ -325,6 +329,7 @@ impl Rescue {
             segment_len: segment.len,
             slot,
             key: Key::Bare(segment.bare_key),
+            root: segment.root,
             pieces: Pieces {
                 k: segment.code.k,
                 m: segment.code.m,

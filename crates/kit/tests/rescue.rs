@@ -102,7 +102,7 @@ impl World {
         let slot = |(at, path): (usize, &String)| {
             let key = SegmentKey::new([at as u8; 32]);
             let wrapped_key = by.key.at(path).contents(VOLUME).wrap(&key, facts.segment, 1 + at as u32);
-            PackSlot { offset: 5016 * at as u32, len: 5016, wrapped_key, path: path.clone() }
+            PackSlot { offset: 5016 * at as u32, len: 5016, wrapped_key, path: path.clone(), part: None }
         };
         let origin = Origin::Pack(paths.iter().enumerate().map(slot).collect());
         let segment = self.store(by, facts, &origin, None);
@@ -383,7 +383,7 @@ fn what_headers_say_never_changes() {
     let facts = facts(&mut dice, 100, 1_795_230_600_123, false);
     let part = Some(Part { upload: [8; 16], number: 3 });
     let whole = Origin::Whole { write: [4; 16], path: "a/ä".into(), offset: 5, end: End::Later, part };
-    let slot = PackSlot { offset: 1, len: 5016, wrapped_key: [9; 48], path: "b".into() };
+    let slot = PackSlot { offset: 1, len: 5016, wrapped_key: [9; 48], path: "b".into(), part };
     let envelope = Envelope::seal(&by.key, by.anchor.clone(), &facts, [6; 16], &whole);
     let opened = Envelope::decode(&envelope.encode()).unwrap().open(&root(), &facts).unwrap();
     assert!(matches!(opened, Origin::Whole { path, .. } if path == "shared/with us/a/ä"));

@@ -1,6 +1,6 @@
 //! What commands may hold, and the conditions on a key's current version.
 
-use base::limits::{CODE_PIECES_MAX, KEY_BYTES_MAX};
+use base::limits::{CODE_PIECES_MAX, KEY_BYTES_MAX, SEALED_BYTES_MORE};
 
 use crate::encode::{
     ATTR_BYTES_MAX, ATTR_NAME_BYTES_MAX, ATTRS_MAX, ETAG_BYTES_MAX, INLINE_TOTAL_BYTES_MAX, SEGMENTS_MAX, SPANS_MAX,
@@ -70,7 +70,10 @@ fn simple(body: &Body, size: u64, totals: &mut Totals) -> Result<(), Error> {
     match body {
         Body::Inline(bytes) => {
             totals.inline += bytes.len();
-            invalid_if(bytes.len() as u64 != size, "body", "its bytes are not as many as its size says")?;
+            // Sealed by the client, they have salt and tag besides.
+            let bytes = bytes.len() as u64;
+            let fits = bytes == size || bytes == size.saturating_add(SEALED_BYTES_MORE as u64);
+            invalid_if(!fits, "body", "its bytes are not as many as its size says")?;
         }
         Body::Packed(reference, _) => {
             totals.segments += 1;

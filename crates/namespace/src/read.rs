@@ -66,6 +66,17 @@ pub fn head(
     Ok(if version.marker { Found::Marker(version) } else { Found::Object(version) })
 }
 
+/// The named version with its body, and its place in the order of versions, which says for a null version too what is later.
+///
+/// Errors: as [`head`].
+pub fn head_and_ord(view: &dyn View, volume: VolumeId, key: &str, version: VersionId) -> Result<(Found, u64), Error> {
+    let store = Store::new(view, volume);
+    let row = named(&store, key, version)?.ok_or(Error::NoSuchVersion)?;
+    let ord = row.ord;
+    let version = store.version(row, true)?;
+    Ok((if version.marker { Found::Marker(version) } else { Found::Object(version) }, ord))
+}
+
 fn named(store: &Store<'_>, key: &str, version: VersionId) -> Result<Option<VersionRow>, Error> {
     let path = Path::find(store, key)?;
     let (Some((parent, name)), Some(file)) = (path.place(), path.file(store)?) else { return Ok(None) };

@@ -108,8 +108,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Parts of an upload by number, those after `after`, at most `limit`; without bodies.
     async fn parts(&self, bucket: &Bucket, key: &str, id: UploadId, after: u16, limit: usize) -> Result<Vec<Part>>;
 
-    /// Takes the bytes of an object under this key; `len` if they are known.
-    async fn writer(&self, bucket: &Bucket, key: &str, len: Option<u64>) -> Result<Box<dyn Writer>>;
+    /// Takes the bytes of an object under this key, or of this part of it; `len` if they are known.
+    async fn writer(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        part: Option<(UploadId, u16)>,
+        len: Option<u64>,
+    ) -> Result<Box<dyn Writer>>;
     /// Gives a version's bytes.
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream>;
 }

@@ -124,8 +124,18 @@ impl Backend for Engine {
         Ok(self.0.parts(&volume(bucket), key, id, after, limit).await?)
     }
 
-    async fn writer(&self, bucket: &Bucket, key: &str, len: Option<u64>) -> Result<Box<dyn Writer>> {
-        Ok(Box::new(EngineWriter(self.0.writer(&volume(bucket), len).named(key))))
+    async fn writer(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        part: Option<(UploadId, u16)>,
+        len: Option<u64>,
+    ) -> Result<Box<dyn Writer>> {
+        let writer = self.0.writer(&volume(bucket), len).named(key);
+        Ok(Box::new(EngineWriter(match part {
+            Some((upload, number)) => writer.part(upload, number),
+            None => writer,
+        })))
     }
 
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream> {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use namespace::{Attrs, Command, NewVersion, Part, Version};
+use namespace::{Attrs, Command, NewVersion, Part, UploadId, Version};
 
 use crate::access::Act;
 use crate::acl::Permission;
@@ -90,7 +90,7 @@ pub async fn object(call: &mut Call) -> Result<Response> {
     let stored = Stored::of(&found);
     let mut headers = hyper::HeaderMap::new();
     set_encryption(&found, &mut headers);
-    let content = take(call, &bucket, &source, 0..source.version.size).await?;
+    let content = take(call, &bucket, &source, 0..source.version.size, None).await?;
     let condition = conditions::of_write(&call.headers)?;
     let new = NewVersion { size: content.size, etag: source.version.etag.clone(), attrs: found, body: content.body };
     let command = Command::Put { key: call.key().to_owned(), new, condition };
@@ -125,12 +125,12 @@ pub async fn part(call: &mut Call) -> Result<Response> {
     // The part's etag is the MD5 of its bytes: known for a whole object, else the bytes are read.
     let (content, etag, checksum) = match whole && (known.is_some() || algorithm.is_none()) {
         true => {
-            let content = take(call, &bucket, &source, range).await?;
+            let content = take(call, &bucket, &source, range, Some((upload, number))).await?;
             (content, source.version.etag.clone(), known)
         }
         false => {
             let mut lane = lane(call, algorithm.as_deref())?;
-            let content = pour(call, &bucket, &source, range, Some(&mut lane)).await?;
+            let content = pour(call, &bucket, &source, range, Some((upload, number)), Some(&mut lane)).await?;
             let (etag, checksum) = lane.finish().await?.check.finish();
             (content, etag, checksum)
         }
@@ -219,13 +219,19 @@ fn lane(call: &Call, algorithm: Option<&str>) -> Result<Lane> {
 
 /// The bytes of a copy. A whole object of the same volume, or one that lies in the metadata, is
 /// shared; anything else is read and written again, since each volume has keys of its own.
-async fn take(call: &Call, bucket: &Bucket, source: &Source, range: std::ops::Range<u64>) -> Result<Content> {
+async fn take(
+    call: &Call,
+    bucket: &Bucket,
+    source: &Source,
+    range: std::ops::Range<u64>,
+    part: Option<(UploadId, u16)>,
+) -> Result<Content> {
     let inline = matches!(source.version.body, namespace::Body::Inline(_));
     let whole = range == (0..source.version.size);
     if whole && (inline || source.bucket.volume == bucket.volume) {
         return Ok(Content { size: source.version.size, body: source.version.body.clone() });
     }
-    pour(call, bucket, source, range, None).await
+    pour(call, bucket, source, range, part, None).await
 }
 
 async fn pour(
@@ -233,9 +239,10 @@ async fn pour(
     bucket: &Bucket,
     source: &Source,
     range: std::ops::Range<u64>,
+    part: Option<(UploadId, u16)>,
     mut lane: Option<&mut Lane>,
 ) -> Result<Content> {
-    let mut writer = call.backend().writer(bucket, call.key(), Some(range.end - range.start)).await?;
+    let mut writer = call.backend().writer(bucket, call.key(), part, Some(range.end - range.start)).await?;
     let mut write: Vec<Bytes> = Vec::new();
     if let namespace::Body::Inline(bytes) = &source.version.body {
         let cut = bytes.get(range.start as usize..range.end as usize).ok_or(Code::InternalError)?;

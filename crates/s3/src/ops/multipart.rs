@@ -57,7 +57,7 @@ pub async fn part(call: &mut Call) -> Result<Response> {
     let (upload, number) = upload_and_part(call)?;
     // A part of an upload that isn't there would be stored for nothing: ask first.
     let begun = call.backend().upload(&bucket, call.key(), upload).await?;
-    let (content, summary) = object::store(call, &bucket, OBJECT_BYTES_MAX).await?;
+    let (content, summary) = object::store(call, &bucket, Some((upload, number)), OBJECT_BYTES_MAX).await?;
     let mut found = Attrs::new();
     if let Some(checksum) = &summary.checksum {
         if let Some((wanted, _)) = algorithm(&begun.attrs)

@@ -4,7 +4,7 @@ use base::UserId;
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{HeaderMap, StatusCode};
-use namespace::{Attrs, Command, Condition, NewVersion, Version};
+use namespace::{Attrs, Command, Condition, NewVersion, UploadId, Version};
 
 use crate::acl::{self, Acl, Permission};
 use crate::attrs::{self, PartTable, Stored};
@@ -152,7 +152,7 @@ pub async fn put(call: &mut Call) -> Result<Response> {
     let condition = conditions::of_write(&call.headers)?;
     inherit(call, &bucket, call.header("x-amz-acl"), &mut found).await?;
     refuse_early(call, &bucket, &condition).await?;
-    let (content, summary) = store(call, &bucket, OBJECT_BYTES_MAX).await?;
+    let (content, summary) = store(call, &bucket, None, OBJECT_BYTES_MAX).await?;
     if let Some(checksum) = &summary.checksum {
         checksum.store(&mut found);
     }
@@ -246,14 +246,19 @@ pub async fn refuse_public(call: &Call, bucket: &Bucket, acl: &Acl) -> Result<()
     }
 }
 
-/// Takes the call's body into the store: nothing of it can be seen before the commit.
-pub async fn store(call: &mut Call, bucket: &Bucket, bytes_max: u64) -> Result<(Content, Summary)> {
+/// Takes the call's body, or that of a part, into the store: nothing of it can be seen before the commit.
+pub async fn store(
+    call: &mut Call,
+    bucket: &Bucket,
+    part: Option<(UploadId, u16)>,
+    bytes_max: u64,
+) -> Result<(Content, Summary)> {
     let len = call.payload.len();
     if len.is_some_and(|len| len > bytes_max) {
         return Err(Code::EntityTooLarge.into());
     }
     let mut payload = std::mem::take(&mut call.payload);
-    let content = fill(call, bucket, &mut payload, len, bytes_max).await;
+    let content = fill(call, bucket, &mut payload, part, len, bytes_max).await;
     let taken = payload.taken();
     call.payload = payload;
     let content = content?;
@@ -265,10 +270,11 @@ async fn fill(
     call: &Call,
     bucket: &Bucket,
     payload: &mut Payload,
+    part: Option<(UploadId, u16)>,
     len: Option<u64>,
     bytes_max: u64,
 ) -> Result<Content> {
-    let mut writer = call.backend().writer(bucket, call.key(), len).await?;
+    let mut writer = call.backend().writer(bucket, call.key(), part, len).await?;
     while let Some(bytes) = payload.next().await? {
         writer.write(bytes).await?;
         if payload.taken() > bytes_max {

@@ -137,7 +137,7 @@ async fn fill(
     lane: &mut Lane,
     (least, most): (u64, u64),
 ) -> Result<Content> {
-    let mut writer = call.backend().writer(bucket, call.key(), None).await?;
+    let mut writer = call.backend().writer(bucket, call.key(), None, None).await?;
     let mut size = 0;
     while let Some(bytes) = form.next(payload).await? {
         size += bytes.len() as u64;

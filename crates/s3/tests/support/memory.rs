@@ -204,7 +204,13 @@ impl s3::Backend for Memory {
         self.ask(|_, rows| read::parts(rows, bucket.volume, key, id, after, limit))
     }
 
-    async fn writer(&self, _bucket: &Bucket, _key: &str, _len: Option<u64>) -> Result<Box<dyn Writer>> {
+    async fn writer(
+        &self,
+        _bucket: &Bucket,
+        _key: &str,
+        _part: Option<(UploadId, u16)>,
+        _len: Option<u64>,
+    ) -> Result<Box<dyn Writer>> {
         Ok(Box::new(MemoryWriter { env: self.env.clone(), blobs: self.blobs.clone(), bytes: Vec::new() }))
     }
 
