@@ -44,6 +44,7 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
         }
         ("GET", "/v1/pace") => Ok(json!({ "percent": node.pace()? })),
         ("POST", "/v1/pace") => Ok(json!({ "percent": node.set_pace(text(wish, "pace")?).await? })),
+        ("GET", "/v1/kits") => told(node.kits()?),
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
         ("POST", "/v1/nodes/rotate-key") => {
             node.rotate_key().await?;

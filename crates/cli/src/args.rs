@@ -64,6 +64,11 @@ pub enum Command {
         #[arg(value_name = "BUCKET[/KEY]")]
         what: String,
     },
+    /// Reads everything from whatever nodes are left, with nothing but the root key: no service needs to be alive
+    Rescue(Rescue),
+    /// Copies of what is needed to read without any service: how fresh they are, and where
+    #[command(subcommand)]
+    Kit(Kit),
     /// Founds the metadata anew on this node, when most nodes that kept it are lost for good
     Recover(Recover),
     /// Empties drives, nodes or all of a label, so that they can be removed; reads and writes go on
@@ -144,6 +149,38 @@ pub struct Recover {
     /// Do it: the code that this printed before. Without it only the outcome is shown
     #[arg(long, value_name = "CODE")]
     pub code: Option<String>,
+}
+
+/// `abide rescue`.
+#[derive(Debug, Args)]
+pub struct Rescue {
+    /// Where to write it; without a folder only what is there is shown
+    #[arg(value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// Some nodes that are left, as HOST or HOST:PORT; those that they know are found by themselves
+    #[arg(long, required = true, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
+    /// Read the root key's 24 words from standard input
+    #[arg(long, conflicts_with = "key_file")]
+    pub words: bool,
+    /// The root key's file [default: the one in the home]
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// Only this bucket
+    #[arg(long, value_name = "NAME")]
+    pub bucket: Option<String>,
+    /// Only keys that begin so
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub prefix: String,
+    /// What was replaced or deleted as well, as far as it is still there
+    #[arg(long)]
+    pub leftovers: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Kit {
+    /// For each bucket: what its kit has, up to when, and which nodes have the newest copy
+    Status,
 }
 
 /// `abide join`.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::absolute;
-use crate::args::{Command, Drive, Go, Inspect, Key, Nodes, Policy};
+use crate::args::{Command, Drive, Go, Inspect, Key, Kit, Nodes, Policy};
 use crate::control::{Error, ask};
 use crate::show::{Paint, bytes, duration, paint, table, text};
 
@@ -73,6 +73,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         Command::Trail { limit } => {
             get(&format!("/v1/trail?limit={limit}")).map(|answer| Done::good(answer.clone(), trail(&answer)))
         }
+        Command::Kit(Kit::Status) => get("/v1/kits").map(|answer| Done::good(answer.clone(), kits(&answer))),
         Command::Node(Nodes::RotateKey) => {
             let answer = post("/v1/nodes/rotate-key", json!({}))?;
             Ok(Done::good(answer, "this node has a new key; in a minute the old one opens nothing any more".into()))
@@ -118,7 +119,12 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             let shown = serde_json::to_string_pretty(&answer).unwrap_or_default();
             Ok(Done::good(answer, shown))
         }
-        Command::Up(_) | Command::Join(_) | Command::Recover(_) | Command::Simulate(_) | Command::Inspect(_) => {
+        Command::Up(_)
+        | Command::Join(_)
+        | Command::Recover(_)
+        | Command::Rescue(_)
+        | Command::Simulate(_)
+        | Command::Inspect(_) => {
             unreachable!("these don't ask the store")
         }
     }
@@ -270,6 +276,26 @@ fn plan(home: &Path, verb: &str, targets: &[String], go: &Go) -> Result<Done, Er
         lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
     }
     Ok(Done { answer, shown: lines.join("\n"), good: applied || !refused })
+}
+
+fn kits(answer: &Value) -> String {
+    let row = |kit: &Value| {
+        let holders = list(&kit["holders"]);
+        let fresh = holders.iter().filter(|holder| holder["fresh"] == true).count();
+        let behind: Vec<String> =
+            holders.iter().filter(|holder| holder["fresh"] != true).map(|holder| text(&holder["node"])).collect();
+        vec![
+            text(&kit["bucket"]),
+            text(&kit["objects"]),
+            bytes(kit["bytes"].as_u64().unwrap_or(0)),
+            text(&kit["up_to"]),
+            format!("{} of {}", fresh + 1, holders.len() + 1),
+            if behind.is_empty() { "-".into() } else { behind.join(", ") },
+        ]
+    };
+    let rows: Vec<Vec<String>> = list(answer).iter().map(row).collect();
+    let note = "kits of the buckets whose metadata this node leads; the others are kept by the nodes that lead those";
+    format!("{}\n{}", table(&["bucket", "objects", "kit", "up to", "copies", "behind"], &rows), paint(Paint::Dim, note))
 }
 
 fn trail(answer: &Value) -> String {

@@ -7,6 +7,7 @@ mod control;
 mod inspect;
 mod metrics;
 mod recover;
+mod rescue;
 mod show;
 mod simulate;
 mod tls;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
             let args::Join { ticket, up } = *join;
             return up::join(&home, named, &ticket, up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
+        Command::Rescue(what) => rescue::run(&home, &what).map_err(|why| (why, None)),
         Command::Recover(what) => recover::run(&home, &what).map_err(|why| (why, None)),
         Command::Simulate(what) => simulate::run(&home, &what).map_err(|why| (why, None)),
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),

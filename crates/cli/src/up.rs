@@ -127,7 +127,7 @@ fn own_address(listen: IpAddr) -> IpAddr {
 }
 
 /// The 24 words, from standard input: on the command line other users of the machine would see them.
-fn ask_words() -> Result<String, String> {
+pub fn ask_words() -> Result<String, String> {
     eprintln!("type the 24 words of the root key, then Enter:");
     let mut words = Vec::new();
     for line in std::io::stdin().lock().lines() {

@@ -61,6 +61,11 @@ impl Ticket {
         ticket
     }
 
+    /// Whether its volume's owner made it, and its time isn't over.
+    pub fn is_genuine(&self, now: Wall) -> bool {
+        now < self.until && self.volume.verify_as(CONTEXT, &self.signed(), &self.signature)
+    }
+
     fn signed(&self) -> Vec<u8> {
         let mut to = Writer::new();
         to.raw(&self.volume.0).bytes(&self.segments).option(self.node, |to, node| {

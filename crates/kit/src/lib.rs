@@ -3,13 +3,14 @@
 //! A [`Log`] holds one volume's [`State`]: objects with their manifests, groups, drives, nodes. It is a base and
 //! deltas, sealed, chained by hash and signed; opening it against what was [`Seen`] last tells a crash, damage, tampering, rollback and a
 //! fork apart. [`spread`] says which nodes keep copies, and what they take. [`header`] is what pieces say of themselves
-//! to the volume's owner alone; [`rescue`] makes a listing of that.
+//! to the volume's owner alone; [`rescue`] makes a listing of that. [`ask`] is what owners ask of nodes.
 //!
 //! Pure: bytes come in as slices and go out as bytes to append. docs/formats/kit.md has every byte.
 //!
-//! In reading order: [`types`], [`change`], [`state`], [`log`], [`spread`], [`header`], [`rescue`].
+//! In reading order: [`types`], [`change`], [`state`], [`log`], [`spread`], [`header`], [`rescue`], [`ask`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod ask;
 mod assemble;
 pub mod change;
 mod decode;

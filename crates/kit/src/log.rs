@@ -127,14 +127,22 @@ impl Log {
         state: State,
         salts: impl FnMut() -> [u8; 16],
     ) -> Result<(Vec<u8>, Self), Error> {
+        Self::create_at(root, volume, id, 1, state, salts)
+    }
+
+    /// As [`Log::create`], beginning with this generation: of copies that are as new in all else the greater one counts.
+    pub fn create_at(
+        root: &VolumeRoot,
+        volume: VolumeId,
+        id: [u8; 16],
+        generation: u64,
+        state: State,
+        salts: impl FnMut() -> [u8; 16],
+    ) -> Result<(Vec<u8>, Self), Error> {
         let keys = Keys::new(root);
         let public = keys.public();
-        Self::begin(
-            keys,
-            Head { volume, public, log: id, generation: 1, before: 0, before_chain: [0; 32] },
-            state,
-            salts,
-        )
+        let head = Head { volume, public, log: id, generation, before: 0, before_chain: [0; 32] };
+        Self::begin(keys, head, state, salts)
     }
 
     fn begin(

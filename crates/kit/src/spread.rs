@@ -52,6 +52,22 @@ impl Label {
         (self.position, self.generation, self.len)
     }
 
+    /// Its fields.
+    pub fn write(&self, to: &mut Writer) {
+        to.raw(&self.volume.0).raw(&self.log).u64(self.generation).u64(self.position).u64(self.len);
+    }
+
+    /// The reverse of [`Label::write`].
+    pub fn read(from: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            volume: PublicKey(from.array("volume's key")?),
+            log: from.array("log")?,
+            generation: from.u64("generation")?,
+            position: from.u64("position")?,
+            len: from.u64("length")?,
+        })
+    }
+
     fn same_file(&self, other: &Label) -> bool {
         (self.volume, self.log, self.generation) == (other.volume, other.log, other.generation)
     }
@@ -91,8 +107,7 @@ impl Parcel {
     /// The bytes by their hash, so that it is known who signed how much without another copy of it.
     fn signed(&self) -> Vec<u8> {
         let mut to = Writer::new();
-        let label = &self.label;
-        to.raw(&label.volume.0).raw(&label.log).u64(label.generation).u64(label.position).u64(label.len);
+        self.label.write(&mut to);
         to.u64(self.offset).raw(&crypt::hash(&self.bytes));
         to.finish()
     }
@@ -110,19 +125,12 @@ impl Versioned for Parcel {
     const VERSION: u8 = 1;
 
     fn encode_body(&self, to: &mut Writer) {
-        let label = &self.label;
-        to.raw(&label.volume.0).raw(&label.log).u64(label.generation).u64(label.position).u64(label.len);
+        self.label.write(to);
         to.u64(self.offset).bytes(&self.bytes).raw(&self.signature);
     }
 
     fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let label = Label {
-            volume: PublicKey(from.array("volume's key")?),
-            log: from.array("log")?,
-            generation: from.u64("generation")?,
-            position: from.u64("position")?,
-            len: from.u64("length")?,
-        };
+        let label = Label::read(from)?;
         let offset = from.u64("offset")?;
         let bytes = from.bytes("bytes", PARCEL_BYTES_MAX)?.to_vec();
         Ok(Self { label, offset, bytes, signature: from.array("signature")? })

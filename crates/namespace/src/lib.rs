@@ -13,13 +13,14 @@
 //! In reading order: [`types`] (what can be asked), `keys` and [`rows`] (what is stored where),
 //! `tree` (folders), `change` (a command under way), `segments` (who uses which), `apply` and
 //! `uploads` (the commands), [`work`] (once, however often it arrives), `walk` and [`read`], [`wire`] (all
-//! that between nodes), [`catalog`].
+//! that between nodes), [`kept`] (what copies kept elsewhere say of a key), [`catalog`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod catalog;
 pub mod encode;
 pub mod error;
 pub mod journal;
+pub mod kept;
 pub mod read;
 pub mod rows;
 pub mod types;

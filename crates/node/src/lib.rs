@@ -4,7 +4,7 @@
 //! reading order: [`settings`] (what is asked for), [`identity`] and [`key`] (what a folder and a
 //! key file say), `open` (making and opening a store, and what is refused), `fleet` (the drives at
 //! hand), `supervise` (drives that vanish, return, join), `groups` (who holds what), `gate` (what may be taken away), `even` (drives that are fuller than others), `recode` (older codes), `heal` (pieces
-//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), [`members`] (who belongs),
+//! that are missing), `upkeep` (garbage, packs, trash, scrubbing), `owners` (those who have nothing but a volume's key), [`members`] (who belongs),
 //! [`remote`] (drives of other nodes),
 //! `cluster` (this node among others), [`recover`] (when most of them are lost for good), [`members`] (who they are), [`status`] and [`command`] (what people ask).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -30,6 +30,7 @@ mod groups;
 mod heal;
 mod node;
 mod open;
+mod owners;
 mod pass;
 mod private;
 mod recode;
@@ -42,6 +43,7 @@ pub use command::{Added, BucketPolicy, Manifest, Verified};
 pub use error::{Error, Result};
 pub use gate::{Plan, Trailed, Verb};
 pub use node::Node;
+pub use owners::{HolderShown, KitShown};
 pub use recover::{Recovery, recover};
 pub use settings::{Settings, Started};
 pub use status::{DriveGauges, Event, Gauges, Health, Status};

@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::fleet::{Fleet, Marks, lock};
 use crate::heal::Heal;
+use crate::owners::Owners;
 use crate::settings::Settings;
 use crate::shards::Shards;
 use crate::upkeep::Upkeep;
@@ -50,6 +51,8 @@ pub(crate) struct Inner {
     pub keys: crypt::StoreKeys,
     /// The other nodes, once there may be some.
     pub cluster: OnceLock<Arc<Cluster>>,
+    /// What is done for owners of volumes.
+    pub owners: Owners,
     pub client: Client,
     pub events: Events,
     pub heal: Mutex<Heal>,

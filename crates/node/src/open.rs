@@ -90,6 +90,7 @@ impl Node {
         inner.run("code anew", crate::recode::keep(inner.clone()));
         inner.run("findings", heal::take_findings(inner.clone()));
         inner.run("upkeep", upkeep::keep(inner.clone()));
+        inner.run("keep kits", crate::owners::keeper::keep(inner.clone()));
         Ok(Started { node: Node(inner), words, key_file, notes })
     }
 
@@ -346,6 +347,7 @@ async fn assemble(
     let client = Client::new(env.clone(), catalog, shards.clone(), drives.clone(), keys.clone());
     let (alive, ended) = mpsc::channel(1);
     let inner = Arc::new(Inner {
+        owners: crate::owners::Owners::new(env.clone()),
         heal: heal::Heal::new().into(),
         upkeep: upkeep::Upkeep::new(env.clock.now()).into(),
         env,

@@ -68,6 +68,7 @@ impl Inner {
         })?;
         if is_new {
             self.client.catalog_changed();
+            self.learn_owners();
             self.wake.notify_one();
         }
         self.take_list(cluster, &seen).await?;

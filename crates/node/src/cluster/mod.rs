@@ -47,6 +47,7 @@ use wire::Trust;
 use crate::error::Result;
 use crate::members::{Tokens, Turns};
 use crate::node::Inner;
+use crate::owners::service::{OWNERS, OwnerDoor, OwnerService};
 use crate::remote::{Limits, PIECES, PieceService, Remotes, ServiceLimits};
 use courier::{LIVENESS, LivenessService, Post};
 use fresh::{FRESH, FreshService};
@@ -122,6 +123,7 @@ pub(crate) struct Cluster {
     keys: Arc<KeyService>,
     kept: Mutex<Kept>,
     summary: Arc<SummaryService>,
+    owners: Arc<OwnerService>,
     /// Who keeps each shard.
     holders: watch::Sender<BTreeMap<u32, Vec<NodeId>>>,
 }
@@ -146,6 +148,8 @@ impl Cluster {
         services.insert(KEYS, keys.clone());
         let summary: Arc<SummaryService> = Arc::default();
         services.insert(SUMMARY, summary.clone());
+        let owners: Arc<OwnerService> = Arc::default();
+        services.insert(OWNERS, owners.clone());
         let carrier = TcpCarrier::new(env.clone(), start.identity.key.clone(), settings.transport.connect)?;
         let endpoint = Endpoint::start(
             env.clone(),
@@ -179,6 +183,7 @@ impl Cluster {
             keys,
             kept,
             summary,
+            owners,
             holders,
         }))
     }
@@ -193,6 +198,8 @@ impl Cluster {
         inner.shards.all().iter().for_each(|shard| self.metadata.set(shard));
         self.fresh.set(inner.client.clone());
         self.summary.set(inner);
+        self.owners.set(inner);
+        self.endpoint.welcome(Arc::new(OwnerDoor::new(self.owners.clone())));
         self.groups.set(inner);
         self.keys.set(inner);
     }

@@ -1,0 +1,58 @@
+//! What somebody can do who has nothing but words and the addresses of some nodes: find who is there, list what is stored,
+//! read it. No director is asked, none needs to be alive.
+//!
+//! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
+//! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes).
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod holder;
+pub mod names;
+pub mod reach;
+pub mod restore;
+pub mod survey;
+
+pub use reach::Reach;
+pub use restore::{Restored, restore};
+pub use survey::{Keys, Survey, Volume, survey};
+
+use base::{Kind, Kinded};
+
+/// Why it can't be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No node can be asked.
+    #[error("no node can be asked: {0}")]
+    Nobody(String),
+    /// The way to nodes.
+    #[error(transparent)]
+    Transport(#[from] transport::Error),
+    /// Reading.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// A kit.
+    #[error(transparent)]
+    Kit(#[from] kit::Error),
+    /// A file or a folder here.
+    #[error("{path}: {why}")]
+    File {
+        /// Which.
+        path: std::path::PathBuf,
+        /// What failed, why, what to do.
+        why: String,
+    },
+}
+
+impl Kinded for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Error::Nobody(_) => Kind::Unreachable,
+            Error::Transport(error) => error.kind(),
+            Error::Client(error) => error.kind(),
+            Error::Kit(error) => error.kind(),
+            Error::File { .. } => Kind::Invalid,
+        }
+    }
+}
+
+/// What came of something.
+pub type Result<T> = std::result::Result<T, Error>;
