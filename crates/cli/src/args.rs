@@ -238,6 +238,9 @@ pub struct Up {
     /// Seconds that a drive may be away before its pieces are rebuilt elsewhere
     #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     pub repair_after: u64,
+    /// Seconds that nobody may lead a bucket's metadata before reads go on by copies of it, which may be a moment old; 0: never
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub read_by_kit_after: u64,
     /// Log as JSON lines
     #[arg(long)]
     pub log_json: bool,

@@ -100,6 +100,7 @@ fn settings(home: &Path, up: &Up) -> Result<Settings, String> {
     settings.key_file = up.key_file.as_deref().map(absolute).transpose()?;
     settings.policy.clone_from(&up.policy);
     settings.repair_after = Duration::from_secs(up.repair_after);
+    settings.read_by_kit_after = (up.read_by_kit_after > 0).then(|| Duration::from_secs(up.read_by_kit_after));
     settings.cluster_listen = up.cluster_listen;
     settings.addresses.clone_from(&up.advertise);
     if settings.addresses.is_empty() {

@@ -28,6 +28,7 @@ use crate::registry::{Registry, segments};
 use crate::repair::{Job, Rebuilt};
 use crate::run::Run;
 use crate::shard::{Hint, Metadata, Shard, Volumes};
+use crate::spare::{Read, Rows, Spares, read_only, unless_lost};
 use crate::writer::{Content, Writer};
 use crate::{Error, recode, verify};
 
@@ -109,6 +110,21 @@ impl Client {
         &self.0.core
     }
 
+    /// Goes on to read by these rows when nobody leads. Said once.
+    pub fn set_spares(&self, spares: Arc<dyn Spares>) {
+        // The first word counts.
+        let _ = self.core().spares.set(spares);
+    }
+
+    /// For people: what is read without whoever leads it, since when; nothing if all is well.
+    pub fn without_leaders(&self) -> Option<String> {
+        self.core().spares.get()?.said()
+    }
+
+    fn is_catalog_lost(&self) -> bool {
+        self.core().spares.get().is_some_and(|spares| spares.is_catalog_lost())
+    }
+
     /// The drives.
     pub fn drives(&self) -> &Arc<Drives> {
         &self.core().drives
@@ -137,7 +153,13 @@ impl Client {
         &self,
         read: impl Fn(&dyn View) -> Result<T, namespace::Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.core().system.scan(None, move |view| Ok(read(view)?)).await
+        let system = &self.core().system;
+        if self.is_catalog_lost()
+            && let Some(done) = system.peek(|view| Ok::<_, Error>(read(view)?))?
+        {
+            return Ok(done);
+        }
+        system.scan(None, move |view| Ok(read(view)?)).await
     }
 
     /// One row of the catalog: as it is known here, or, if it isn't, asked for.
@@ -148,6 +170,8 @@ impl Client {
         let system = &self.core().system;
         match system.peek(|view| Ok::<_, Error>(read(view)?))? {
             Some(Some(row)) => Ok(Some(row)),
+            // Nobody knows better.
+            Some(None) if self.is_catalog_lost() => Ok(None),
             _ => system.read(None, |view| Ok(read(view)?)).await,
         }
     }
@@ -273,11 +297,27 @@ impl Client {
         &self,
         bucket: &Bucket,
         query: Query,
-        read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + 'static,
+        read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + Sync + 'static,
     ) -> Result<T, Error> {
         let volume = bucket.volume;
         let shard = self.core().shard(volume);
-        shard.scan(hint(&shard, volume, || query), move |view| Ok(read(view, volume)?)).await
+        let read = Arc::new(read);
+        let rule = read.clone();
+        let led = shard.scan(hint(&shard, volume, || query), move |view| Ok(rule(view, volume)?));
+        match unless_lost(self.core().spares.get(), volume, led).await {
+            Read::Led(done) => done,
+            Read::Lost => {
+                let rows = self.spare_rows(volume).await?;
+                let work = move || read(&rows.rows, volume);
+                Ok(self.core().env.blocking(work).await??)
+            }
+        }
+    }
+
+    /// Rows of a volume whose shard nobody leads.
+    async fn spare_rows(&self, volume: VolumeId) -> Result<Arc<Rows>, Error> {
+        let spares = self.core().spares.get().ok_or_else(read_only)?;
+        spares.rows(volume).await
     }
 
     /// Reads a few rows.
@@ -287,8 +327,13 @@ impl Client {
         query: impl FnOnce() -> Query,
         read: impl Fn(&dyn View, VolumeId) -> Result<T, namespace::Error> + Send + Sync,
     ) -> Result<T, Error> {
-        let shard = self.core().shard(bucket.volume);
-        shard.read(hint(&shard, bucket.volume, query), |view| Ok(read(view, bucket.volume)?)).await
+        let volume = bucket.volume;
+        let shard = self.core().shard(volume);
+        let led = shard.read(hint(&shard, volume, query), |view| Ok(read(view, volume)?));
+        match unless_lost(self.core().spares.get(), volume, led).await {
+            Read::Led(done) => done,
+            Read::Lost => Ok(read(&self.spare_rows(volume).await?.rows, volume)?),
+        }
     }
 
     /// Changes the bucket; durable when this returns. Content that the command names is given up if
@@ -300,6 +345,10 @@ impl Client {
             Command::Rebody { to, .. } => Some(to),
             _ => None,
         };
+        if self.core().spares.get().is_some_and(|spares| spares.is_lost(bucket.volume)) {
+            self.discard_all(body);
+            return Err(read_only());
+        }
         let committing = body.map(|body| self.0.registry.begin(body)).transpose();
         let mut committing = committing.map_err(|segment| namespace::Error::SegmentGone { segment })?;
         let fresh = committing.as_ref().map(|committing| committing.runs.clone()).unwrap_or_default();

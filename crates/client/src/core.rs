@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use base::{DriveId, GroupId, Kind, PieceId, PolicyId, SegmentId, VolumeId};
@@ -23,6 +23,7 @@ use crate::findings::Teller;
 use crate::map::{Map, POLICY_SETTING, Target};
 use crate::settings::Settings;
 use crate::shard::{Shard, Volumes};
+use crate::spare::{Read, Spares, unless_lost};
 
 /// A drive that doesn't answer a read for so long has failed at it.
 pub(crate) const READ_MAX: Duration = Duration::from_secs(30);
@@ -44,6 +45,8 @@ pub(crate) struct Core {
     folders: Mutex<BTreeMap<VolumeId, Arc<Folder>>>,
     pub teller: Teller,
     pub settings: Settings,
+    /// What is read when nobody leads.
+    pub spares: OnceLock<Arc<dyn Spares>>,
     /// What streams read ahead.
     pub ahead: Arc<Budget>,
     map: RwLock<Option<Arc<Map>>>,
@@ -72,6 +75,7 @@ impl Core {
             folders: Mutex::default(),
             teller,
             settings: Settings::default(),
+            spares: OnceLock::new(),
             ahead: Arc::default(),
             map: RwLock::new(None),
             map_epoch: AtomicU64::new(0),
@@ -164,6 +168,14 @@ impl Core {
 
     /// A setting of a volume. Of a shard that is led elsewhere it may be a moment old.
     pub async fn config(&self, volume: VolumeId, name: &str) -> Result<Option<Vec<u8>>, Error> {
+        match unless_lost(self.spares.get(), volume, self.config_led(volume, name)).await {
+            Read::Led(done) => done,
+            // Copies don't have it. Without it a bucket is its owner's alone.
+            Read::Lost => Ok(None),
+        }
+    }
+
+    async fn config_led(&self, volume: VolumeId, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let rule = |view: &dyn base::kv::View| Ok::<_, Error>(namespace::read::config(view, volume, name)?);
         let shard = self.shard(volume);
         if shard.is_led_here() {

@@ -25,6 +25,7 @@ pub mod read;
 mod recode;
 pub mod repair;
 pub mod shard;
+pub mod spare;
 pub mod writer;
 
 mod ahead;

@@ -1,5 +1,7 @@
 //! All that is stored of one key, for copies of the metadata that are kept elsewhere.
 
+use std::collections::BTreeMap;
+
 use base::VolumeId;
 use base::kv::View;
 use codec::{Reader, Versioned, Writer};
@@ -7,10 +9,10 @@ use codec::{Reader, Versioned, Writer};
 use crate::encode::{read_attrs, read_etag, write_attrs, write_etag};
 use crate::error::Error;
 use crate::keys::end;
-use crate::rows::VersionRow;
+use crate::rows::{Head, VersionRow};
 use crate::store::Store;
 use crate::tree::Path;
-use crate::types::{Attrs, Version};
+use crate::types::{Attrs, Command, Condition, NewVersion, Version, Versioning};
 
 /// Versions of one key at the most: of more the newest count.
 const VERSIONS_MAX: usize = 10_000;
@@ -60,4 +62,43 @@ pub fn read_face(bytes: &[u8]) -> Result<(String, Attrs), Error> {
     let face = (read_etag(&mut from)?, read_attrs(&mut from)?);
     from.end("entity tag and attributes")?;
     Ok(face)
+}
+
+/// Rows as they would be in a volume of which only this much is known: for reading alone.
+#[derive(Debug, Default)]
+pub struct Copied {
+    rows: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+impl Copied {
+    /// Adds a version; those of a key in the order of their `ord`.
+    ///
+    /// # Errors
+    /// If it can't be: then nothing was added.
+    pub fn add(&mut self, volume: VolumeId, key: &str, kept: &Kept) -> Result<(), Error> {
+        let keys = Store::new(&self.rows, volume).keys;
+        let head = Store::new(&self.rows, volume).head()?;
+        // The rules give it the next number, and the name that versions have in this state.
+        let versioning = if kept.null { Versioning::Suspended } else { Versioning::Enabled };
+        let before = Head { ord: kept.ord.saturating_sub(1), versioning, ..head };
+        self.rows.insert(keys.head(), before.encode());
+        let Version { modified, marker, size, etag, attrs, body, .. } = kept.version.clone();
+        let key = key.to_owned();
+        let condition = Condition::default();
+        let command = match marker {
+            true => Command::Delete { key, version: None, condition },
+            false => Command::Put { key, new: NewVersion { size, etag, attrs, body }, condition },
+        };
+        let (batch, _) = crate::apply(&self.rows, volume, &command, modified)?;
+        base::kv::apply(&mut self.rows, &batch);
+        Ok(())
+    }
+
+    /// The rows, of a volume that stands so.
+    pub fn finish(mut self, volume: VolumeId, versioning: Versioning) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, Error> {
+        let store = Store::new(&self.rows, volume);
+        let (key, head) = (store.keys.head(), store.head()?);
+        self.rows.insert(key, Head { versioning, ..head }.encode());
+        Ok(self.rows)
+    }
 }

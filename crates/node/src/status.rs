@@ -249,6 +249,10 @@ impl Node {
             status.sentence = "no node leads the metadata just now: most of its voters must be up".to_owned();
             status.reasons.push(why);
         }
+        if let Some(without) = inner.client.without_leaders() {
+            status.health = Health::Red;
+            status.reasons.push(without);
+        }
         Ok(status)
     }
 

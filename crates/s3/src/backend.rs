@@ -116,6 +116,10 @@ pub trait Backend: Send + Sync + 'static {
         part: Option<(UploadId, u16)>,
         len: Option<u64>,
     ) -> Result<Box<dyn Writer>>;
+    /// For people: what is read without whoever should lead it, since when; nothing if all is well.
+    fn without_leaders(&self) -> Option<String> {
+        None
+    }
     /// Gives a version's bytes.
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream>;
 }

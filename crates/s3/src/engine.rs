@@ -58,6 +58,10 @@ impl Writer for EngineWriter {
 
 #[async_trait]
 impl Backend for Engine {
+    fn without_leaders(&self) -> Option<String> {
+        self.0.without_leaders()
+    }
+
     async fn create_bucket(&self, name: &str, owner: &UserId, region: &str) -> Result<Bucket> {
         Ok(shown(&*self.0.create_bucket(name, owner, region).await?))
     }

@@ -314,6 +314,9 @@ fn finish(face: &Face, response: &mut Response, request_id: &str) {
     headers.insert(HeaderName::from_static("x-amz-id-2"), face.host_id.clone());
     headers.insert(DATE, date);
     headers.insert(SERVER, HeaderValue::from_static("Abide"));
+    if let Some(why) = face.backend.without_leaders().and_then(|why| HeaderValue::from_str(&why).ok()) {
+        headers.insert(HeaderName::from_static("x-abide-read-by-kit"), why);
+    }
 }
 
 /// hyper's timer on our clock.

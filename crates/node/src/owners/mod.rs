@@ -1,12 +1,13 @@
 //! What this node does for owners of volumes, who may be all that is left: nobody leads, no director is there.
 //!
 //! [`shelves`] keeps copies of kits on the drives; [`keeper`] makes them of what the shards say that this node leads,
-//! and brings them to their holders; [`service`] answers owners: by the key that their connection shows, or by their ticket.
+//! and brings them to their holders; [`spare`] reads by them when nobody leads; [`service`] answers owners: by the key that their connection shows, or by their ticket.
 //! design/0012 says why.
 
 pub(crate) mod keeper;
 pub(crate) mod service;
 pub(crate) mod shelves;
+pub(crate) mod spare;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
