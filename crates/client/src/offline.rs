@@ -27,9 +27,9 @@ use crate::access::{Access, Folder, Opener};
 use crate::core::Core;
 use crate::drives::Drives;
 use crate::findings::{Finding, Teller};
-use crate::gather::Known;
 use crate::read::{ReadStream, Reading, Todo};
 use crate::shard::{Cut, Hint, Metadata, One, Rule, Shard};
+use crate::source::Known;
 
 /// What opens the objects of a store, or of a volume.
 #[derive(Clone, Debug)]
