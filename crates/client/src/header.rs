@@ -429,9 +429,9 @@ mod tests {
     }
 
     /// Run it alone, with `--run-ignored all --no-capture`.
-    #[test]
+    #[tokio::test]
     #[ignore = "measures"]
-    fn what_a_header_costs() {
+    async fn what_a_header_costs() {
         let clock = env::Env::real().clock;
         let key = crypt::RootKey::new([1; 32]).store_keys().volume_key(VolumeId(7));
         let folder = Folder::of_root(&VolumeRoot::of(&key));

@@ -157,6 +157,7 @@ impl Source {
     /// To the farthest of as many holders as must be asked.
     pub fn round_trip(&self) -> Duration {
         let drives = (0..self.n()).filter_map(|index| self.first(index));
+        let drives = drives.filter(|drive| self.core.drives.get(*drive).is_some());
         let mut trips: Vec<_> = drives.map(|drive| self.core.drives.round_trip(drive)).collect();
         trips.sort_unstable();
         trips.get(self.layout.k() - 1).copied().unwrap_or_default()

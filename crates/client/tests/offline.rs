@@ -378,6 +378,33 @@ async fn too_few_pieces_are_said_and_what_is_there_is_read() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_keys_were_rotated_is_read_by_the_new_root_and_the_old() {
+    let mut world = World::new(Mode::Owner, (2, 1), 3).await;
+    world.put("packed", 5000).await;
+    world.put("segment", 2 * MIB).await;
+    let new = VolumeRoot::new([3; 32]);
+    let mut rescue = Rescue::new(new.clone(), vec![root()]);
+    for (id, drive) in &world.rig.drives {
+        for (header, _) in drive.pieces.lock().unwrap().values() {
+            assert!(rescue.add(PieceHeader::decode(header).unwrap().found(NodeId(id.0), None).unwrap()));
+        }
+    }
+    let found = rescue.finish(None, None).objects;
+    assert_eq!(found.len(), 2);
+    let reaches = |offline: Offline| {
+        world.rig.drives.iter().for_each(|(id, drive)| offline.drives().set(*id, Arc::new(Handle(drive.clone()))));
+        offline
+    };
+    let both = reaches(Offline::new(world.rig.env.clone(), &new).with_older([&root()]));
+    let alone = reaches(Offline::new(world.rig.env.clone(), &new));
+    for one in &found {
+        let range = || 0..one.size.unwrap();
+        assert!(all(both.recovered(one, range())).await.unwrap() == world.truth[&one.path].0);
+        assert!(all(alone.recovered(one, range())).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn other_keys_open_nothing() {
     let mut world = World::new(Mode::Owner, (2, 1), 3).await;
     world.put("packed", 5000).await;
