@@ -9,6 +9,7 @@ use base::VolumeId;
 use base::limits::SEALED_BYTES_MORE;
 use crypt::{FolderKey, PublicKey, VolumeKey, VolumeRoot};
 use grant::Anchor;
+use namespace::{Body, SegmentRef, Span};
 
 use crate::Error;
 use crate::core::Core;
@@ -146,4 +147,30 @@ impl Opener {
         }
         Ok(bytes)
     }
+}
+
+/// The same bytes under another name of an end-to-end volume: only the keys' wraps are other ones.
+pub(crate) fn rewrap(
+    core: &Core,
+    body: &Body,
+    size: u64,
+    from: &Opener,
+    to: (&Access, &Opener),
+) -> Result<Body, Error> {
+    let segment = |segment: &SegmentRef, slot: u32| {
+        let key = from.wrap.unwrap(&segment.wrapped_key, segment.id, slot)?;
+        Ok::<_, Error>(SegmentRef { wrapped_key: to.1.wrap.wrap(&key, segment.id, slot), ..segment.clone() })
+    };
+    Ok(match body {
+        Body::Inline(bytes) => Body::Inline(to.0.seal_inline(core, from.open_inline(bytes.clone(), size)?)),
+        Body::Packed(pack, slot) => Body::Packed(segment(pack, 1 + slot.index)?, *slot),
+        Body::Segments(segments) => {
+            Body::Segments(segments.iter().map(|one| segment(one, 0)).collect::<Result<_, _>>()?)
+        }
+        Body::Spans(spans) => {
+            let span = |span: &Span| Ok(Span { size: span.size, body: rewrap(core, &span.body, span.size, from, to)? });
+            Body::Spans(spans.iter().map(span).collect::<Result<_, Error>>()?)
+        }
+        Body::Unloaded => return Err(Error::Invalid { what: "the version was read without its body" }),
+    })
 }

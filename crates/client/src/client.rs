@@ -6,31 +6,27 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use base::kv::View;
-use base::{GroupId, PieceId, PolicyId, SegmentId, UserId, VolumeId, Wall};
+use base::{SegmentId, UserId, VolumeId, Wall};
 use crypt::StoreKeys;
 use env::Env;
 use namespace::catalog::{self, AccessKey, NewBucket, User};
 use namespace::read::{Found, ListQuery, Listed, Object, Page};
 use namespace::wire::Query;
 use namespace::{Body, Command, Outcome, Part, Upload, UploadId, Version, VersionId, Versioning};
-use placement::GroupRow;
 use tokio::sync::mpsc;
 
-use crate::access::{Access, FolderPlace};
-use crate::compact::{self, Compacted};
-use crate::core::{Core, WRITE_MAX};
+use crate::Error;
+use crate::access::{Access, FolderPlace, rewrap};
+use crate::core::Core;
 use crate::drives::Drives;
 use crate::findings::{Finding, Teller};
-use crate::gather::Source;
 use crate::pack::{self, Item};
 use crate::read::{ReadStream, Reading};
 use crate::registry::{Registry, segments};
-use crate::repair::{Job, Rebuilt};
 use crate::run::Run;
 use crate::shard::{Hint, Metadata, Shard, Volumes};
 use crate::spare::{Read, Rows, Spares, read_only, unless_lost};
 use crate::writer::{Content, Writer};
-use crate::{Error, recode, verify};
 
 /// Buckets that are remembered by name.
 const BUCKETS_KEPT_MAX: usize = 10_000;
@@ -123,6 +119,10 @@ impl Client {
 
     fn is_catalog_lost(&self) -> bool {
         self.core().spares.get().is_some_and(|spares| spares.is_catalog_lost())
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.0.registry
     }
 
     /// The drives.
@@ -524,6 +524,17 @@ impl Client {
     }
 }
 
+/// End-to-end volumes.
+impl Client {
+    /// The content of a version for a copy of it, or for its new name: no byte moves, only the keys are wrapped anew, by
+    /// `to` instead of `from`.
+    pub fn rewrapped(&self, bucket: &Bucket, version: &Version, from: &Access, to: &Access) -> Result<Content, Error> {
+        let (core, volume, size) = (self.core(), bucket.volume, version.size);
+        let (opener, other) = (from.opener(core, volume)?, to.opener(core, volume)?);
+        Ok(Content { size, body: rewrap(core, &version.body, size, &opener, (to, &other))? })
+    }
+}
+
 /// The command that notes what a fresh segment lacks.
 fn note(run: &Run, missing: &BTreeSet<u8>) -> Option<Command> {
     (!missing.is_empty()).then(|| Command::NoteMissing {
@@ -532,120 +543,4 @@ fn note(run: &Run, missing: &BTreeSet<u8>) -> Option<Command> {
         group: run.target.group.group,
         missing: missing.iter().copied().collect(),
     })
-}
-
-/// What keepers of segments need.
-impl Client {
-    /// Whether the segment is being written, or waits for its commit: then a piece of it is no orphan though no row names
-    /// it. Ask this first and look at the rows after.
-    pub fn is_fresh(&self, segment: SegmentId) -> bool {
-        // In this order: what is no longer written is registered.
-        let under_way = self.core().under_way().contains(&segment);
-        under_way || self.0.registry.is_fresh(segment)
-    }
-
-    /// A placement group's row, as this client knows it.
-    pub async fn group(&self, policy: PolicyId, group: GroupId) -> Result<Arc<GroupRow>, Error> {
-        self.core().group(policy, group).await
-    }
-
-    /// Gives back content that was never committed. Call it now and then.
-    pub async fn sweep_uncommitted(&self) -> Result<(), Error> {
-        let now = self.core().env.clock.now();
-        let mut failed = None;
-        for run in self.0.registry.overdue(now) {
-            let (volume, segment) = (run.volume, run.segment);
-            let (policy, group) = (run.target.policy.id, run.target.group.group);
-            // In the shard's order, so behind every commit that was ever begun for it.
-            let look = move |view: &dyn View| {
-                let row = namespace::read::segment(view, volume, policy, group, segment)?;
-                Ok((base::kv::Batch::default(), row.is_some()))
-            };
-            let in_use = self.core().shard(volume).execute(look).await;
-            self.0.registry.sweep(now, segment, in_use.as_ref().ok().copied());
-            failed = failed.or(in_use.err());
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// Rebuilds pieces of a segment onto the members of its group's row, from any k others.
-    pub async fn rebuild(
-        &self,
-        volume: VolumeId,
-        segment: SegmentId,
-        (policy, row): (PolicyId, &GroupRow),
-        missing: &[u8],
-    ) -> Result<Rebuilt, Error> {
-        let missing = missing.iter().copied().collect();
-        let (core, group) = (self.core().clone(), row.clone());
-        Job { core, volume, policy, group_id: row.group, segment, group, missing }.run().await
-    }
-
-    /// Deletes every piece of a segment wherever its group may have it; the drives that couldn't be
-    /// asked are given: their pieces are orphans when they return.
-    pub async fn delete_pieces(
-        &self,
-        segment: SegmentId,
-        policy: PolicyId,
-        group: GroupId,
-    ) -> Result<Vec<base::DriveId>, Error> {
-        let row = self.core().group(policy, group).await?;
-        let mut by_drive: BTreeMap<base::DriveId, Vec<PieceId>> = BTreeMap::new();
-        for index in 0..row.members.len() {
-            for drive in row.holders(index) {
-                by_drive.entry(drive).or_default().push(PieceId { segment, index: index as u8 });
-            }
-        }
-        let mut left = Vec::new();
-        for (drive, pieces) in by_drive {
-            match self.drives().get(drive) {
-                Some(holder) => {
-                    let piece = PieceId { segment, index: 0 };
-                    self.core().within(WRITE_MAX, piece, holder.delete(pieces)).await?;
-                }
-                None => left.push(drive),
-            }
-        }
-        Ok(left)
-    }
-
-    /// Reads every piece of every segment of a version and compares it with its root.
-    pub async fn verify(&self, bucket: &Bucket, version: &Version) -> Result<Vec<Finding>, Error> {
-        let mut all = Vec::new();
-        let mut stack = vec![version.body.clone()];
-        while let Some(body) = stack.pop() {
-            let (segments, pack) = match body {
-                Body::Inline(_) => continue,
-                Body::Unloaded => return Err(Error::Invalid { what: "the version was read without its body" }),
-                Body::Spans(spans) => {
-                    stack.extend(spans.into_iter().map(|span| span.body));
-                    continue;
-                }
-                Body::Packed(segment, _) => (vec![segment], true),
-                Body::Segments(segments) => (segments, false),
-            };
-            for segment in segments {
-                let source = Source::open(self.core(), bucket.volume, segment, pack).await?;
-                let faults = verify::check(&source).await;
-                all.extend(verify::findings(&source, faults));
-            }
-        }
-        Ok(all)
-    }
-
-    /// Writes the segments of a version anew that aren't coded by the volume's policy of now. Bytes that were written;
-    /// none if all are.
-    pub async fn recode(&self, volume: VolumeId, key: &str, version: &Version) -> Result<u64, Error> {
-        recode::recode(self, volume, key, version).await
-    }
-
-    /// The policy by which the volume's new data is coded.
-    pub async fn policy_of(&self, volume: VolumeId) -> Result<PolicyId, Error> {
-        Ok(self.core().target(volume).await?.policy.id)
-    }
-
-    /// Moves what lives in a pack to a new one; the old one becomes garbage.
-    pub async fn compact_pack(&self, volume: VolumeId, pack: SegmentId) -> Result<Compacted, Error> {
-        compact::compact(self, volume, pack).await
-    }
 }

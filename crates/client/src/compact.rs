@@ -10,10 +10,10 @@ use tokio::sync::oneshot;
 
 use crate::access::Access;
 use crate::client::Client;
-use crate::gather::Source;
 use crate::pack::Item;
 use crate::read::{ReadStream, Reading};
 use crate::segment::Belonging;
+use crate::source::Source;
 use crate::{Bucket, Error, verify};
 
 /// Rows read at a time.

@@ -398,4 +398,65 @@ mod tests {
             assert_eq!(old.told(None), None);
         }
     }
+
+    /// A header of version 1 and one of version 2 that say the same, as their writers make them.
+    fn both(origin: &Origin, salt: u8) -> [PieceHeader; 2] {
+        let key = crypt::RootKey::new([1; 32]).store_keys().volume_key(VolumeId(7));
+        let roots = vec![[1; 32]; 6];
+        let old = PieceHeader { k: 4, m: 2, roots, pack: matches!(origin, Origin::Pack(_)), ..header() };
+        let mut new = old.clone();
+        new.seal(&Folder::of_root(&VolumeRoot::of(&key)), [salt; 16], origin);
+        let fragment = key.seal_blob([salt; 12], &old.segment.0, &FragmentV1(origin.clone()).encode());
+        [PieceHeader { fragment, ..old }, new]
+    }
+
+    fn full_pack() -> Origin {
+        let slot = |at: u32| {
+            let path = format!("photos/2026/holiday/{at:05}.jpg");
+            PackSlot { offset: 5016 * at, len: 5016, wrapped_key: [at as u8; 48], path, part: None }
+        };
+        Origin::Pack((0..SLOTS_MAX as u32).map(slot).collect())
+    }
+
+    #[test]
+    fn version_2_adds_48_bytes_to_a_header_and_one_a_slot() {
+        let [whole, _] = fragments();
+        for (origin, more) in [(whole, 48), (full_pack(), 46 + SLOTS_MAX)] {
+            let [old, new] = both(&origin, 1).map(|header| header.encode().len());
+            eprintln!("header of a piece, 4+2: {old} bytes in version 1, {new} in version 2");
+            assert_eq!(new, old + more);
+        }
+    }
+
+    /// Run it alone, with `--run-ignored all --no-capture`.
+    #[tokio::test]
+    #[ignore = "measures"]
+    async fn what_a_header_costs() {
+        let clock = env::Env::real().clock;
+        let key = crypt::RootKey::new([1; 32]).store_keys().volume_key(VolumeId(7));
+        let folder = Folder::of_root(&VolumeRoot::of(&key));
+        const TIMES: u32 = 2000;
+        let timed = |what: &str, work: &mut dyn FnMut(u8) -> usize| {
+            let began = clock.now();
+            let bytes: usize = (0..TIMES).map(|at| work(at as u8)).sum();
+            let took = clock.now().since(began) / TIMES;
+            eprintln!("{what}: {:.1} us, {} bytes", took.as_nanos() as f64 / 1000.0, bytes / TIMES as usize);
+        };
+        timed("a volume's folder", &mut |_| usize::from(Folder::of_root(&VolumeRoot::of(&key)).owner().0[0]));
+        let [whole, _] = fragments();
+        for (what, origin) in [("segment", whole), ("pack of 256", full_pack())] {
+            let [old, new] = both(&origin, 1);
+            let all = |header: &PieceHeader| (0..6).map(|at| header.at(at).encode().len()).sum::<usize>();
+            timed(&format!("{what}, version 1, six pieces"), &mut |salt| {
+                let fragment = FragmentV1(origin.clone()).encode();
+                let fragment = key.seal_blob([salt; 12], &old.segment.0, &fragment);
+                all(&PieceHeader { fragment, ..old.clone() })
+            });
+            timed(&format!("{what}, version 2, six pieces"), &mut |salt| {
+                let mut header = PieceHeader { owner: None, fragment: Vec::new(), ..new.clone() };
+                header.seal(&folder, [salt; 16], &origin);
+                all(&header)
+            });
+        }
+    }
 }

@@ -3,10 +3,10 @@
 //!
 //! Knows neither S3 nor files, and a drive only as a [`Holder`] of pieces. In reading order:
 //! [`client`] (what faces use), [`writer`] with `pack` and `segment` (bytes coming in, over `batch`
-//! to `run`: which pieces are durable), [`read`] over `gather` (bytes going out, hedged and
-//! decoded), [`offline`] (the same with no metadata), [`access`] (by whose keys), [`header`] and
+//! to `run`: which pieces are durable), [`read`] over `gather` and `source` (bytes going
+//! out, hedged and decoded), [`offline`] (the same with no metadata), [`access`] (by whose keys), [`header`] and
 //! [`layout`] (what lies on drives), [`drives`] and `map` (where), [`shard`] (the metadata, wherever it
-//! is led), `registry` (what is written but not yet committed), [`repair`], `verify` and [`compact`],
+//! is led), `registry` (what is written but not yet committed), `keep` ([`repair`], `verify`, [`compact`]),
 //! [`changes`] (what is committed, for a kit).
 //! docs/formats/segments.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -33,12 +33,14 @@ mod batch;
 mod core;
 mod gather;
 mod holder;
+mod keep;
 mod map;
 mod pack;
 mod registry;
 mod run;
 mod segment;
 mod settings;
+mod source;
 mod verify;
 
 pub use access::{Access, Folder};

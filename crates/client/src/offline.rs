@@ -27,9 +27,9 @@ use crate::access::{Access, Folder, Opener};
 use crate::core::Core;
 use crate::drives::Drives;
 use crate::findings::{Finding, Teller};
-use crate::gather::Known;
 use crate::read::{ReadStream, Reading, Todo};
 use crate::shard::{Cut, Hint, Metadata, One, Rule, Shard};
+use crate::source::Known;
 
 /// What opens the objects of a store, or of a volume.
 #[derive(Clone, Debug)]
@@ -61,6 +61,8 @@ pub fn node_drive(node: NodeId) -> DriveId {
 pub struct Offline {
     core: Arc<Core>,
     keys: Keys,
+    /// Folders of roots that the volume had before.
+    older: Vec<Arc<Folder>>,
     findings: Mutex<Option<mpsc::Receiver<Finding>>>,
 }
 
@@ -76,7 +78,13 @@ impl Offline {
             Keys::Folder(_) => None,
         };
         let core = Core::new(env, system, volumes, drives, store, teller);
-        Self { core, keys, findings: Mutex::new(Some(findings)) }
+        Self { core, keys, older: Vec::new(), findings: Mutex::new(Some(findings)) }
+    }
+
+    /// Roots that the volume had before its keys were rotated: headers that were written then keep to them.
+    pub fn with_older<'a>(mut self, roots: impl IntoIterator<Item = &'a VolumeRoot>) -> Self {
+        self.older.extend(roots.into_iter().map(|root| Arc::new(Folder::of_root(root))));
+        self
     }
 
     /// The nodes that can be reached, each as a holder of all pieces that it has.
@@ -139,7 +147,9 @@ impl Offline {
             Keys::Folder(folder) => Access::file(folder, path),
         };
         let opener = access.opener(&self.core, volume)?;
-        Ok(Plan { volume, opener, known: BTreeMap::new(), todo: VecDeque::new() })
+        let older = self.older.iter().map(|folder| Access::file(folder, path).opener(&self.core, volume));
+        let older = older.collect::<Result<_, _>>()?;
+        Ok(Plan { volume, opener, older, known: BTreeMap::new(), todo: VecDeque::new() })
     }
 }
 
@@ -163,14 +173,24 @@ fn volume_of(extents: &[Extent]) -> Result<VolumeId, Error> {
 struct Plan {
     volume: VolumeId,
     opener: Opener,
+    older: Vec<Opener>,
     known: BTreeMap<SegmentId, Arc<Known>>,
     todo: VecDeque<Todo>,
 }
 
 impl Plan {
     fn read(self, core: Arc<Core>) -> ReadStream {
-        let Self { volume, opener, known, todo } = self;
+        let Self { volume, opener, known, todo, .. } = self;
         ReadStream::of(Reading { core, volume, opener, known: Some(known) }, todo)
+    }
+
+    /// The same key wrapped by what is in force, if something older wrapped it.
+    fn wrapped_now(&self, key: &[u8; 48], segment: SegmentId, slot: u32) -> [u8; 48] {
+        let unwrap = |opener: &Opener| opener.wrap.unwrap(key, segment, slot).ok();
+        if self.older.is_empty() || unwrap(&self.opener).is_some() {
+            return *key;
+        }
+        self.older.iter().find_map(unwrap).map_or(*key, |key| self.opener.wrap.wrap(&key, segment, slot))
     }
 
     fn inline(&mut self, bytes: &[u8], size: u64, part: Range<u64>) -> Result<(), Error> {
@@ -186,9 +206,10 @@ impl Plan {
                 (*segment, *segment_len, *slot, key, root, pieces)
             }
         };
+        let number = slot.map_or(0, |slot| slot.index.saturating_add(1));
         let wrapped_key = match key {
-            Key::Wrapped(key) => *key,
-            Key::Bare(bare) => self.opener.wrap.with_tag(bare, segment, slot.map_or(0, |slot| slot.index + 1)),
+            Key::Wrapped(key) => self.wrapped_now(key, segment, number),
+            Key::Bare(bare) => self.opener.wrap.with_tag(bare, segment, number),
         };
         let at = |index: u8| pieces.found.get(&index).into_iter().flatten().map(|node| node_drive(*node)).collect();
         let holders = (0..pieces.k.saturating_add(pieces.m)).map(at).collect();

@@ -23,8 +23,9 @@ use crate::Error;
 use crate::access::{Access, Opener};
 use crate::ahead::{Room, START_BYTES, Turns, UNITS_MIN, Window};
 use crate::core::Core;
-use crate::gather::{Cells, Known, Source, gather};
+use crate::gather::{Cells, gather};
 use crate::layout::CellAt;
+use crate::source::{Known, Source};
 use crate::verify::find_bad;
 
 /// Plaintext bytes of a unit, about; a drive is asked for at most half a unit or 1 MiB at a time.

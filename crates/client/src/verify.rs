@@ -11,8 +11,8 @@ use futures_util::stream::FuturesUnordered;
 use crate::Error;
 use crate::core::READ_MAX;
 use crate::findings::{Fault, Finding};
-use crate::gather::{Bad, Source};
 use crate::header::PieceHeader;
+use crate::source::{Bad, Source};
 
 /// Bytes of a piece that are read at a time.
 pub(crate) const CHUNK_BYTES: u64 = 1024 * 1024;

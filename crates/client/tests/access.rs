@@ -90,6 +90,13 @@ async fn what_a_files_key_wrote_it_reads_and_no_other_key_does() {
         // The file's key alone, as a grant for it has.
         let alone = Folder::of_grant(owner().owner(), Anchor::default(), root().top().at(&path));
         assert!(get(&rig, &version, &file(&Arc::new(alone), "")).await.unwrap() == all);
+        // Under another name: only that one's key opens it.
+        let (moved, key) = (file(&owner(), "moved"), format!("sealed copy {size}"));
+        let content = rig.client.rewrapped(&rig.bucket, &version, &access, &moved).unwrap();
+        let command = Command::Put { key: key.clone(), new: new_version(content), condition: Condition::default() };
+        rig.client.commit(&rig.bucket, command).await.unwrap();
+        let copy = rig.version(&key).await;
+        assert!(get(&rig, &copy, &moved).await.unwrap() == all && get(&rig, &copy, &access).await.is_err());
         let other = Arc::new(Folder::of_root(&VolumeRoot::new([8; 32])));
         for wrong in [file(&owner(), "photos/other"), file(&other, &path), Access::Volume] {
             assert!(get(&rig, &version, &wrong).await.is_err(), "{size}: {wrong:?}");

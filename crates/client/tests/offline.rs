@@ -19,7 +19,7 @@ use crypt::{RootKey, StoreKeys, VolumeKey, VolumeRoot};
 use grant::Anchor;
 use kit::rescue::{Recovered, Rescue};
 use kit::{Change, State};
-use namespace::{Command, Condition, Span, UploadId, Version};
+use namespace::{Command, Condition, Span, UploadId, Version, VersionId};
 
 const MIB: usize = 1 << 20;
 
@@ -378,6 +378,33 @@ async fn too_few_pieces_are_said_and_what_is_there_is_read() {
 }
 
 #[tokio::test]
+async fn what_was_written_before_keys_were_rotated_is_read_by_the_new_root_and_the_old() {
+    let mut world = World::new(Mode::Owner, (2, 1), 3).await;
+    world.put("packed", 5000).await;
+    world.put("segment", 2 * MIB).await;
+    let new = VolumeRoot::new([3; 32]);
+    let mut rescue = Rescue::new(new.clone(), vec![root()]);
+    for (id, drive) in &world.rig.drives {
+        for (header, _) in drive.pieces.lock().unwrap().values() {
+            assert!(rescue.add(PieceHeader::decode(header).unwrap().found(NodeId(id.0), None).unwrap()));
+        }
+    }
+    let found = rescue.finish(None, None).objects;
+    assert_eq!(found.len(), 2);
+    let reaches = |offline: Offline| {
+        world.rig.drives.iter().for_each(|(id, drive)| offline.drives().set(*id, Arc::new(Handle(drive.clone()))));
+        offline
+    };
+    let both = reaches(Offline::new(world.rig.env.clone(), &new).with_older([&root()]));
+    let alone = reaches(Offline::new(world.rig.env.clone(), &new));
+    for one in &found {
+        let range = || 0..one.size.unwrap();
+        assert!(all(both.recovered(one, range())).await.unwrap() == world.truth[&one.path].0);
+        assert!(all(alone.recovered(one, range())).await.is_err());
+    }
+}
+
+#[tokio::test]
 async fn other_keys_open_nothing() {
     let mut world = World::new(Mode::Owner, (2, 1), 3).await;
     world.put("packed", 5000).await;
@@ -401,5 +428,134 @@ async fn other_keys_open_nothing() {
     let offline = world.offline(&[]);
     for (path, object) in kit.list("") {
         assert!(all(offline.object(volume, &kit, &format!("{path}x"), object, 0..object.size)).await.is_err());
+    }
+}
+
+/// What headers say of pieces that the volume still has.
+impl World {
+    fn parts(&self) -> BTreeMap<String, (Vec<u16>, Option<u64>)> {
+        let found = self.recovered(&[], None).into_iter();
+        found.map(|one| (one.path, (one.parts, one.size))).collect()
+    }
+}
+
+#[tokio::test]
+async fn an_upload_stays_one_after_its_packs_are_compacted_and_its_segments_recoded() {
+    let mut world = World::new(Mode::Cluster, (2, 1), 6).await;
+    let sizes = [2 * MIB, 70_000, 300];
+    world.upload("upload", &sizes).await;
+    let whole = (vec![1, 2, 3], Some(sizes.iter().sum::<usize>() as u64));
+    assert_eq!(world.parts(), BTreeMap::from([("upload".into(), whole.clone())]));
+    let volume = world.rig.bucket.volume;
+    let namespace::Body::Spans(spans) = &world.truth["upload"].1.body else { panic!("parts") };
+    let packs: BTreeSet<_> = spans
+        .iter()
+        .filter_map(|span| match &span.body {
+            namespace::Body::Packed(pack, _) => Some(pack.id),
+            _ => None,
+        })
+        .collect();
+    for pack in packs {
+        assert_eq!(world.rig.client.compact_pack(volume, pack).await.unwrap().moved, 1);
+        world.rig.collect().await;
+    }
+    assert_eq!(world.parts(), BTreeMap::from([("upload".into(), whole.clone())]), "compacted");
+    world.put("single", 2 * MIB).await;
+    let drives: Vec<_> = world.rig.drives.iter().map(|(id, _)| *id).collect();
+    common::add_policy(&world.rig.system, 2, (4, 2), &drives).await;
+    let set = Some(b"4+2".to_vec());
+    world.rig.client.set_config(&world.rig.bucket, client::POLICY_SETTING, set).await.unwrap();
+    world.rig.client.map_changed();
+    for key in ["upload", "single"] {
+        let version = world.rig.version(key).await;
+        assert_eq!(world.rig.client.recode(volume, key, &version).await.unwrap(), version.size);
+        let recoded = world.rig.version(key).await;
+        world.rig.check(&recoded, &world.truth[key].0, key).await;
+    }
+    world.rig.collect().await;
+    let single = (Vec::new(), Some(2 * MIB as u64));
+    assert_eq!(world.parts(), BTreeMap::from([("upload".into(), whole), ("single".into(), single)]), "recoded");
+}
+
+#[tokio::test]
+async fn what_is_committed_becomes_a_kit_version_by_version() {
+    let mut world = World::new(Mode::Cluster, (2, 1), 3).await;
+    let (bucket, volume) = (world.rig.bucket.clone(), world.rig.bucket.volume);
+    let mut kit = State::default();
+    let mut ords = BTreeMap::new();
+    let mut follow = |rig: &Rig, kit: &mut State, key: &str, id| {
+        let view = rig.volumes.read().unwrap();
+        let known = ords.get(key).copied().unwrap_or(0);
+        let change = client::changes::change_of(&*view, volume, key, id, known).unwrap();
+        if let Change::Put { object, .. } = &change
+            && object.null
+        {
+            ords.insert(key.to_owned(), object.version);
+        }
+        kit.apply(change);
+    };
+    // The null version, replaced by another one, then versions and a marker above it.
+    for size in [100, 5000] {
+        world.put("a", size).await;
+        follow(&world.rig, &mut kit, "a", VersionId::NULL);
+        assert_eq!((kit.get("a").unwrap().size, kit.versions("a").count()), (size as u64, 1));
+    }
+    let enabled = Command::SetVersioning(namespace::Versioning::Enabled);
+    world.rig.client.commit(&bucket, enabled).await.unwrap();
+    world.put("a", 2 * MIB).await;
+    let second = world.truth["a"].1.clone();
+    follow(&world.rig, &mut kit, "a", second.id);
+    assert_eq!((kit.get("a").unwrap().size, kit.versions("a").count()), (2 << 20, 2));
+    let delete = |version| Command::Delete { key: "a".into(), version, condition: Condition::default() };
+    let marker = world.rig.client.commit(&bucket, delete(None)).await.unwrap().version.unwrap();
+    follow(&world.rig, &mut kit, "a", marker);
+    assert!(kit.get("a").is_none() && kit.versions("a").count() == 3, "{kit:?}");
+    for (id, left) in [(marker, 2), (VersionId::NULL, 1), (second.id, 0)] {
+        world.rig.client.commit(&bucket, delete(Some(id))).await.unwrap();
+        follow(&world.rig, &mut kit, "a", id);
+        assert_eq!(kit.versions("a").count(), left);
+        assert_eq!(kit.get("a").is_some(), left > 0);
+    }
+    let change = client::changes::put("a", 7, &second).unwrap();
+    let Change::Put { object, .. } = change else { panic!("a put") };
+    let attributes = client::changes::Attributes::decode(&object.attrs).unwrap();
+    assert_eq!((attributes.etag.as_str(), object.modified), ("e", second.modified));
+    let kit::Body::Segments(segments) = &object.body else { panic!("segments") };
+    let namespace::Body::Segments(written) = &second.body else { panic!("segments") };
+    assert_eq!(segments[0].bare_key, written[0].wrapped_key[..32]);
+    assert_eq!(segments[0].root, written[0].root[..8]);
+}
+
+/// What reading by a kit alone costs: run it alone, with `--run-ignored all --no-capture`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn by_a_kit_alone_reads_are_as_fast() {
+    for mode in [Mode::Cluster, Mode::Owner] {
+        let mut world = World::new(mode, (4, 2), 6).await;
+        world.put("large", 256 * MIB).await;
+        let (kit, volume, offline) = (world.kit(), world.rig.bucket.volume, world.offline(&[]));
+        let (object, version) = (kit.get("large").unwrap(), &world.truth["large"].1);
+        let clock = &world.rig.env.clock;
+        let mut took = [u128::MAX; 2];
+        for _ in 0..7 {
+            for (way, took) in took.iter_mut().enumerate() {
+                let began = clock.now();
+                let access = mode.access("large");
+                let mut stream = match way {
+                    0 => world.rig.client.read_as(&world.rig.bucket, version, 0..version.size, &access),
+                    _ => offline.object(volume, &kit, "large", object, 0..object.size),
+                }
+                .unwrap();
+                let mut bytes = 0;
+                while let Some(part) = stream.next().await {
+                    bytes += part.unwrap().len() as u64;
+                }
+                assert_eq!(bytes, version.size);
+                *took = clock.now().since(began).as_micros().min(*took);
+            }
+        }
+        let rate = |took: u128| u128::from(version.size) / took;
+        eprintln!("{mode:?}: {} MB/s by the metadata, {} MB/s by the kit", rate(took[0]), rate(took[1]));
+        assert!(took[1] * 8 < took[0] * 10, "{took:?}");
     }
 }
