@@ -28,7 +28,7 @@ pub use node::{
     put_node, put_ticket, ticket, tickets, tickets_forgotten,
 };
 pub use shard::{FIRST_SHARD, SHARDS_MAX, add_volume_shard, next_volume, shard_of, volume_shards};
-pub use trail::{Applied, add_applied, applied};
+pub use trail::{Applied, add_applied, applied, last_applied};
 pub use user::{
     AccessKey, User, access_key, access_keys, put_access_key, put_user, revoke_access_key, user, user_by_email, users,
 };

@@ -192,8 +192,7 @@ impl Node {
             .get()
             .ok_or_else(|| Error::Refused("there is one node: while it restarts nothing is served".into()))?;
         let map = inner.map_of_data().await?;
-        let voters: Vec<_> =
-            inner.shards.all().iter().map(|shard| cluster.holders_of(shard.number).into_iter().collect()).collect();
+        let voters = inner.voters(cluster)?;
         let waves = restart_plan(&map, &voters, |node| cluster.standing(node));
         let waves = waves.map_err(|why| Error::Refused(why.to_string()))?;
         let name = |node: NodeId| map.node(node).map_or(node.to_string(), |row| row.name.clone());
