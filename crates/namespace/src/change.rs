@@ -16,6 +16,7 @@ use crate::rows::{AttrsRow, Head, ManifestRow, Owner, Place, VersionRow};
 use crate::segments::Uses;
 use crate::store::Store;
 use crate::types::{Attrs, Body};
+use crate::undo::UndoHead;
 
 /// Manifests up to this many bytes (five segments: 320 MiB) stay in the version's row.
 const MANIFEST_BYTES_MAX: usize = 600;
@@ -31,6 +32,10 @@ pub(crate) struct Change<'a> {
     pub now: Wall,
     pub head: Head,
     before: Head,
+    pub undo: UndoHead,
+    undo_before: UndoHead,
+    /// The deleted version that this command brings back.
+    pub coming_back: Option<u64>,
     pub batch: Batch,
     pub uses: Uses,
 }
@@ -39,7 +44,9 @@ impl<'a> Change<'a> {
     pub fn new(view: &'a dyn View, volume: VolumeId, now: Wall) -> Result<Self, Error> {
         let store = Store::new(view, volume);
         let head = store.head()?;
-        Ok(Change { store, now, before: head.clone(), head, batch: Batch::default(), uses: Uses::default() })
+        let undo = crate::undo::stats(view, volume)?;
+        let (before, batch, uses) = (head.clone(), Batch::default(), Uses::default());
+        Ok(Change { store, now, before, head, undo, undo_before: undo, coming_back: None, batch, uses })
     }
 
     /// Settles segments and counters.
@@ -48,6 +55,12 @@ impl<'a> Change<'a> {
         uses.settle(&mut self)?;
         if self.head != self.before {
             self.batch.put(self.store.keys.head(), self.head.encode());
+        }
+        let key = self.store.keys.table(Table::UndoHead, 0);
+        match self.undo {
+            undo if undo == self.undo_before => {}
+            undo if undo == UndoHead::default() => _ = self.batch.del(key),
+            undo => _ = self.batch.put(key, undo.encode()),
         }
         Ok(self.batch)
     }

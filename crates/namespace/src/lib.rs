@@ -12,7 +12,7 @@
 //!
 //! In reading order: [`types`] (what can be asked), `keys` and [`rows`] (what is stored where),
 //! `tree` (folders), `change` (a command under way), `segments` (who uses which), `apply` and
-//! `uploads` (the commands), [`work`] (once, however often it arrives), `walk` and [`read`], [`wire`] (all
+//! `uploads` (the commands), [`undo`] (what was deleted can be had back), [`work`] (once, however often it arrives), `walk` and [`read`], [`wire`] (all
 //! that between nodes), [`catalog`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -23,6 +23,7 @@ pub mod journal;
 pub mod read;
 pub mod rows;
 pub mod types;
+pub mod undo;
 pub mod wire;
 pub mod work;
 

@@ -349,10 +349,8 @@ impl Inner {
         let (nodes, drives) = named(&map, &judged.change)?;
         match &judged.change {
             Change::Drain(_) => {
-                let states = NewStates {
-                    nodes: Some((&nodes, NodeState::Draining)),
-                    drives: (&drives, DriveState::Draining),
-                };
+                let states =
+                    NewStates { nodes: Some((&nodes, NodeState::Draining)), drives: (&drives, DriveState::Draining) };
                 self.set_states(&permitted, states).await?
             }
             Change::Remove(_) => {
@@ -376,7 +374,9 @@ impl Inner {
             | Change::ChangeVoters { .. }
             | Change::Recover { .. }
             | Change::Downgrade { .. }) => {
-                return Err(Error::Invalid(format!("to {change} is no matter of drives and nodes; nothing was changed")));
+                return Err(Error::Invalid(format!(
+                    "to {change} is no matter of drives and nodes; nothing was changed"
+                )));
             }
         }
         self.settle_groups_now().await?;

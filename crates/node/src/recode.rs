@@ -145,7 +145,8 @@ impl Inner {
         }
         // Said once, not each time.
         if failed > 0 && wait <= BACK_OFF {
-            let text = format!("{failed} objects or packs couldn't be coded as new data is: they stay as they are for now");
+            let text =
+                format!("{failed} objects or packs couldn't be coded as new data is: they stay as they are for now");
             self.tell(Severity::Warning, "recode", &volume.0.to_string(), text);
         }
     }
