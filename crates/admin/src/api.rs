@@ -45,6 +45,17 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
         ("GET", "/v1/pace") => Ok(json!({ "percent": node.pace()? })),
         ("POST", "/v1/pace") => Ok(json!({ "percent": node.set_pace(text(wish, "pace")?).await? })),
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
+        ("GET", "/v1/undo") => told(node.deleted(of(query).as_deref(), limit(query)?).await?),
+        ("POST", "/v1/undo") => told(node.undo(text(wish, "what")?, wish["as"].as_str()).await?),
+        ("POST", "/v1/undo/keep") => {
+            let secs = wish["secs"].as_u64().ok_or_else(|| Refusal::invalid("the request lacks secs"))?;
+            told(node.keep_deleted(Duration::from_secs(secs), apply(wish), wish["code"].as_str()).await?)
+        }
+        ("POST", "/v1/purge") => told(node.purge(wish["what"].as_str(), apply(wish), wish["code"].as_str()).await?),
+        ("POST", "/v1/buckets/delete") => {
+            let contents = wish["with_contents"].as_bool() == Some(true);
+            told(node.delete_bucket(text(wish, "bucket")?, contents, apply(wish), wish["code"].as_str()).await?)
+        }
         ("POST", "/v1/nodes/rotate-key") => {
             node.rotate_key().await?;
             Ok(json!({ "rotated": true }))
@@ -89,6 +100,11 @@ fn text<'a>(wish: &'a Value, name: &str) -> Result<&'a str, Refusal> {
 
 fn apply(wish: &Value) -> bool {
     wish["apply"].as_bool() == Some(true)
+}
+
+/// The bucket that is asked about. Its name needs no escapes.
+fn of(query: &str) -> Option<String> {
+    query.split('&').find_map(|pair| pair.strip_prefix("of=")).map(str::to_owned)
 }
 
 fn limit(query: &str) -> Result<usize, Refusal> {

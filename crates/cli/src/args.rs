@@ -89,9 +89,51 @@ pub enum Command {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
+    /// Lists what was deleted or overwritten and can be had back, or brings it back
+    Undo {
+        /// A bucket, a key in it, or an id from the list; without it what can be had back is listed
+        #[arg(value_name = "BUCKET[/KEY]|ID")]
+        what: Option<String>,
+        /// What to call a bucket that is brought back, if its name is taken
+        #[arg(long = "as", value_name = "NAME", requires = "what")]
+        name: Option<String>,
+        /// Keep what is deleted for so long from now on: 12h, 7d
+        #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "what")]
+        keep: Option<Duration>,
+        /// List at most so much, the latest
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        go: Go,
+    },
+    /// Gives up for good what could be had back: all of it, or of a bucket or a key
+    Purge {
+        /// A bucket, a key in it, or a deleted bucket's id
+        #[arg(value_name = "BUCKET[/KEY]|ID")]
+        what: Option<String>,
+        #[command(flatten)]
+        go: Go,
+    },
+    /// Buckets: delete
+    #[command(subcommand)]
+    Bucket(Bucket),
     /// Looks into files of a store, with no store running
     #[command(subcommand)]
     Inspect(Inspect),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bucket {
+    /// Deletes a bucket; `abide undo` brings it back for a while
+    Delete {
+        /// The bucket
+        bucket: String,
+        /// With all that is in it; without this only an empty one is deleted
+        #[arg(long)]
+        with_contents: bool,
+        #[command(flatten)]
+        go: Go,
+    },
 }
 
 /// What a plan is about, and whether it is carried out.

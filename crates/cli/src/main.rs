@@ -10,6 +10,7 @@ mod recover;
 mod show;
 mod simulate;
 mod tls;
+mod undo;
 mod up;
 
 use std::path::{Path, PathBuf};

@@ -293,10 +293,10 @@ pub enum Command {
         /// Which of its versions ([`crate::undo::Deleted::ord`]).
         ord: u64,
     },
-    /// Frees for good what was deleted by then; [`Outcome::size`] says how many versions.
+    /// Frees for good what was deleted; [`Outcome::size`] says how many versions.
     Expire {
-        /// The last moment of what goes.
-        by: Wall,
+        /// The last moment of what goes; if not given, what the shard's window has passed for, by the clock of who leads it.
+        by: Option<Wall>,
         /// Only of this key.
         key: Option<String>,
     },

@@ -259,8 +259,14 @@ pub(crate) fn undelete(change: &mut Change<'_>, key: &str, ord: u64) -> Result<O
 
 /// Gives back what was deleted by then, of one key or of all; the outcome's size says how many. Those are [`FREED_MAX`]
 /// while there is more.
-pub(crate) fn expire(change: &mut Change<'_>, by: Wall, key: Option<&str>) -> Result<Outcome, Error> {
+pub(crate) fn expire(change: &mut Change<'_>, by: Option<Wall>, key: Option<&str>) -> Result<Outcome, Error> {
     let (store, mut freed) = (change.store, 0);
+    let due = match window(store.view)? {
+        // What was kept before isn't any more.
+        0 => Wall(u64::MAX - 1),
+        window => Wall(change.now.0.saturating_sub(window)),
+    };
+    let by = by.unwrap_or(due);
     if let Some(key) = key {
         for (_, value) in store.scan(&store.keys.undos_of(key), KEPT_PER_KEY_MAX + 1)? {
             let row = UndoRow::decode(&value)?;

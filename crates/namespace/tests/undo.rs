@@ -148,7 +148,7 @@ impl World {
     fn expire(&mut self, by: u64) {
         let mut freed = 0;
         loop {
-            let done = self.try_run(&Command::Expire { by: Wall(by), key: None }).unwrap().size;
+            let done = self.try_run(&Command::Expire { by: Some(Wall(by)), key: None }).unwrap().size;
             freed += done;
             if done < u64::from(FREED_MAX) {
                 break;
@@ -296,4 +296,23 @@ fn a_pack_that_holds_what_was_deleted_can_be_emptied() {
     let moved = undo::deleted(&world.map, VOLUME, "a", all[0].ord).unwrap().unwrap();
     assert_eq!((moved.size, moved.body), (size, to));
     assert_eq!(read::garbage(&world.map, VOLUME, None, 10).unwrap().len(), 1, "the old pack is free");
+}
+
+#[test]
+fn what_the_window_has_passed_for_goes_by_the_shards_own_clock() {
+    let mut world = World::new();
+    world.put("a");
+    world.delete("a", None);
+    world.now += 500;
+    world.put("a");
+    world.delete("a", None);
+    world.now += 500;
+    let expire = Command::Expire { by: None, key: None };
+    assert_eq!(world.try_run(&expire).unwrap().size, 1, "the window is a second");
+    assert_eq!(world.all().len(), 1);
+    // Whoever shortened it to nothing wants nothing kept.
+    let none = undo::set_window(&world.map, 0).unwrap();
+    base::kv::apply(&mut world.map, &none);
+    assert_eq!(world.try_run(&expire).unwrap().size, 1);
+    assert_eq!(world.all(), []);
 }

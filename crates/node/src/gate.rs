@@ -125,7 +125,7 @@ impl Node {
         if !(apply || code.is_some()) {
             return Ok(plan);
         }
-        judged.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))?;
+        judged.permit(code)?;
         // Only from here on: judging a large store takes seconds, in which drives must be looked after.
         let _one = inner.changing.lock().await;
         inner.check_unchanged(&judged)?;
@@ -169,7 +169,15 @@ impl From<Applied> for Trailed {
 }
 
 impl Judged {
-    fn plan(&self) -> Plan {
+    /// Whether it may be done.
+    ///
+    /// # Errors
+    /// If it is refused, and `code` isn't its outcome's.
+    pub fn permit(&self, code: Option<&str>) -> Result<()> {
+        self.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))
+    }
+
+    pub fn plan(&self) -> Plan {
         let (outcome, refused) = (&self.outcome, !self.outcome.reasons.is_empty());
         let days = |days: f64| days.is_finite().then_some(days);
         Plan {
@@ -266,7 +274,7 @@ impl Inner {
         Ok(voters)
     }
 
-    async fn judge(&self, change: Change) -> Result<Judged> {
+    pub(crate) async fn judge(&self, change: Change) -> Result<Judged> {
         // When it was made is no part of what a code is bound to.
         let map = Map { made: base::Wall(0), ..self.map()? };
         let seen = placed(&map);
@@ -289,12 +297,13 @@ impl Inner {
             base::Kind::Missing => Error::Missing(error.to_string()),
             _ => Error::Invalid(error.to_string()),
         })?;
-        // Another code for new data touches nothing that is stored.
-        if lacking.any() && !matches!(change, Change::SetPolicy { .. }) {
+        // Another code for new data touches nothing that is stored, and what is deleted needs no repair.
+        let is_of_drives = matches!(change, Change::Drain(_) | Change::Remove(_) | Change::Expunge(_));
+        if lacking.any() && is_of_drives {
             outcome.reasons.push(format!("{lacking} lack pieces and are being repaired: wait for that"));
         }
         let after = gate::apply(&map, &change).map_err(|error| Error::Invalid(error.to_string()))?;
-        if !after.drives.iter().any(|drive| after.drive_state(drive) == placement::map::State::Active) {
+        if is_of_drives && !after.drives.iter().any(|drive| after.drive_state(drive) == placement::map::State::Active) {
             outcome.reasons.push("no drive would be left that takes data".into());
         }
         Ok(Judged { change, outcome, map: seen, down })
@@ -321,7 +330,7 @@ impl Inner {
             within: rule.within.clone(),
         };
         let judged = self.judge(change).await?;
-        judged.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))?;
+        judged.permit(code)?;
         Ok(judged)
     }
 
@@ -416,7 +425,7 @@ impl Inner {
     }
 
     /// Drives of the map that don't answer.
-    fn down(&self, map: &Map) -> BTreeSet<DriveId> {
+    pub(crate) fn down(&self, map: &Map) -> BTreeSet<DriveId> {
         let up = self.up();
         map.drives.iter().map(|drive| drive.id).filter(|id| !up.contains(id)).collect()
     }

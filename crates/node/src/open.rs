@@ -88,6 +88,7 @@ impl Node {
         inner.run("heal", heal::heal(inner.clone()));
         inner.run("even out", crate::even::keep(inner.clone()));
         inner.run("code anew", crate::recode::keep(inner.clone()));
+        inner.run("keep proofs", crate::proof::keep(inner.clone()));
         inner.run("findings", heal::take_findings(inner.clone()));
         inner.run("upkeep", upkeep::keep(inner.clone()));
         Ok(Started { node: Node(inner), words, key_file, notes })
@@ -347,6 +348,8 @@ async fn assemble(
     let (alive, ended) = mpsc::channel(1);
     let inner = Arc::new(Inner {
         heal: heal::Heal::new().into(),
+        users: Default::default(),
+        safeties: Default::default(),
         upkeep: upkeep::Upkeep::new(env.clock.now()).into(),
         env,
         settings,

@@ -102,7 +102,7 @@ impl Versioned for Command {
                 to.u8(UNDELETE).str(key).u64(*ord);
             }
             Command::Expire { by, key } => {
-                to.u8(EXPIRE).u64(by.0).option(key.as_ref(), |to, key| {
+                to.u8(EXPIRE).option(*by, |to, by| _ = to.u64(by.0)).option(key.as_ref(), |to, key| {
                     to.str(key);
                 });
             }
@@ -147,7 +147,7 @@ impl Versioned for Command {
             CLOSE => Ok(Command::Close),
             UNDELETE => Ok(Command::Undelete { key: text(from, "key")?, ord: from.u64("ord")? }),
             EXPIRE => {
-                let by = Wall(from.u64("by")?);
+                let by = from.option("by", |from| from.u64("by").map(Wall))?;
                 Ok(Command::Expire { by, key: from.option("key", |from| text(from, "key"))? })
             }
             SHUT => Ok(Command::Shut),

@@ -26,6 +26,7 @@ mod show;
 mod summary;
 #[cfg(test)]
 mod town;
+pub(crate) mod users;
 mod voters;
 
 pub(crate) use found::{change, introduction, no_root, places};
@@ -55,6 +56,7 @@ use replicas::{REPLICAS, ReplicaService, Ways};
 use rotate::{KEYS, KeyService};
 use rounds::{GROUPS, GroupService};
 use summary::{SUMMARY, SummaryService};
+use users::{USERS, UsersService};
 
 /// Where nodes listen, as far as known.
 #[derive(Default)]
@@ -122,6 +124,7 @@ pub(crate) struct Cluster {
     keys: Arc<KeyService>,
     kept: Mutex<Kept>,
     summary: Arc<SummaryService>,
+    users: Arc<UsersService>,
     /// Who keeps each shard.
     holders: watch::Sender<BTreeMap<u32, Vec<NodeId>>>,
 }
@@ -146,6 +149,8 @@ impl Cluster {
         services.insert(KEYS, keys.clone());
         let summary: Arc<SummaryService> = Arc::default();
         services.insert(SUMMARY, summary.clone());
+        let users: Arc<UsersService> = Arc::default();
+        services.insert(USERS, users.clone());
         let carrier = TcpCarrier::new(env.clone(), start.identity.key.clone(), settings.transport.connect)?;
         let endpoint = Endpoint::start(
             env.clone(),
@@ -179,6 +184,7 @@ impl Cluster {
             keys,
             kept,
             summary,
+            users,
             holders,
         }))
     }
@@ -193,6 +199,7 @@ impl Cluster {
         inner.shards.all().iter().for_each(|shard| self.metadata.set(shard));
         self.fresh.set(inner.client.clone());
         self.summary.set(inner);
+        self.users.set(inner);
         self.groups.set(inner);
         self.keys.set(inner);
     }

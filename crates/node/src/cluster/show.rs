@@ -95,7 +95,7 @@ impl Inner {
     }
 
     /// [`Inner::map`] with those placement groups only that hold data, or would get new data.
-    async fn map_of_data(&self) -> Result<Map> {
+    pub async fn map_of_data(&self) -> Result<Map> {
         let mut map = self.map()?;
         let volumes = self.volumes()?;
         let default = self.look(|view| catalog::setting(view, client::POLICY_SETTING))?.unwrap_or_default();
