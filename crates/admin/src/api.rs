@@ -114,3 +114,45 @@ fn limit(query: &str) -> Result<usize, Refusal> {
         _ => Err(Refusal::invalid(format!("limit must be a number up to {EVENTS_MAX}, not {limit:?}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Every path that changes something: by a gate that refuses what lowers safety, or harmless for a reason.
+    const CHANGES: &[(&str, &str)] = &[
+        ("/v1/nodes/invite", "lets a machine in, which takes nothing away"),
+        ("/v1/plan", "gated: drain, remove, expunge"),
+        ("/v1/pace", "what has no spare piece left is repaired whatever it says"),
+        ("/v1/undo", "brings back; what it replaces can be had back in turn"),
+        ("/v1/undo/keep", "gated: a shorter time gives up what is older"),
+        ("/v1/purge", "gated"),
+        ("/v1/buckets/delete", "gated"),
+        ("/v1/nodes/rotate-key", "another key for the same node"),
+        ("/v1/drives/add", "adds room"),
+        ("/v1/keys/create", "an access key more"),
+        ("/v1/keys/revoke", "closes a door; a new key opens it"),
+        ("/v1/policies/set", "gated"),
+        ("/v1/policies/default", "gated"),
+        ("/v1/scrub", "reads; what is damaged is rebuilt"),
+        ("/v1/verify", "reads"),
+        ("/v1/manifest", "reads"),
+    ];
+
+    #[test]
+    fn every_path_that_changes_something_is_gated_or_harmless_for_a_reason() {
+        let code = include_str!("api.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        let posts: Vec<&str> = code.split("(\"POST\", \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(posts.len() > 10, "the paths were not found: {posts:?}");
+        for path in &posts {
+            assert!(
+                CHANGES.iter().any(|(known, _)| known == path),
+                "{path} is new: is it gated, or harmless, and why?"
+            );
+        }
+        for (path, why) in CHANGES {
+            assert!(posts.contains(path) && !why.is_empty(), "{path} isn't there any more");
+            let asked = code.split(&format!("\"{path}\")")).nth(1).and_then(|rest| rest.split("(\"").next());
+            let takes_code = asked.is_some_and(|asked| asked.contains("[\"code\"]") || asked.contains("[\"confirm\"]"));
+            assert_eq!(takes_code, why.starts_with("gated"), "{path}: a code is taken exactly where there is a gate");
+        }
+    }
+}

@@ -32,8 +32,8 @@ pub(crate) struct Change<'a> {
     pub now: Wall,
     pub head: Head,
     before: Head,
-    pub undo: UndoHead,
-    undo_before: UndoHead,
+    /// What is kept though it was deleted, before and after; read by those who change it.
+    undo: Option<(UndoHead, UndoHead)>,
     /// The deleted version that this command brings back.
     pub coming_back: Option<u64>,
     pub batch: Batch,
@@ -44,9 +44,8 @@ impl<'a> Change<'a> {
     pub fn new(view: &'a dyn View, volume: VolumeId, now: Wall) -> Result<Self, Error> {
         let store = Store::new(view, volume);
         let head = store.head()?;
-        let undo = crate::undo::stats(view, volume)?;
         let (before, batch, uses) = (head.clone(), Batch::default(), Uses::default());
-        Ok(Change { store, now, before, head, undo, undo_before: undo, coming_back: None, batch, uses })
+        Ok(Change { store, now, before, head, undo: None, coming_back: None, batch, uses })
     }
 
     /// Settles segments and counters.
@@ -58,9 +57,10 @@ impl<'a> Change<'a> {
         }
         let key = self.store.keys.table(Table::UndoHead, 0);
         match self.undo {
-            undo if undo == self.undo_before => {}
-            undo if undo == UndoHead::default() => _ = self.batch.del(key),
-            undo => _ = self.batch.put(key, undo.encode()),
+            Some((before, after)) if after == before => {}
+            Some((_, after)) if after == UndoHead::default() => _ = self.batch.del(key),
+            Some((_, after)) => _ = self.batch.put(key, after.encode()),
+            None => {}
         }
         Ok(self.batch)
     }
@@ -68,6 +68,18 @@ impl<'a> Change<'a> {
     pub fn event(&mut self, what: What) {
         let event = Event { volume: self.store.keys.0, at: self.now, what };
         self.batch.event(event.encode());
+    }
+
+    /// The counters of what is kept though it was deleted.
+    pub fn undo(&mut self) -> Result<&mut UndoHead, Error> {
+        let known = match self.undo {
+            Some(known) => known,
+            None => {
+                let before = crate::undo::stats(self.store.view, self.store.keys.0)?;
+                (before, before)
+            }
+        };
+        Ok(&mut self.undo.insert(known).1)
     }
 
     /// The next place in the order of versions and parts.

@@ -225,8 +225,9 @@ pub(crate) fn let_go(change: &mut Change<'_>, key: &str, row: &VersionRow) -> Re
     let deleted = change.now;
     change.batch.put(keys.undo(key, row.ord), UndoRow { deleted, version: row.clone() }.encode());
     change.batch.put(keys.undo_time(deleted, row.ord), key.as_bytes());
-    more(&mut change.undo.versions, 1)?;
-    more(&mut change.undo.bytes, row.size)
+    let kept = change.undo()?;
+    more(&mut kept.versions, 1)?;
+    more(&mut kept.bytes, row.size)
 }
 
 /// One that was kept is given back for good.
@@ -239,8 +240,9 @@ fn free(change: &mut Change<'_>, key: &str, row: &UndoRow) -> Result<(), Error> 
 fn forget(change: &mut Change<'_>, key: &str, row: &UndoRow) -> Result<(), Error> {
     let (keys, ord) = (change.store.keys, row.version.ord);
     change.batch.del(keys.undo(key, ord)).del(keys.undo_time(row.deleted, ord));
-    less(&mut change.undo.versions, 1)?;
-    less(&mut change.undo.bytes, row.version.size)
+    let kept = change.undo()?;
+    less(&mut kept.versions, 1)?;
+    less(&mut kept.bytes, row.version.size)
 }
 
 /// Brings one back: it is the key's current version from now on.

@@ -86,6 +86,8 @@ impl Node {
         inner.run("events", event::write(inner.clone()));
         inner.run("supervise drives", supervise::watch(inner.clone()));
         inner.run("heal", heal::heal(inner.clone()));
+        // Before anything is deleted.
+        inner.keep_windows().await;
         inner.run("even out", crate::even::keep(inner.clone()));
         inner.run("code anew", crate::recode::keep(inner.clone()));
         inner.run("keep proofs", crate::proof::keep(inner.clone()));

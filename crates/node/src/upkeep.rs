@@ -86,6 +86,8 @@ pub struct Scrubbed {
 /// Does what is due until the node is closed.
 pub(crate) async fn keep(inner: Arc<Inner>) {
     while inner.pause(SCRUB_REST).await {
+        // Also to shards that this node leads since a moment ago.
+        inner.keep_windows().await;
         inner.scrub_a_little().await;
         let now = inner.env.clock.now();
         if now.since(lock(&inner.upkeep).done) < EVERY {
@@ -95,7 +97,6 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
         if let Err(error) = inner.client.sweep_uncommitted().await {
             tracing::warn!(%error, "failed to give back what was never committed: trying again");
         }
-        inner.keep_windows().await;
         if inner.leads_volumes()
             && let Err(error) = inner.keep_volumes().await
         {
