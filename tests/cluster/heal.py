@@ -180,7 +180,9 @@ def join(places):
             # What is above the fair share of a drive must move, by what was stored; probes add to all alike.
             fair = sum(held.values()) / (NODES + 1)
             surplus = sum(max(0.0, many - fair) for many in held.values()) / sum(held.values())
-            least = surplus * nodes[0].status()["totals"]["bytes"] * EXPANSION
+            # What was deleted or overwritten is kept for a while, and moves like the rest.
+            totals = nodes[0].status()["totals"]
+            least = surplus * (totals["bytes"] + totals["deleted_bytes"]) * EXPANSION
         probes.check()
         print(f"the new node holds {share(nodes[0], new, count):.1%} of the pieces of what was stored, {1 / (NODES + 1):.1%} is fair")
         for node in (nodes[0], new):

@@ -81,6 +81,8 @@ SYSTEM = {
     "e": (None, ["rest"]),
     "k": (b"caAk", ["str", "str", "str", "u64", FLAG]),
     "j": (b"caEv", ["u64", "u64", one_of(0, 1, 2), "str", "str", "str"]),
+    "a": (b"caTr", ["u64", "u64", "str", "str", many(64, "str"), many(64, "str")]),
+    "y": (b"caBu", ["str", "u32", "str", "u64", "str"]),
 }
 VOLUMES = {
     "V": (b"nsVr", [namespace.read_version]),
@@ -99,6 +101,10 @@ VOLUMES = {
     "O": (b"nsOu", [option("u64"), FLAG, "u64", "u64", etag]),
     "F": (None, ["u64"]),
     "N": (b"nsMi", ["u16", "u32", "u64", "bytes"]),
+    "W": (None, ["u64"]),
+    "X": (b"nsUd", ["u64", namespace.read_version]),
+    "Y": (None, ["rest"]),
+    "Z": (b"nsUh", ["u64", "u64"]),
 }
 FILE, FOLDER = (b"nsFi", [file]), (b"nsFo", ["u64", "u64", "u64"])
 # The newest version of each mark that has more than one.
@@ -107,6 +113,7 @@ NEWEST = {b"caDr": 2}
 KEY_BYTES = {
     "v": 0, "w": 4, "x": 4, "c": 0, "d": 16, "n": 16, "l": 0, "t": 8, "h": 0, "p": 2, "g": 6, "j": 8,
     "B": 8, "M": 8, "A": 8, "H": 0, "P": 18, "R": 22, "K": 28, "L": 17, "G": 16, "T": 16, "N": 16, "O": 24, "F": 0,
+    "a": 8, "y": 4, "W": 0, "Y": 16, "Z": 0,
 }
 EVENTS = {
     1: ["str", "u64", "u64", etag, option(16)], 2: ["str", "u64"], 3: ["str", "u64", FLAG], 4: ["str", "u64"],

@@ -46,6 +46,17 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
         ("POST", "/v1/pace") => Ok(json!({ "percent": node.set_pace(text(wish, "pace")?).await? })),
         ("GET", "/v1/kits") => told(node.kits()?),
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
+        ("GET", "/v1/undo") => told(node.deleted(of(query).as_deref(), limit(query)?).await?),
+        ("POST", "/v1/undo") => told(node.undo(text(wish, "what")?, wish["as"].as_str()).await?),
+        ("POST", "/v1/undo/keep") => {
+            let secs = wish["secs"].as_u64().ok_or_else(|| Refusal::invalid("the request lacks secs"))?;
+            told(node.keep_deleted(Duration::from_secs(secs), apply(wish), wish["code"].as_str()).await?)
+        }
+        ("POST", "/v1/purge") => told(node.purge(wish["what"].as_str(), apply(wish), wish["code"].as_str()).await?),
+        ("POST", "/v1/buckets/delete") => {
+            let contents = wish["with_contents"].as_bool() == Some(true);
+            told(node.delete_bucket(text(wish, "bucket")?, contents, apply(wish), wish["code"].as_str()).await?)
+        }
         ("POST", "/v1/nodes/rotate-key") => {
             node.rotate_key().await?;
             Ok(json!({ "rotated": true }))
@@ -92,10 +103,57 @@ fn apply(wish: &Value) -> bool {
     wish["apply"].as_bool() == Some(true)
 }
 
+/// The bucket that is asked about. Its name needs no escapes.
+fn of(query: &str) -> Option<String> {
+    query.split('&').find_map(|pair| pair.strip_prefix("of=")).map(str::to_owned)
+}
+
 fn limit(query: &str) -> Result<usize, Refusal> {
     let Some(limit) = query.split('&').find_map(|pair| pair.strip_prefix("limit=")) else { return Ok(50) };
     match limit.parse() {
         Ok(limit) if limit <= EVENTS_MAX => Ok(limit),
         _ => Err(Refusal::invalid(format!("limit must be a number up to {EVENTS_MAX}, not {limit:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    /// Every path that changes something: by a gate that refuses what lowers safety, or harmless for a reason.
+    const CHANGES: &[(&str, &str)] = &[
+        ("/v1/nodes/invite", "lets a machine in, which takes nothing away"),
+        ("/v1/plan", "gated: drain, remove, expunge"),
+        ("/v1/pace", "what has no spare piece left is repaired whatever it says"),
+        ("/v1/undo", "brings back; what it replaces can be had back in turn"),
+        ("/v1/undo/keep", "gated: a shorter time gives up what is older"),
+        ("/v1/purge", "gated"),
+        ("/v1/buckets/delete", "gated"),
+        ("/v1/nodes/rotate-key", "another key for the same node"),
+        ("/v1/drives/add", "adds room"),
+        ("/v1/keys/create", "an access key more"),
+        ("/v1/keys/revoke", "closes a door; a new key opens it"),
+        ("/v1/policies/set", "gated"),
+        ("/v1/policies/default", "gated"),
+        ("/v1/scrub", "reads; what is damaged is rebuilt"),
+        ("/v1/verify", "reads"),
+        ("/v1/manifest", "reads"),
+    ];
+
+    #[test]
+    fn every_path_that_changes_something_is_gated_or_harmless_for_a_reason() {
+        let code = include_str!("api.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        let posts: Vec<&str> = code.split("(\"POST\", \"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        assert!(posts.len() > 10, "the paths were not found: {posts:?}");
+        for path in &posts {
+            assert!(
+                CHANGES.iter().any(|(known, _)| known == path),
+                "{path} is new: is it gated, or harmless, and why?"
+            );
+        }
+        for (path, why) in CHANGES {
+            assert!(posts.contains(path) && !why.is_empty(), "{path} isn't there any more");
+            let asked = code.split(&format!("\"{path}\")")).nth(1).and_then(|rest| rest.split("(\"").next());
+            let takes_code = asked.is_some_and(|asked| asked.contains("[\"code\"]") || asked.contains("[\"confirm\"]"));
+            assert_eq!(takes_code, why.starts_with("gated"), "{path}: a code is taken exactly where there is a gate");
+        }
     }
 }

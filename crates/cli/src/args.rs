@@ -94,9 +94,51 @@ pub enum Command {
         #[arg(long, default_value_t = 50)]
         limit: usize,
     },
+    /// Lists what was deleted or overwritten and can be had back, or brings it back
+    Undo {
+        /// A bucket, a key in it, or an id from the list; without it what can be had back is listed
+        #[arg(value_name = "BUCKET[/KEY]|ID")]
+        what: Option<String>,
+        /// What to call a bucket that is brought back, if its name is taken
+        #[arg(long = "as", value_name = "NAME", requires = "what")]
+        name: Option<String>,
+        /// Keep what is deleted for so long from now on: 12h, 7d
+        #[arg(long, value_name = "TIME", value_parser = span, conflicts_with = "what")]
+        keep: Option<Duration>,
+        /// List at most so much, the latest
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        #[command(flatten)]
+        go: Go,
+    },
+    /// Gives up for good what could be had back: all of it, or of a bucket or a key
+    Purge {
+        /// A bucket, a key in it, or a deleted bucket's id
+        #[arg(value_name = "BUCKET[/KEY]|ID")]
+        what: Option<String>,
+        #[command(flatten)]
+        go: Go,
+    },
+    /// Buckets: delete
+    #[command(subcommand)]
+    Bucket(Bucket),
     /// Looks into files of a store, with no store running
     #[command(subcommand)]
     Inspect(Inspect),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bucket {
+    /// Deletes a bucket; `abide undo` brings it back for a while
+    Delete {
+        /// The bucket
+        bucket: String,
+        /// With all that is in it; without this only an empty one is deleted
+        #[arg(long)]
+        with_contents: bool,
+        #[command(flatten)]
+        go: Go,
+    },
 }
 
 /// What a plan is about, and whether it is carried out.
@@ -394,6 +436,91 @@ mod tests {
     #[test]
     fn what_can_be_typed_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// What a command does to what is stored.
+    enum Does {
+        /// Changes nothing.
+        Looks,
+        /// Could lower safety or lose data: it passes the outcome gate, and its code insists.
+        Gated,
+        /// Changes something, and why that needs no gate.
+        Harmless(&'static str),
+    }
+
+    /// Every command. What isn't here fails the test below: is it gated?
+    const ALL: &[(&str, Does)] = &[
+        ("up", Does::Harmless("adds empty folders; refuses others; --policy is for a store that is made")),
+        ("join", Does::Harmless("adds a machine with empty folders")),
+        ("invite", Does::Harmless("lets a machine in, which takes nothing away")),
+        ("node list", Does::Looks),
+        ("node restart-plan", Does::Looks),
+        ("node expunge", Does::Gated),
+        ("node rotate-key", Does::Harmless("another key for the same node; the old one is good for a minute more")),
+        ("env", Does::Looks),
+        ("status", Does::Looks),
+        ("events", Does::Looks),
+        ("drive list", Does::Looks),
+        ("drive add", Does::Harmless("adds room")),
+        ("drive drain", Does::Gated),
+        ("drive remove", Does::Gated),
+        ("key create", Does::Harmless("an access key more")),
+        ("key list", Does::Looks),
+        ("key revoke", Does::Harmless("closes a door; no data is touched, and a new key opens it")),
+        ("policy list", Does::Looks),
+        ("policy set", Does::Gated),
+        ("policy default", Does::Gated),
+        ("simulate", Does::Looks),
+        ("scrub", Does::Harmless("reads; what is damaged is rebuilt")),
+        ("verify", Does::Looks),
+        ("recover", Does::Gated),
+        ("drain", Does::Gated),
+        ("remove", Does::Gated),
+        ("expunge", Does::Gated),
+        ("pace", Does::Harmless("what has no spare piece left is repaired whatever it says")),
+        ("trail", Does::Looks),
+        ("undo", Does::Gated),
+        ("purge", Does::Gated),
+        ("bucket delete", Does::Gated),
+        ("inspect piece", Does::Looks),
+        ("inspect log", Does::Looks),
+        ("inspect manifest", Does::Looks),
+    ];
+
+    fn leaves(command: &clap::Command, path: &str, to: &mut Vec<(String, clap::Command)>) {
+        let path = format!("{path} {}", command.get_name());
+        let more: Vec<_> = command.get_subcommands().filter(|one| one.get_name() != "help").collect();
+        if more.is_empty() {
+            to.push((path.trim().trim_start_matches("abide ").to_owned(), command.clone()));
+        }
+        more.into_iter().for_each(|one| leaves(one, &path, to));
+    }
+
+    /// That each gated one refuses is shown by `node/tests/undo.rs`, `plans.rs`, `recover.rs` and `placement/tests/changes.rs`.
+    /// Voters are changed by the store alone, which judges each change likewise; an older release refuses forms that it
+    /// doesn't know, so going back is no command.
+    #[test]
+    fn every_command_that_changes_something_is_gated_or_harmless_for_a_reason() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        for (path, command) in &found {
+            let row = ALL.iter().find(|(name, _)| name == path);
+            let (_, does) = row.unwrap_or_else(|| panic!("abide {path} is new: is it gated, or harmless, and why?"));
+            // `code` of a policy is how data is coded; there the outcome's is called `confirm`.
+            let insists = match path.starts_with("policy ") {
+                true => command.get_arguments().any(|one| one.get_id() == "confirm"),
+                false => command.get_arguments().any(|one| one.get_id() == "code"),
+            };
+            assert_eq!(
+                insists,
+                matches!(does, Does::Gated),
+                "abide {path}: a code is taken exactly where there is a gate"
+            );
+            assert!(!matches!(does, Does::Harmless(why) if why.is_empty()), "abide {path}: why?");
+        }
+        for (name, _) in ALL {
+            assert!(found.iter().any(|(path, _)| path == name), "there is no abide {name} any more");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::absolute;
 use crate::args::{Command, Drive, Go, Inspect, Key, Kit, Nodes, Policy};
 use crate::control::{Error, ask};
 use crate::show::{Paint, bytes, duration, paint, table, text};
+use crate::undo;
 
 /// What a command came to: shown, and good or not.
 pub struct Done {
@@ -20,7 +21,7 @@ pub struct Done {
 }
 
 impl Done {
-    fn good(answer: Value, shown: String) -> Self {
+    pub fn good(answer: Value, shown: String) -> Self {
         Self { answer, shown, good: true }
     }
 }
@@ -74,6 +75,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             get(&format!("/v1/trail?limit={limit}")).map(|answer| Done::good(answer.clone(), trail(&answer)))
         }
         Command::Kit(Kit::Status) => get("/v1/kits").map(|answer| Done::good(answer.clone(), kits(&answer))),
+        Command::Undo { .. } | Command::Purge { .. } | Command::Bucket(_) => undo::run(home, command),
         Command::Node(Nodes::RotateKey) => {
             let answer = post("/v1/nodes/rotate-key", json!({}))?;
             Ok(Done::good(answer, "this node has a new key; in a minute the old one opens nothing any more".into()))
@@ -148,11 +150,11 @@ fn health(answer: &Value) -> Paint {
     }
 }
 
-fn number(value: &Value) -> u64 {
+pub fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }
 
-fn list(value: &Value) -> &[Value] {
+pub fn list(value: &Value) -> &[Value] {
     value.as_array().map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -166,6 +168,13 @@ fn status(answer: &Value) -> String {
         number(&totals["objects"]),
         bytes(number(&totals["bytes"]))
     ));
+    if number(&totals["deleted"]) > 0 {
+        lines.push(format!(
+            "deleted, can be had back by `abide undo`: {} objects, {}",
+            number(&totals["deleted"]),
+            bytes(number(&totals["deleted_bytes"]))
+        ));
+    }
     let repair = &answer["repair"];
     if number(&repair["pieces"]) > 0 {
         let eta = repair["eta_secs"].as_u64().map_or("not known yet".to_owned(), duration);
@@ -181,6 +190,20 @@ fn status(answer: &Value) -> String {
     if let Some(survives) = answer["survives"].as_str() {
         lines.push(survives.to_owned());
     }
+    for safety in list(&answer["safeties"]) {
+        let survives = safety["survives"].as_object().into_iter().flatten();
+        let told: Vec<String> = survives.map(|(domain, count)| format!("{domain} {}", number(count))).collect();
+        lines.push(format!("  {}: worst segment survives {}", text(&safety["policy"]), told.join(", ")));
+    }
+    let proof = &answer["proof"];
+    lines.push(paint(
+        Paint::Dim,
+        &format!(
+            "  proven: pieces asked for {} ago, every drive read through or new within {}",
+            duration(number(&proof["checked_secs"])),
+            duration(number(&proof["scrubbed_secs"]))
+        ),
+    ));
     if !list(&answer["nodes"]).is_empty() {
         lines.push(String::new());
         lines.push(nodes(&answer["nodes"]));
@@ -262,6 +285,11 @@ fn plan(home: &Path, verb: &str, targets: &[String], go: &Go) -> Result<Done, Er
     let targets: Vec<String> = targets.iter().map(meant).collect::<Result<_, _>>()?;
     let wish = json!({ "verb": verb, "targets": targets, "apply": go.apply, "code": go.code });
     let answer = ask(home, "POST", "/v1/plan", &wish)?;
+    Ok(planned(answer, "done; `abide status` shows what is still being moved or rebuilt"))
+}
+
+/// A plan as people see it.
+pub fn planned(answer: Value, done: &str) -> Done {
     let (refused, applied) = (answer["refused"] == true, answer["applied"] == true);
     let mut lines = vec![text(&answer["change"])];
     lines.extend(list(&answer["outcome"]).iter().map(|line| format!("  {}", text(line))));
@@ -271,11 +299,11 @@ fn plan(home: &Path, verb: &str, targets: &[String], go: &Go) -> Result<Done, Er
         let code = text(&answer["code"]);
         lines.push(paint(Paint::Dim, &format!("nothing was changed; to do it all the same: --code {code}")));
     } else if applied {
-        lines.push(paint(Paint::Green, "done; `abide status` shows what is still being moved or rebuilt"));
+        lines.push(paint(Paint::Green, done));
     } else {
         lines.push(paint(Paint::Dim, "nothing was changed; add --apply to do it"));
     }
-    Ok(Done { answer, shown: lines.join("\n"), good: applied || !refused })
+    Done { answer, shown: lines.join("\n"), good: applied || !refused }
 }
 
 fn kits(answer: &Value) -> String {

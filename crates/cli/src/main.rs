@@ -11,6 +11,7 @@ mod rescue;
 mod show;
 mod simulate;
 mod tls;
+mod undo;
 mod up;
 
 use std::path::{Path, PathBuf};

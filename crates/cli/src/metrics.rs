@@ -101,6 +101,21 @@ fn metrics(node: &Node, face: Option<&Face>) -> String {
         "Bytes of pieces read for that.",
         &one(gauges.repair_read_bytes as f64),
     );
+    family(
+        "abide_repair_share_ratio",
+        "gauge",
+        "What users leave to repair and moving of data, of what the pace says.",
+        &one(f64::from(gauges.repair_share_permille) / 1000.0),
+    );
+    let survives = gauges.safeties.iter().flat_map(|safety| {
+        let labels = |domain: &String| format!("{{policy=\"{}\",domain=\"{domain}\"}}", safety.policy);
+        safety.survives.iter().map(move |(domain, count)| (labels(domain), *count as f64))
+    });
+    let help = "Losses that the worst segment of a policy survives, by kind; told by the node that repairs.";
+    family("abide_survives_losses", "gauge", help, &survives.collect::<Vec<_>>());
+    let ages = [("checked", gauges.proof.checked_secs), ("scrubbed", gauges.proof.scrubbed_secs)];
+    let ages = ages.map(|(kind, secs)| (format!("{{proof=\"{kind}\"}}"), secs as f64));
+    family("abide_proof_age_seconds", "gauge", "Since pieces were last asked for, and read through.", &ages);
     let Some(face) = face else { return out };
     let all = face.metrics().snapshot();
     let by = |value: fn(&s3::metrics::OperationMetrics) -> u64| -> Vec<(String, f64)> {

@@ -174,6 +174,7 @@ async fn serve(home: &Path, named: bool, up: Up, ticket: Option<wire::Ticket>) -
     let node = started.node;
     env.spawn("control", admin::serve(env.clone(), Box::new(control), node.clone(), shown));
     let face = face(&env, &node, &up, scheme == "https");
+    env.spawn("users", hear_users(env.clone(), node.clone(), Arc::downgrade(&face)));
     let (first, second) = stops(&env)?;
     let stop = async {
         first.await;
@@ -186,6 +187,18 @@ async fn serve(home: &Path, named: bool, up: Up, ticket: Option<wire::Ticket>) -
     tokio::select! {
         () = orderly => Ok(()),
         () = second => Err("ended at once, with requests under way; what was acknowledged is durable".into()),
+    }
+}
+
+/// Tells the node once a second how its users fare: repair gives way to them.
+async fn hear_users(env: Env, node: Node, face: std::sync::Weak<s3::Face>) {
+    let mut before = s3::metrics::Latencies::default();
+    loop {
+        env.clock.sleep(Duration::from_secs(1)).await;
+        let Some(latencies) = face.upgrade().map(|face| face.metrics().latencies()) else { return };
+        let (requests, p99) = latencies.since(&before);
+        before = latencies;
+        node.hear_users(requests, p99).await;
     }
 }
 

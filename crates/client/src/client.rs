@@ -188,8 +188,36 @@ impl Client {
 
     /// Removes an empty bucket: first its volume is closed, so that nothing can come any more.
     pub async fn delete_bucket(&self, name: &str) -> Result<(), Error> {
+        self.remove_bucket(name, Command::Close).await
+    }
+
+    /// Removes a bucket with all that is in it; what becomes of that, and whether it can be had back, is the affair of
+    /// whoever keeps the store.
+    pub async fn delete_full_bucket(&self, name: &str) -> Result<(), Error> {
+        self.remove_bucket(name, Command::Shut).await
+    }
+
+    /// Brings back a bucket that was deleted, under its name or another one.
+    ///
+    /// # Errors
+    /// If it can't be had back any more, or the name was taken meanwhile.
+    pub async fn restore_bucket(&self, volume: VolumeId, name: Option<&str>) -> Result<Arc<Bucket>, Error> {
+        let name = name.map(str::to_owned);
+        // Looked at first: nothing is reopened that can't have its name.
+        self.core()
+            .system
+            .read(None, |view| catalog::restore_bucket(view, volume, name.as_deref()).map(drop).map_err(Error::from))
+            .await?;
+        // In this order: nobody gets its name to a volume that takes nothing.
+        self.commit(&Bucket::of_volume(volume), Command::Reopen).await?;
+        let back = self.core().system.execute(move |view| catalog::restore_bucket(view, volume, name.as_deref())).await;
+        self.forget_buckets();
+        Ok(Arc::new(back?.into()))
+    }
+
+    async fn remove_bucket(&self, name: &str, close: Command) -> Result<(), Error> {
         let bucket = self.bucket(name).await?.ok_or(namespace::Error::NoSuchBucket)?;
-        self.commit(&bucket, Command::Close).await?;
+        self.commit(&bucket, close).await?;
         let now = self.core().env.clock.wall();
         let gone = name.to_owned();
         let done = self.core().system.execute(move |view| catalog::delete_bucket(view, &gone, now)).await;
@@ -362,7 +390,15 @@ impl Client {
             all.extend(self.moved_away(run).await?);
             missing.extend(note(run, &all));
         }
-        let is_setting = matches!(command, Command::SetConfig { .. } | Command::SetVersioning(_) | Command::Close);
+        let is_setting = matches!(
+            command,
+            Command::SetConfig { .. }
+                | Command::SetVersioning(_)
+                | Command::Close
+                | Command::Shut
+                | Command::Reopen
+                | Command::Empty
+        );
         let work = self.core().new_work(bucket.volume, command, missing);
         let done = self.core().shard(bucket.volume).work(work).await;
         if is_setting {

@@ -61,11 +61,11 @@ pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) 
     let mut done = Compacted::default();
     let mut slots: BTreeMap<u32, Lives> = BTreeMap::new();
     let mut users = Vec::new();
-    for owner in owners(client, volume, pack).await? {
+    for (owner, ord) in owners(client, volume, pack).await? {
         match owner {
             Owner::Part { .. } => done.left += 1,
             Owner::Version { key, version } => {
-                let Some(found) = version_of(client, volume, key.clone(), version).await? else { continue };
+                let Some(found) = version_of(client, volume, key.clone(), version, ord).await? else { continue };
                 in_pack(&found.body, found.size, pack, &mut |slot, size, body| {
                     let of = Belonging { path: key.clone(), part: None };
                     slots.insert(slot.index, Lives { size, body: body.clone(), of });
@@ -96,7 +96,7 @@ pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) 
     Ok(done)
 }
 
-async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Vec<Owner>, Error> {
+async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Vec<(Owner, u64)>, Error> {
     let mut owners = Vec::new();
     let mut after = None;
     loop {
@@ -106,7 +106,7 @@ async fn owners(client: &Client, volume: VolumeId, pack: SegmentId) -> Result<Ve
         let page = client.core().shard(volume).scan(None, read).await?;
         after = page.last().map(|slot| (slot.slot, slot.ord));
         let full = page.len() == PAGE;
-        owners.extend(page.into_iter().map(|slot| slot.owner));
+        owners.extend(page.into_iter().map(|slot| (slot.owner, slot.ord)));
         if !full {
             return Ok(owners);
         }
@@ -118,12 +118,19 @@ async fn version_of(
     volume: VolumeId,
     key: String,
     version: VersionId,
+    ord: u64,
 ) -> Result<Option<Version>, Error> {
-    let read = move |view: &dyn base::kv::View| match namespace::read::head(view, volume, &key, Some(version), true) {
-        Ok(found) => Ok(Some(found.into_version())),
-        // Deleted since its slot was listed.
-        Err(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion) => Ok(None),
-        Err(error) => Err(error.into()),
+    let read = move |view: &dyn base::kv::View| {
+        // Deleted, and it can still be had back: several of a key may have had one name.
+        if let Some(deleted) = namespace::undo::deleted(view, volume, &key, ord)? {
+            return Ok(Some(deleted));
+        }
+        match namespace::read::head(view, volume, &key, Some(version), true) {
+            Ok(found) => Ok(Some(found.into_version())),
+            // Deleted since its slot was listed.
+            Err(namespace::Error::NoSuchKey | namespace::Error::NoSuchVersion) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     };
     client.core().shard(volume).scan(None, read).await
 }

@@ -285,3 +285,39 @@ async fn a_lone_small_object_waits_for_no_companion() {
     // A timer would show in every one of them.
     assert!(times[4] < Duration::from_millis(10), "{times:?}");
 }
+
+#[tokio::test]
+async fn coding_anew_that_is_cut_off_anywhere_discards_nothing_that_its_commit_made_live() {
+    let rig = Rig::new(2, 1, 6).await;
+    let drives: Vec<_> = rig.drives.iter().map(|(id, _)| *id).collect();
+    add_policy(&rig.system, 2, (3, 2), &drives).await;
+    rig.client.catalog_changed();
+    let data = bytes(3, 3 * MIB + 17);
+    rig.put("key", &data).await;
+    rig.client.set_config(&rig.bucket, POLICY_SETTING, Some(b"3+2".to_vec())).await.unwrap();
+    rig.drives.iter().for_each(|(_, drive)| drive.yields.store(2, Ordering::SeqCst));
+    let (mut moved, mut ended) = (0, false);
+    for times in (0..).map(|step: usize| step * step / 8 + step) {
+        let before = rig.version("key").await;
+        ended = matches!(polled(times, rig.client.recode(rig.bucket.volume, "key", &before)).await, Some(Ok(bytes)) if bytes > 0);
+        // What was cut off may still be on its way; whoever keeps the store looks at what nobody named.
+        rig.clock.jump(UNCOMMITTED_MAX + Duration::from_secs(1));
+        rig.client.sweep_uncommitted().await.unwrap();
+        rig.collect().await;
+        let after = rig.version("key").await;
+        rig.check(&after, &data, &format!("cut off after {times} polls")).await;
+        if after.body != before.body {
+            moved += 1;
+            if ended {
+                break;
+            }
+            // It was named although nobody waited for the answer: back to the older code.
+            rig.client.set_config(&rig.bucket, POLICY_SETTING, Some(b"2+1".to_vec())).await.unwrap();
+            rig.delete("key").await;
+            rig.put("key", &data).await;
+            rig.client.set_config(&rig.bucket, POLICY_SETTING, Some(b"3+2".to_vec())).await.unwrap();
+        }
+        assert!(times < 100_000, "it never ended");
+    }
+    assert!(ended && moved > 0);
+}

@@ -10,14 +10,24 @@ use crate::journal::What;
 use crate::rows::{FileRow, Owner, Place, VersionRow};
 use crate::tree::{Path, Presence};
 use crate::types::{Attrs, Body, Command, Condition, NewVersion, Outcome, UploadId, VersionId, Versioning};
-use crate::{check, segments, uploads};
+use crate::{check, segments, undo, uploads};
 
 /// Evaluates a command on the volume's rows: what to write, and what it did. An empty batch means
 /// that there was nothing to do. Costs a few row reads per component of the key, whatever the
 /// volume holds.
 pub fn apply(view: &dyn View, volume: VolumeId, command: &Command, now: Wall) -> Result<(Batch, Outcome), Error> {
     let mut change = Change::new(view, volume, now)?;
-    let cleans = matches!(command, Command::CollectedGarbage { .. } | Command::NoteMissing { .. } | Command::Close);
+    let cleans = matches!(
+        command,
+        Command::CollectedGarbage { .. }
+            | Command::NoteMissing { .. }
+            | Command::Rebody { .. }
+            | Command::Close
+            | Command::Shut
+            | Command::Reopen
+            | Command::Empty
+            | Command::Expire { .. }
+    );
     if change.head.closed && !cleans {
         return Err(Error::Closed);
     }
@@ -49,6 +59,11 @@ fn evaluate(change: &mut Change<'_>, command: &Command) -> Result<Outcome, Error
             Ok(Outcome::default())
         }
         Command::Close => close(change),
+        Command::Undelete { key, ord } => undo::undelete(change, key, *ord),
+        Command::Expire { by, key } => undo::expire(change, *by, key.as_deref()),
+        Command::Shut => Ok(undo::shut(change)),
+        Command::Reopen => Ok(undo::reopen(change)),
+        Command::Empty => undo::empty(change),
     }
 }
 
@@ -181,7 +196,7 @@ fn drop_version(change: &mut Change<'_>, key: &str, row: &VersionRow) -> Result<
     less(&mut change.head.versions, 1)?;
     less(&mut change.head.version_bytes, row.size)?;
     let version = row.id();
-    change.release(row, &Owner::Version { key: key.to_owned(), version })?;
+    undo::let_go(change, key, row)?;
     change.event(What::Delete { key: key.to_owned(), version, marker: row.marker });
     Ok(())
 }
@@ -352,10 +367,12 @@ fn set_attrs(
 /// A version or body that changed since the mover looked is left as it is: then there is nothing
 /// to move.
 fn rebody(change: &mut Change<'_>, key: &str, version: VersionId, from: &Body, to: &Body) -> Result<Outcome, Error> {
+    let mut is_moved = false;
     let result = edit(change, key, Some(version), |change, row| {
         if change.store.body(row)? != *from || from == to {
             return Ok(false);
         }
+        is_moved = true;
         check::body(to, row.size)?;
         let owner = Owner::Version { key: key.to_owned(), version };
         change.uses.remove(from, row.ord, &owner);
@@ -366,7 +383,10 @@ fn rebody(change: &mut Change<'_>, key: &str, version: VersionId, from: &Body, t
         Ok(true)
     });
     match result {
-        Err(Error::NoSuchVersion | Error::IsMarker) => Ok(Outcome::default()),
+        Ok(done) if is_moved => Ok(done),
+        // Perhaps it was deleted, and can still be had back.
+        Ok(done) => Ok(undo::rebody(change, key, from, to)?.unwrap_or(done)),
+        Err(Error::NoSuchVersion | Error::IsMarker) => Ok(undo::rebody(change, key, from, to)?.unwrap_or_default()),
         other => other,
     }
 }
@@ -403,8 +423,11 @@ fn close(change: &mut Change<'_>) -> Result<Outcome, Error> {
         return Err(Error::NotEmpty);
     }
     uploads::drop_all(change)?;
-    let config = change.store.keys.table(crate::keys::Table::Config, 0);
-    change.batch.range_dels.push(config.clone()..crate::keys::end(&config));
+    // A bucket that can be had back has its settings then.
+    if undo::window(change.store.view)? == 0 {
+        let config = change.store.keys.table(crate::keys::Table::Config, 0);
+        change.batch.range_dels.push(config.clone()..crate::keys::end(&config));
+    }
     change.head.closed = true;
     change.event(What::Closed);
     Ok(Outcome::default())

@@ -16,6 +16,7 @@ use crate::rows::{AttrsRow, Head, ManifestRow, Owner, Place, VersionRow};
 use crate::segments::Uses;
 use crate::store::Store;
 use crate::types::{Attrs, Body};
+use crate::undo::UndoHead;
 
 /// Manifests up to this many bytes (five segments: 320 MiB) stay in the version's row.
 const MANIFEST_BYTES_MAX: usize = 600;
@@ -31,6 +32,10 @@ pub(crate) struct Change<'a> {
     pub now: Wall,
     pub head: Head,
     before: Head,
+    /// What is kept though it was deleted, before and after; read by those who change it.
+    undo: Option<(UndoHead, UndoHead)>,
+    /// The deleted version that this command brings back.
+    pub coming_back: Option<u64>,
     pub batch: Batch,
     pub uses: Uses,
 }
@@ -39,7 +44,8 @@ impl<'a> Change<'a> {
     pub fn new(view: &'a dyn View, volume: VolumeId, now: Wall) -> Result<Self, Error> {
         let store = Store::new(view, volume);
         let head = store.head()?;
-        Ok(Change { store, now, before: head.clone(), head, batch: Batch::default(), uses: Uses::default() })
+        let (before, batch, uses) = (head.clone(), Batch::default(), Uses::default());
+        Ok(Change { store, now, before, head, undo: None, coming_back: None, batch, uses })
     }
 
     /// Settles segments and counters.
@@ -49,12 +55,31 @@ impl<'a> Change<'a> {
         if self.head != self.before {
             self.batch.put(self.store.keys.head(), self.head.encode());
         }
+        let key = self.store.keys.table(Table::UndoHead, 0);
+        match self.undo {
+            Some((before, after)) if after == before => {}
+            Some((_, after)) if after == UndoHead::default() => _ = self.batch.del(key),
+            Some((_, after)) => _ = self.batch.put(key, after.encode()),
+            None => {}
+        }
         Ok(self.batch)
     }
 
     pub fn event(&mut self, what: What) {
         let event = Event { volume: self.store.keys.0, at: self.now, what };
         self.batch.event(event.encode());
+    }
+
+    /// The counters of what is kept though it was deleted.
+    pub fn undo(&mut self) -> Result<&mut UndoHead, Error> {
+        let known = match self.undo {
+            Some(known) => known,
+            None => {
+                let before = crate::undo::stats(self.store.view, self.store.keys.0)?;
+                (before, before)
+            }
+        };
+        Ok(&mut self.undo.insert(known).1)
     }
 
     /// The next place in the order of versions and parts.

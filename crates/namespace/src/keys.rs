@@ -2,7 +2,7 @@
 //! Numbers in keys are big-endian, so that the byte order of rows is their order.
 
 use base::kv::prefix_end;
-use base::{GroupId, PolicyId, SegmentId, VolumeId};
+use base::{GroupId, PolicyId, SegmentId, VolumeId, Wall};
 
 use crate::types::UploadId;
 
@@ -44,6 +44,14 @@ pub(crate) enum Table {
     Upload = b'U',
     /// Noncurrent versions: parent inode, name, 0, inverted ord.
     Version = b'V',
+    /// For how long what is deleted is kept. Of volume 0.
+    Window = b'W',
+    /// Versions that were deleted or overwritten: key, 0, ord.
+    Undo = b'X',
+    /// The same by time: when they went, ord.
+    UndoTime = b'Y',
+    /// The one row that counts those.
+    UndoHead = b'Z',
 }
 
 /// Builds keys of one volume.
@@ -111,6 +119,27 @@ impl Keys {
         let mut key = self.table(Table::Config, name.len());
         key.extend_from_slice(name.as_bytes());
         key
+    }
+
+    /// What the versions of a key begin with that can be had back; add an ord for one of them.
+    pub fn undos_of(self, key: &str) -> Vec<u8> {
+        let mut row = self.table(Table::Undo, key.len() + 9);
+        row.extend_from_slice(key.as_bytes());
+        row.push(0);
+        row
+    }
+
+    pub fn undo(self, key: &str, ord: u64) -> Vec<u8> {
+        let mut row = self.undos_of(key);
+        row.extend_from_slice(&ord.to_be_bytes());
+        row
+    }
+
+    pub fn undo_time(self, deleted: Wall, ord: u64) -> Vec<u8> {
+        let mut row = self.table(Table::UndoTime, 16);
+        row.extend_from_slice(&deleted.0.to_be_bytes());
+        row.extend_from_slice(&ord.to_be_bytes());
+        row
     }
 
     pub fn uploads_of(self, key: &str) -> Vec<u8> {

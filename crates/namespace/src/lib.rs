@@ -12,7 +12,7 @@
 //!
 //! In reading order: [`types`] (what can be asked), `keys` and [`rows`] (what is stored where),
 //! `tree` (folders), `change` (a command under way), `segments` (who uses which), `apply` and
-//! `uploads` (the commands), [`work`] (once, however often it arrives), `walk` and [`read`], [`wire`] (all
+//! `uploads` (the commands), [`undo`] (what was deleted can be had back), [`work`] (once, however often it arrives), `walk` and [`read`], [`wire`] (all
 //! that between nodes), [`kept`] (what copies kept elsewhere say of a key), [`catalog`].
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -24,6 +24,7 @@ pub mod kept;
 pub mod read;
 pub mod rows;
 pub mod types;
+pub mod undo;
 pub mod wire;
 pub mod work;
 

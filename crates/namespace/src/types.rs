@@ -285,6 +285,27 @@ pub enum Command {
     /// If the volume holds no version: drops its uploads, forgets its settings, and refuses all
     /// further commands but those that clean up; else [`crate::Error::NotEmpty`].
     Close,
+    /// Brings back a version that was deleted or overwritten, as the key's current one: [`crate::undo`]. What it
+    /// replaces can be had back in turn.
+    Undelete {
+        /// The key.
+        key: String,
+        /// Which of its versions ([`crate::undo::Deleted::ord`]).
+        ord: u64,
+    },
+    /// Frees for good what was deleted; [`Outcome::size`] says how many versions.
+    Expire {
+        /// The last moment of what goes; if not given, what the shard's window has passed for, by the clock of who leads it.
+        by: Option<Wall>,
+        /// Only of this key.
+        key: Option<String>,
+    },
+    /// Takes no more commands, whatever is in it: its bucket is deleted, and can be had back.
+    Shut,
+    /// Takes commands again after [`Command::Shut`] or [`Command::Close`].
+    Reopen,
+    /// Frees for good some of what is in a volume that was shut; [`Outcome::size`] says how many rows, 0 if it is empty.
+    Empty,
 }
 
 /// What a command did.

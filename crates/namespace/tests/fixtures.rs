@@ -9,6 +9,7 @@ use namespace::catalog::{
 };
 use namespace::journal::{Event, What};
 use namespace::rows::*;
+use namespace::undo::{UndoHead, UndoRow};
 use namespace::*;
 use proptest::prelude::*;
 
@@ -73,6 +74,8 @@ fn check<T: Versioned + PartialEq + std::fmt::Debug>(text: &str, value: T) {
 }
 
 fixtures! {
+    undo_v1: UndoRow { deleted: Wall(1_795_230_600_124), version: version() };
+    undo_head_v1: UndoHead { versions: 3, bytes: 0x0102_0304 };
     head_v1: Head {
         versioning: Versioning::Suspended, closed: true, inode: 2, ord: 3, objects: 4, bytes: 5, versions: 6,
         version_bytes: 7, uploads: 8, part_bytes: 9, tomb_cursor: [10; 16],

@@ -87,6 +87,12 @@ fn commands() -> Vec<Command> {
         Command::CollectedGarbage { segments: vec![SegmentId([1; 16]), SegmentId([2; 16])] },
         note(),
         Command::Close,
+        Command::Undelete { key: "a/b".into(), ord: 9 },
+        Command::Expire { by: Some(Wall(1_795_230_600_123)), key: Some("a/b".into()) },
+        Command::Expire { by: None, key: None },
+        Command::Shut,
+        Command::Reopen,
+        Command::Empty,
     ]
 }
 

@@ -330,7 +330,7 @@ impl Node {
     }
 }
 
-fn no_bucket(name: &str) -> Error {
+pub(crate) fn no_bucket(name: &str) -> Error {
     Error::Missing(format!("no bucket {name} is there"))
 }
 

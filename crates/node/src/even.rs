@@ -17,7 +17,7 @@ use crate::gate::placed;
 use crate::groups;
 use crate::node::Inner;
 
-/// Positions under way at a time: so many drives are busy that it gets on, and users hardly notice.
+/// Positions under way at a time: a piece or two for each of a few dozen drives.
 const IN_FLIGHT: usize = 48;
 /// How soon after a wave it is looked whether it has arrived.
 const NEXT: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ impl Inner {
     async fn even_out(&self, may_be_small: bool) -> Result<Wave> {
         let map = self.map()?;
         let is_moving = map.policies.iter().flat_map(|policy| &policy.groups).any(|row| row.moving().next().is_some());
-        if map.drives.len() < 2 || is_moving || self.lacking().await? > 0 {
+        if map.drives.len() < 2 || is_moving || self.lacking().await?.any() {
             return Ok(if is_moving { Wave::UnderWay } else { Wave::None });
         }
         let (held, up) = (self.held().await?, self.up());

@@ -3,7 +3,8 @@
 //!
 //! 1. A plan is judged on one map and carried out on the same: if the catalog changed in between nothing is done.
 //! 2. What is refused can be done by repeating its code, which is bound to this change, this map and who is down.
-//! 3. What was carried out is in the trail, with what it came to, in the same batch.
+//! 3. What was carried out is in the trail, with what it came to: in the batch that changes the rows of drives and nodes.
+//!    Memberships end after that, one signed list each; a plan that is cut short in between is asked for again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +18,12 @@ use placement::outcome::{Faults, Held, Outcome};
 use policy::{Coding, Rule};
 use serde::Serialize;
 
-use crate::cluster::{change, no_root};
+use crate::cluster::{Cluster, change, no_root};
 use crate::error::{Error, Result};
 use crate::groups;
 use crate::identity::FILE;
 use crate::members;
-use crate::node::{Inner, Node, PAGE};
+use crate::node::{Inner, Node, PAGE, SYSTEM};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,8 +87,10 @@ type Parting = fn(&dyn View, &RootKey, NodeId) -> members::Result<(Batch, wire::
 pub(crate) struct Judged {
     change: Change,
     outcome: Outcome,
-    /// Of the map and of what is judged besides: nothing is done if it is another one by then.
+    /// Of the map: nothing is done if it is another one by then.
     map: [u8; 32],
+    /// Drives that didn't answer: likewise.
+    down: BTreeSet<DriveId>,
 }
 
 /// A plan that may be carried out.
@@ -104,25 +107,28 @@ impl Node {
     /// If something isn't there, it is refused, or it can't be done.
     pub async fn change(&self, verb: Verb, targets: &[String], apply: bool, code: Option<&str>) -> Result<Plan> {
         let inner = &self.0;
-        let _one = inner.changing.lock().await;
         let targets: Vec<Target> = targets.iter().map(|text| inner.target(text)).collect::<Result<_>>()?;
         if targets.is_empty() {
             return Err(Error::Invalid("name a drive, a node, or all of a label: site=office".into()));
         }
-        if verb == Verb::Fill {
-            return inner.fill(&targets, apply).await;
-        }
         let change = match verb {
+            Verb::Fill => {
+                let _one = inner.changing.lock().await;
+                return inner.fill(&targets, apply).await;
+            }
             Verb::Drain => Change::Drain(targets),
             Verb::Remove => Change::Remove(targets),
-            Verb::Expunge | Verb::Fill => Change::Expunge(targets),
+            Verb::Expunge => Change::Expunge(targets),
         };
         let judged = inner.judge(change).await?;
         let mut plan = judged.plan();
         if !(apply || code.is_some()) {
             return Ok(plan);
         }
-        judged.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))?;
+        judged.permit(code)?;
+        // Only from here on: judging a large store takes seconds, in which drives must be looked after.
+        let _one = inner.changing.lock().await;
+        inner.check_unchanged(&judged)?;
         inner.carry_out(&judged).await?;
         plan.applied = true;
         Ok(plan)
@@ -133,16 +139,8 @@ impl Node {
     /// # Errors
     /// If the catalog can't be read.
     pub fn trail(&self, limit: usize) -> Result<Vec<Trailed>> {
-        let all = self.0.look(|view| {
-            let (mut all, mut after) = (Vec::new(), 0);
-            loop {
-                let page = catalog::applied(view, after, PAGE)?;
-                let Some(last) = page.last() else { return Ok(all) };
-                after = last.number;
-                all.extend(page);
-            }
-        })?;
-        Ok(all.into_iter().rev().take(limit).rev().map(Trailed::from).collect())
+        let newest = self.0.look(|view| catalog::last_applied(view, limit))?;
+        Ok(newest.into_iter().rev().map(Trailed::from).collect())
     }
 }
 
@@ -171,7 +169,15 @@ impl From<Applied> for Trailed {
 }
 
 impl Judged {
-    fn plan(&self) -> Plan {
+    /// Whether it may be done.
+    ///
+    /// # Errors
+    /// If it is refused, and `code` isn't its outcome's.
+    pub fn permit(&self, code: Option<&str>) -> Result<()> {
+        self.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))
+    }
+
+    pub fn plan(&self) -> Plan {
         let (outcome, refused) = (&self.outcome, !self.outcome.reasons.is_empty());
         let days = |days: f64| days.is_finite().then_some(days);
         Plan {
@@ -237,29 +243,47 @@ impl Inner {
     }
 
     /// Segments that lack pieces though their drives are there.
-    pub(crate) async fn lacking(&self) -> Result<usize> {
-        let mut count = 0;
+    pub(crate) async fn lacking(&self) -> Result<Lacking> {
+        let mut all = Lacking::default();
         for volume in self.volumes()? {
             let notes = self.scan(volume, move |view| namespace::read::missing(view, volume, None, PAGE)).await?;
-            count += notes.iter().filter(|note| note.row.is_some()).count();
+            all.segments += notes.iter().filter(|note| note.row.is_some()).count();
+            all.is_more |= notes.len() == PAGE;
         }
-        Ok(count)
+        Ok(all)
     }
 
-    async fn judge(&self, change: Change) -> Result<Judged> {
+    /// The voters of each shard, by its number.
+    ///
+    /// # Errors
+    /// If this node hasn't heard yet who they are: nothing may follow from that.
+    pub(crate) fn voters(&self, cluster: &Cluster) -> Result<Vec<BTreeSet<NodeId>>> {
+        let in_use = self.look(catalog::volume_shards)?;
+        let mut voters: Vec<BTreeSet<NodeId>> = Vec::new();
+        for number in self.shards.all().iter().map(|shard| shard.number) {
+            let holders: BTreeSet<NodeId> = cluster.holders_of(number).into_iter().collect();
+            // One that is being made holds nothing yet.
+            if holders.is_empty() && (number == SYSTEM || in_use.contains(&number)) {
+                return Err(Error::Refused(format!(
+                    "this node hasn't heard yet which nodes keep metadata shard {number}: try again in a moment"
+                )));
+            }
+            voters.resize(number as usize, BTreeSet::new());
+            voters.push(holders);
+        }
+        Ok(voters)
+    }
+
+    pub(crate) async fn judge(&self, change: Change) -> Result<Judged> {
         // When it was made is no part of what a code is bound to.
         let map = Map { made: base::Wall(0), ..self.map()? };
         let seen = placed(&map);
         let (held, lacking) = (self.held().await?, self.lacking().await?);
-        let up = self.up();
-        let down: BTreeSet<DriveId> = map.drives.iter().map(|drive| drive.id).filter(|id| !up.contains(id)).collect();
+        let down = self.down(&map);
         let (mut away, mut voters) = (BTreeSet::new(), Vec::new());
         if let Some(cluster) = self.cluster.get() {
             away.extend(map.nodes.iter().map(|node| node.id).filter(|id| cluster.standing(*id) != Standing::Alive));
-            for shard in self.shards.all() {
-                voters.resize(shard.number as usize, BTreeSet::new());
-                voters.push(cluster.holders_of(shard.number).into_iter().collect::<BTreeSet<NodeId>>());
-            }
+            voters = self.voters(cluster)?;
         }
         let fixed = self.look(groups::fixed_default)?;
         let map = Map {
@@ -273,15 +297,16 @@ impl Inner {
             base::Kind::Missing => Error::Missing(error.to_string()),
             _ => Error::Invalid(error.to_string()),
         })?;
-        // Another code for new data touches nothing that is stored.
-        if lacking > 0 && !matches!(change, Change::SetPolicy { .. }) {
-            outcome.reasons.push(format!("{lacking} segments lack pieces and are being repaired: wait for that"));
+        // Another code for new data touches nothing that is stored, and what is deleted needs no repair.
+        let is_of_drives = matches!(change, Change::Drain(_) | Change::Remove(_) | Change::Expunge(_));
+        if lacking.any() && is_of_drives {
+            outcome.reasons.push(format!("{lacking} lack pieces and are being repaired: wait for that"));
         }
         let after = gate::apply(&map, &change).map_err(|error| Error::Invalid(error.to_string()))?;
-        if !after.drives.iter().any(|drive| after.drive_state(drive) == placement::map::State::Active) {
+        if is_of_drives && !after.drives.iter().any(|drive| after.drive_state(drive) == placement::map::State::Active) {
             outcome.reasons.push("no drive would be left that takes data".into());
         }
-        Ok(Judged { change, outcome, map: seen })
+        Ok(Judged { change, outcome, map: seen, down })
     }
 
     /// Judges another policy for new data.
@@ -305,7 +330,7 @@ impl Inner {
             within: rule.within.clone(),
         };
         let judged = self.judge(change).await?;
-        judged.outcome.permit(code.map(str::trim)).map_err(|refused| Error::Refused(refused.to_string()))?;
+        judged.permit(code)?;
         Ok(judged)
     }
 
@@ -333,21 +358,34 @@ impl Inner {
         let (nodes, drives) = named(&map, &judged.change)?;
         match &judged.change {
             Change::Drain(_) => {
-                self.set_states(&permitted, &nodes, &drives, NodeState::Draining, DriveState::Draining).await?
+                let states =
+                    NewStates { nodes: Some((&nodes, NodeState::Draining)), drives: (&drives, DriveState::Draining) };
+                self.set_states(&permitted, states).await?
             }
             Change::Remove(_) => {
                 let of_nodes = map.drives_of(&nodes);
                 let all: BTreeSet<DriveId> = drives.union(&of_nodes).copied().collect();
                 self.check_mirrors(&drives)?;
                 let root = self.check_root(&nodes).await?;
-                self.set_states(&permitted, &BTreeSet::new(), &all, NodeState::Active, DriveState::Removed).await?;
+                // Nodes themselves follow below, by a list that the root key signs.
+                self.set_states(&permitted, NewStates { nodes: None, drives: (&all, DriveState::Removed) }).await?;
                 self.take_out_removed().await?;
                 self.part_with(root, &nodes, members::leave).await?;
             }
-            _ => {
+            Change::Expunge(_) => {
                 let root = self.check_root(&nodes).await?;
-                self.set_states(&permitted, &BTreeSet::new(), &drives, NodeState::Active, DriveState::Gone).await?;
+                self.set_states(&permitted, NewStates { nodes: None, drives: (&drives, DriveState::Gone) }).await?;
                 self.part_with(root, &nodes, members::expunge).await?;
+            }
+            change @ (Change::SetPolicy { .. }
+            | Change::DeleteBucket { .. }
+            | Change::PurgeTrash { .. }
+            | Change::ChangeVoters { .. }
+            | Change::Recover { .. }
+            | Change::Downgrade { .. }) => {
+                return Err(Error::Invalid(format!(
+                    "to {change} is no matter of drives and nodes; nothing was changed"
+                )));
             }
         }
         self.settle_groups_now().await?;
@@ -359,35 +397,37 @@ impl Inner {
     }
 
     /// Rows of nodes and drives change their state, and the trail says so: in one batch, or not at all.
-    async fn set_states(
-        &self,
-        permitted: &Permitted<'_>,
-        nodes: &BTreeSet<NodeId>,
-        drives: &BTreeSet<DriveId>,
-        node_state: NodeState,
-        drive_state: DriveState,
-    ) -> Result<()> {
+    async fn set_states(&self, permitted: &Permitted<'_>, to: NewStates<'_>) -> Result<()> {
         let judged = permitted.judged;
         let done = self.change(|view| {
             if placed(&self.map_of(view)?) != judged.map {
                 return Ok((Batch::default(), false));
             }
             let mut batch = catalog::add_applied(view, permitted.entry.clone())?;
-            for row in rows_of_nodes(view)?.into_iter().filter(|row| nodes.contains(&row.id)) {
-                batch.puts.extend(catalog::put_node(&NodeRow { state: node_state, ..row })?.puts);
+            if let Some((nodes, state)) = to.nodes {
+                for row in rows_of_nodes(view)?.into_iter().filter(|row| nodes.contains(&row.id)) {
+                    batch.puts.extend(catalog::put_node(&NodeRow { state, ..row })?.puts);
+                }
             }
+            let (drives, state) = to.drives;
             for row in rows_of_drives(view)?.into_iter().filter(|row| drives.contains(&row.id)) {
-                batch.puts.extend(catalog::put_drive(&DriveRow { state: drive_state, ..row }).puts);
+                batch.puts.extend(catalog::put_drive(&DriveRow { state, ..row }).puts);
             }
             Ok((batch, true))
         });
-        if done.await? {
-            return Ok(());
-        }
-        Err(Error::Refused(
-            "the store changed since this plan was made: look at what it comes to now, and decide again; nothing was changed"
-                .into(),
-        ))
+        if done.await? { Ok(()) } else { Err(outdated()) }
+    }
+
+    /// What a plan was judged on is still so.
+    fn check_unchanged(&self, judged: &Judged) -> Result<()> {
+        let map = self.map()?;
+        if placed(&map) == judged.map && self.down(&map) == judged.down { Ok(()) } else { Err(outdated()) }
+    }
+
+    /// Drives of the map that don't answer.
+    pub(crate) fn down(&self, map: &Map) -> BTreeSet<DriveId> {
+        let up = self.up();
+        map.drives.iter().map(|drive| drive.id).filter(|id| !up.contains(id)).collect()
     }
 
     /// Copies of the metadata that leave with drives of this node are elsewhere by now.
@@ -521,6 +561,43 @@ impl Inner {
             days_to_loss_after: None,
         })
     }
+}
+
+/// What becomes of nodes and drives.
+struct NewStates<'a> {
+    /// These nodes stand so from now on.
+    nodes: Option<(&'a BTreeSet<NodeId>, NodeState)>,
+    /// And these drives so.
+    drives: (&'a BTreeSet<DriveId>, DriveState),
+}
+
+/// How many segments lack pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Lacking {
+    segments: usize,
+    /// Not all were counted.
+    is_more: bool,
+}
+
+impl Lacking {
+    /// Whether one does.
+    pub fn any(self) -> bool {
+        self.segments > 0 || self.is_more
+    }
+}
+
+impl std::fmt::Display for Lacking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let least = if self.is_more { "at least " } else { "" };
+        write!(f, "{least}{} segments", self.segments)
+    }
+}
+
+fn outdated() -> Error {
+    Error::Refused(
+        "the store changed since this plan was made: look at what it comes to now, and decide again; nothing was changed"
+            .into(),
+    )
 }
 
 /// Whether a policy matters to a change: something is stored by it, or its owner asked for it. Another code that nothing is

@@ -270,7 +270,7 @@ fn changed(policy: &PolicyRow, rows: &[GroupRow], fleet: &Fleet) -> Vec<GroupRow
 
 impl Inner {
     /// Drives that take new pieces: those here that have room, and those of other nodes that say so.
-    fn with_room(&self) -> BTreeSet<DriveId> {
+    pub fn with_room(&self) -> BTreeSet<DriveId> {
         let has_room = |drive: &&Arc<Mounted>| !drive.full.load(Ordering::Relaxed);
         let mut room: BTreeSet<DriveId> = self.fleet.up().iter().filter(has_room).map(|drive| drive.id).collect();
         if let Some(cluster) = self.cluster.get() {

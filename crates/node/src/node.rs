@@ -13,11 +13,13 @@ use namespace::catalog;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::cluster::Cluster;
+use crate::cluster::users::Users;
 use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::fleet::{Fleet, Marks, lock};
 use crate::heal::Heal;
 use crate::owners::Owners;
+use crate::proof::Safety;
 use crate::settings::Settings;
 use crate::shards::Shards;
 use crate::upkeep::Upkeep;
@@ -57,6 +59,10 @@ pub(crate) struct Inner {
     pub events: Events,
     pub heal: Mutex<Heal>,
     pub upkeep: Mutex<Upkeep>,
+    /// How users fare.
+    pub users: Mutex<Users>,
+    /// What each policy's data survives, as it was found out last.
+    pub safeties: Mutex<Vec<Safety>>,
     /// Something happened that may give the healer work.
     pub wake: Notify,
     /// The node's own file is changed by one at a time.

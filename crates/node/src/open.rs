@@ -86,8 +86,11 @@ impl Node {
         inner.run("events", event::write(inner.clone()));
         inner.run("supervise drives", supervise::watch(inner.clone()));
         inner.run("heal", heal::heal(inner.clone()));
+        // Before anything is deleted.
+        inner.keep_windows().await;
         inner.run("even out", crate::even::keep(inner.clone()));
         inner.run("code anew", crate::recode::keep(inner.clone()));
+        inner.run("keep proofs", crate::proof::keep(inner.clone()));
         inner.run("findings", heal::take_findings(inner.clone()));
         inner.run("upkeep", upkeep::keep(inner.clone()));
         inner.run("watch leaders", crate::owners::spare::watch(inner.clone()));
@@ -350,6 +353,8 @@ async fn assemble(
     let inner = Arc::new(Inner {
         owners: crate::owners::Owners::new(env.clone()),
         heal: heal::Heal::new().into(),
+        users: Default::default(),
+        safeties: Default::default(),
         upkeep: upkeep::Upkeep::new(env.clock.now()).into(),
         env,
         settings,

@@ -28,6 +28,8 @@ pub struct Settings {
     pub repair_after: Duration,
     /// How long freed segments stay: reads that began before must end.
     pub garbage_after: Duration,
+    /// How long what is deleted or overwritten can be had back, unless the store's setting says otherwise.
+    pub undo_for: Duration,
     /// Every piece is read and checked once in so long.
     pub scrub_every: Duration,
     /// How often what the metadata has is signed and spread, for a recovery.
@@ -77,6 +79,7 @@ impl Settings {
             policy: None,
             repair_after: Duration::from_secs(600),
             garbage_after: Duration::from_secs(900),
+            undo_for: Duration::from_secs(24 * 3600),
             scrub_every: Duration::from_secs(30 * 24 * 3600),
             checkpoint_every: Duration::from_secs(300),
             lost_after: Duration::from_secs(10),

@@ -76,13 +76,18 @@ impl Volumes for Shards {
     }
 }
 
-/// A shard that can't be.
+/// A shard that this node's catalog doesn't know, or not yet.
 struct Nowhere(u32);
 
 impl Nowhere {
     fn error(&self) -> client::Error {
-        let text = format!("no metadata shard {} is in this store: the volume's number is damaged", self.0);
-        client::Error::Metadata { kind: Kind::Damaged, text }
+        if !can_be(self.0) {
+            let text = format!("no metadata shard can have the number {}: the volume's number is damaged", self.0);
+            return client::Error::Metadata { kind: Kind::Damaged, text };
+        }
+        // Who asks again may find that the catalog has come here meanwhile.
+        let text = format!("metadata shard {} isn't known to this node yet: trying again", self.0);
+        client::Error::Metadata { kind: Kind::Unreachable, text }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use base::{DriveId, GroupId, PolicyId, VolumeId};
 use namespace::catalog::{self, DriveRow, DriveState, PolicyRow};
+use namespace::undo::UndoHead;
 use placement::GroupRow;
 use policy::Rule;
 use serde::Serialize;
@@ -18,6 +19,7 @@ use crate::fleet::lock;
 use crate::groups;
 use crate::node::{Inner, Node, SYSTEM};
 use crate::open::MIRRORS;
+use crate::proof::{Proof, Safety};
 use crate::remote::message::{DriveHealth, State};
 
 /// Volumes up to which groups are looked at one by one for data in them.
@@ -46,6 +48,10 @@ pub struct Totals {
     pub objects: u64,
     /// Bytes of all versions and parts.
     pub bytes: u64,
+    /// Versions that were deleted or overwritten and can be had back.
+    pub deleted: u64,
+    /// Their bytes.
+    pub deleted_bytes: u64,
 }
 
 /// What is being repaired.
@@ -114,6 +120,10 @@ pub struct Status {
     pub nodes: Vec<NodeShown>,
     /// What data survives, by kinds of loss, if there are several nodes.
     pub survives: Option<String>,
+    /// What the data of each policy survives, by its worst segment.
+    pub safeties: Vec<Safety>,
+    /// How old the proofs of it are.
+    pub proof: Proof,
 }
 
 /// Something that happened.
@@ -165,6 +175,12 @@ pub struct Gauges {
     pub repaired_bytes: u64,
     /// Bytes of pieces that were read for it.
     pub repair_read_bytes: u64,
+    /// What users leave to it, in thousandths of what the dial says.
+    pub repair_share_permille: u32,
+    /// What each policy's data survives, as it was found out last; on the node that repairs.
+    pub safeties: Vec<Safety>,
+    /// How old the proofs of it are.
+    pub proof: Proof,
 }
 
 impl Node {
@@ -193,6 +209,9 @@ impl Node {
             repair_failures: repair.failures,
             repaired_bytes,
             repair_read_bytes,
+            repair_share_permille: lock(&self.0.heal).steward.dial().share_permille(),
+            safeties: if self.0.leads_volumes() { self.0.known_safeties() } else { Vec::new() },
+            proof: self.0.drive_rows().and_then(|rows| self.0.proof(&rows)).map(|(proof, _)| proof).unwrap_or_default(),
         }
     }
 
@@ -224,7 +243,8 @@ impl Node {
             }
             Err(error) => return Err(error),
         };
-        let Summary { spare: safety, totals, repair, survives, needed, voters } = summary;
+        let Summary { spare: safety, totals, repair, survives, needed, voters, safeties } = summary;
+        let (proof, stale) = inner.proof(&rows)?;
         let policy = inner.look(default_policy)?;
         let metadata_copies = inner.metadata_copies(voters.into());
         // Metadata that is gone takes all data with it.
@@ -242,9 +262,12 @@ impl Node {
             drives: inner.drives_shown(&rows),
             nodes: inner.nodes_shown()?,
             survives,
+            safeties,
+            proof,
         };
         let needed = needed.iter().map(DriveId::to_string).collect();
-        judge(&mut status, &rows, &needed, inner.look(|view| groups::unmet(view, &inner.up()))?);
+        let more = inner.look(|view| groups::unmet(view, &inner.up()))?.into_iter().chain(stale);
+        judge(&mut status, &rows, &needed, more);
         if let Some(why) = why {
             status.sentence = "no node leads the metadata just now: most of its voters must be up".to_owned();
             status.reasons.push(why);
@@ -287,7 +310,7 @@ fn count(number: i64, what: &str) -> String {
 }
 
 /// Says in words what the figures mean.
-fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, unmet: Option<String>) {
+fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, more: impl Iterator<Item = String>) {
     // A lost drive whose pieces are all rebuilt elsewhere is no reason any more.
     let is_down = |drive: &&Drive| {
         matches!(drive.state, "down" | "read-only") || (drive.state == "lost" && needed.contains(&drive.id))
@@ -310,7 +333,7 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, unme
             count(status.metadata_copies as i64, "copy").replace("copys", "copies")
         ));
     }
-    reasons.extend(unmet);
+    reasons.extend(more);
     if status.repair.pieces > 0 {
         let verb = if status.repair.pieces == 1 { "is missing and is" } else { "are missing and are" };
         reasons.push(format!("{} {verb} being rebuilt", count(status.repair.pieces as i64, "piece")));
@@ -346,6 +369,7 @@ impl Inner {
             survives: self.survives().await?,
             needed: self.needed(&self.drive_rows()?).await?,
             voters: self.voters_of_volumes()? as u16,
+            safeties: self.safeties().await?,
         })
     }
 
@@ -389,13 +413,19 @@ impl Inner {
         let mut totals = Totals::default();
         let buckets = self.look(|view| catalog::list_all_buckets(view, "", usize::MAX >> 1))?;
         totals.buckets = buckets.len() as u64;
-        let stats = self.scan_all(buckets.iter().map(|bucket| bucket.volume), |view, volumes| {
-            let stats = volumes.iter().map(|volume| namespace::read::stats(view, *volume));
-            stats.collect::<std::result::Result<Vec<_>, _>>()
-        });
-        for head in stats.await?.into_iter().flatten() {
+        let stats = self.scan_all(buckets.iter().map(|bucket| bucket.volume), stats_of);
+        for (head, kept) in stats.await?.into_iter().flatten() {
             totals.objects += head.objects;
             totals.bytes += head.version_bytes + head.part_bytes;
+            totals.deleted += kept.versions;
+            totals.deleted_bytes += kept.bytes;
+        }
+        // Whole buckets that were deleted.
+        let dead = self.look(|view| catalog::dead_volumes(view, None, usize::from(u16::MAX)))?;
+        let stats = self.scan_all(dead.iter().map(|dead| dead.volume), stats_of);
+        for (head, kept) in stats.await?.into_iter().flatten() {
+            totals.deleted += head.versions + kept.versions;
+            totals.deleted_bytes += head.version_bytes + kept.bytes;
         }
         Ok(totals)
     }
@@ -577,6 +607,15 @@ impl Inner {
         });
         Ok(found.await?.into_iter().flatten().collect())
     }
+}
+
+/// What volumes hold, and what of it was deleted and is kept besides.
+fn stats_of(
+    view: &dyn base::kv::View,
+    volumes: &[VolumeId],
+) -> std::result::Result<Vec<(namespace::rows::Head, UndoHead)>, namespace::Error> {
+    let both = |volume: &VolumeId| Ok((namespace::read::stats(view, *volume)?, namespace::undo::stats(view, *volume)?));
+    volumes.iter().map(both).collect()
 }
 
 /// Pieces of the group that can't be read now: neither where they belong nor where they come from.

@@ -49,6 +49,8 @@ pub(crate) struct Upkeep {
 #[derive(Clone, Copy, Default)]
 struct Scrub {
     cursor: Option<Cursor>,
+    /// When this round began.
+    began: Option<Wall>,
     /// When the next step is due.
     due: Instant,
     orphans: Orphans,
@@ -84,6 +86,8 @@ pub struct Scrubbed {
 /// Does what is due until the node is closed.
 pub(crate) async fn keep(inner: Arc<Inner>) {
     while inner.pause(SCRUB_REST).await {
+        // Also to shards that this node leads since a moment ago.
+        inner.keep_windows().await;
         inner.scrub_a_little().await;
         let now = inner.env.clock.now();
         if now.since(lock(&inner.upkeep).done) < EVERY {
@@ -112,6 +116,7 @@ impl Inner {
             if self.is_closing() {
                 return Ok(());
             }
+            self.keep_deleted_of(volume).await?;
             self.collect(volume, old).await?;
             let packs = self
                 .scan(volume, move |view| {
@@ -124,6 +129,7 @@ impl Inner {
                 }
             }
         }
+        self.empty_dead().await?;
         self.forget_dead().await
     }
 
@@ -160,7 +166,8 @@ impl Inner {
             let volume = dead.volume;
             let holds = self.scan(volume, move |view| {
                 let garbage = namespace::read::garbage(view, volume, None, 1)?;
-                Ok(!garbage.is_empty() || !namespace::read::segments(view, volume, None, 1)?.is_empty())
+                let is_freed = garbage.is_empty() && namespace::read::segments(view, volume, None, 1)?.is_empty();
+                Ok(!is_freed || !namespace::undo::is_empty(view, volume)?)
             });
             if !holds.await? {
                 self.change(move |view| Ok((catalog::forget_volume(view, volume)?, ()))).await?;
@@ -204,7 +211,7 @@ impl Inner {
     async fn scrub_a_little(self: &Arc<Self>) {
         let now = self.env.clock.now();
         for drive in self.fleet.up() {
-            let Scrub { cursor, due, orphans } =
+            let Scrub { cursor, due, orphans, .. } =
                 *lock(&self.upkeep).scrubs.entry(drive.id).or_insert_with(|| Scrub { due: now, ..Scrub::default() });
             if orphans != Orphans::Done {
                 self.orphans_step(&drive, orphans).await;
@@ -212,6 +219,7 @@ impl Inner {
             if now < due {
                 continue;
             }
+            let began = self.env.clock.wall();
             let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await;
             let Ok(step) = step else { continue };
             let rest = self.scrub_rest(&drive, step.bytes);
@@ -219,12 +227,19 @@ impl Inner {
             for found in damaged {
                 self.damaged(found.id, &drive).await;
             }
-            let mut upkeep = lock(&self.upkeep);
-            if let Some(scrub) = upkeep.scrubs.get_mut(&drive.id) {
+            let mut ended = None;
+            if let Some(scrub) = lock(&self.upkeep).scrubs.get_mut(&drive.id) {
+                if cursor.is_none() {
+                    scrub.began = Some(began);
+                }
                 if step.next.is_none() {
                     scrub.orphans = Orphans::Begin;
+                    ended = scrub.began.take();
                 }
                 (scrub.cursor, scrub.due) = (step.next, now + rest);
+            }
+            if let Some(began) = ended {
+                self.was_scrubbed(drive.id, began).await;
             }
         }
     }
@@ -355,7 +370,7 @@ impl Node {
     pub async fn scrub(&self) -> Result<Scrubbed> {
         let inner = &self.0;
         let each = inner.fleet.up().into_iter().map(|drive| async move {
-            let (mut sum, mut cursor) = (Scrubbed::default(), None);
+            let (mut sum, mut cursor, began) = (Scrubbed::default(), None, inner.env.clock.wall());
             loop {
                 let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await?;
                 sum.bytes += step.bytes;
@@ -364,6 +379,9 @@ impl Node {
                     sum.damaged += u64::from(inner.damaged(found.id, &drive).await);
                 }
                 cursor = step.next;
+                if cursor.is_none() {
+                    inner.was_scrubbed(drive.id, began).await;
+                }
                 if cursor.is_none() || inner.is_closing() {
                     return Ok::<_, crate::Error>(sum);
                 }
@@ -376,7 +394,9 @@ impl Node {
             all.bytes += sum.bytes;
             all.damaged += sum.damaged;
         }
+        let began = inner.env.clock.wall();
         all.missing = inner.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
+        inner.was_checked(began).await?;
         inner.wake.notify_one();
         let text = format!("scrub: {} pieces read, {} damaged, {} missing", all.pieces, all.damaged, all.missing);
         let severity = if all.damaged + all.missing == 0 { Severity::Info } else { Severity::Warning };

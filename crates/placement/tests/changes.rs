@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Demand, Domain, DriveId, GroupId, NodeId, PolicyId};
 use common::{Chance, GIB, cluster, drive_id, empty, join, node_id, place, seeds};
-use placement::gate::{Change, Error, Situation, Target, apply, judge};
+use placement::gate::{Change, Contents, Error, Situation, Target, apply, judge};
 use placement::map::{Map, State};
 use placement::outcome::{Faults, Held, Outcome};
 use placement::{GroupRow, Spec};
@@ -126,7 +126,7 @@ fn downgrade(to: u32, unreadable: &[&str]) -> Change {
 }
 
 fn bucket(segments: u64) -> Change {
-    Change::DeleteBucket { bucket: "photos".into(), held: Held { segments, bytes: segments << 20 } }
+    Change::DeleteBucket { bucket: "photos".into(), contents: Contents { objects: segments, bytes: segments << 20 } }
 }
 
 /// Each change with a situation in which it must be refused, with why and what instead.
@@ -187,7 +187,7 @@ fn refused() -> Vec<(Case, Change, &'static str, String)> {
         ),
         (
             nine(),
-            Change::PurgeTrash { held: Held { segments: 4, bytes: 9 } },
+            Change::PurgeTrash { contents: Contents { objects: 4, bytes: 9 } },
             "4 segments (9 bytes) could still be had back",
             "wait until the trash's age has passed".into(),
         ),
@@ -240,7 +240,7 @@ fn permitted() -> Vec<(Case, Change)> {
         (nine().without(&[3]), Change::Expunge(vec![node(3)])),
         (nine(), store(3, 3, &[Demand { count: 1, domain: Domain::Site }])),
         (nine(), bucket(0)),
-        (nine(), Change::PurgeTrash { held: Held::default() }),
+        (nine(), Change::PurgeTrash { contents: Contents::default() }),
         (nine(), voters(&[0, 1, 2, 3])),
         (nine(), voters(&[0, 1, 2])),
         (nine().without(&[1, 2]), recover(1, &[(0, 9), (1, 12)])),

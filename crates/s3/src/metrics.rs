@@ -6,8 +6,10 @@ use std::time::Duration;
 use crate::router::Operation;
 
 /// Upper bounds of the latency histogram, in microseconds; the last bucket is open.
-pub const BOUNDS_US: [u64; 12] =
-    [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
+pub const BOUNDS_US: [u64; 18] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 17_500, 25_000, 50_000, 75_000, 100_000, 175_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 10_000_000,
+];
 
 /// Counters of one operation.
 #[derive(Default)]
@@ -47,6 +49,33 @@ pub struct OperationMetrics {
     pub latency_us: u64,
     /// Requests by that time: counts per bucket of [`BOUNDS_US`], not cumulated, then the rest.
     pub buckets: [u64; BOUNDS_US.len() + 1],
+}
+
+/// How many requests of any kind took how long, since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Latencies {
+    /// Requests by time: counts per bucket of [`BOUNDS_US`], then the rest.
+    pub buckets: [u64; BOUNDS_US.len() + 1],
+}
+
+impl Latencies {
+    /// Requests since `before`, and their 99th percentile: within a bucket requests count as spread evenly.
+    pub fn since(&self, before: &Latencies) -> (u64, Duration) {
+        let counts: Vec<u64> =
+            self.buckets.iter().zip(&before.buckets).map(|(now, then)| now.saturating_sub(*then)).collect();
+        let all: u64 = counts.iter().sum();
+        let wanted = all - all / 100;
+        let mut seen = 0;
+        for (at, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+            if seen + count >= wanted {
+                let from = at.checked_sub(1).map_or(0, |at| BOUNDS_US[at]);
+                let to = BOUNDS_US.get(at).copied().unwrap_or(2 * from);
+                return (all, Duration::from_micros(from + (to - from) * (wanted - seen) / count));
+            }
+            seen += count;
+        }
+        (0, Duration::ZERO)
+    }
 }
 
 impl Default for Metrics {
@@ -98,6 +127,12 @@ impl Metrics {
         self.connections_refused.load(Relaxed)
     }
 
+    /// How long requests of any kind took.
+    pub fn latencies(&self) -> Latencies {
+        let of = |at: usize| self.operations.iter().map(|one| one.buckets[at].load(Relaxed)).sum();
+        Latencies { buckets: std::array::from_fn(of) }
+    }
+
     /// Every operation that was asked at least once.
     pub fn snapshot(&self) -> Vec<OperationMetrics> {
         let one = |(operation, counters): (&Operation, &Counters)| OperationMetrics {
@@ -131,5 +166,23 @@ mod tests {
         assert_eq!((got.operation, got.requests, got.refused, got.failed), ("GetObject", 3, 1, 1));
         assert_eq!((got.bytes_in, got.bytes_out), (1, 15));
         assert_eq!((got.buckets[0], got.buckets[1], got.buckets[BOUNDS_US.len()]), (1, 1, 1));
+    }
+
+    #[test]
+    fn the_99th_percentile_of_a_while_is_where_one_in_a_hundred_is_slower() {
+        let metrics = Metrics::default();
+        metrics.record(Operation::GetObject, 200, Duration::from_secs(5), 0, 0);
+        let before = metrics.latencies();
+        assert_eq!(metrics.latencies().since(&before), (0, Duration::ZERO));
+        for _ in 0..990 {
+            metrics.record(Operation::GetObject, 200, Duration::from_micros(60), 0, 0);
+        }
+        for _ in 0..10 {
+            metrics.record(Operation::PutObject, 200, Duration::from_millis(60), 0, 0);
+        }
+        assert_eq!(metrics.latencies().since(&before), (1000, Duration::from_micros(100)));
+        metrics.record(Operation::PutObject, 200, Duration::from_millis(60), 0, 0);
+        let (requests, p99) = metrics.latencies().since(&before);
+        assert!(requests == 1001 && p99 > Duration::from_millis(50) && p99 < Duration::from_millis(75), "{p99:?}");
     }
 }

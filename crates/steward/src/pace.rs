@@ -51,9 +51,9 @@ impl Pace {
     }
 
     /// How much slower users may be served than in idle times, in hundredths, before work gives way: half as slow
-    /// again at 0, four times at 100.
+    /// again at 0, twice at the normal pace, three times at 100.
     fn tolerated_percent(self) -> u128 {
-        150 + u128::from(self.0) * 250 / 100
+        150 + u128::from(self.0) + u128::from(self.0.saturating_sub(50))
     }
 }
 

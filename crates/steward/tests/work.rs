@@ -149,9 +149,9 @@ fn work_gives_way_to_users_and_takes_over_when_they_are_gone() {
     let with = run(&mut steward, 120, Some(&users), |_, _| {});
     let later: Vec<u64> = with[60..].iter().map(|bytes| bytes / MIB).collect();
     let mean = later.iter().sum::<u64>() / 60;
-    // At the normal pace they may be 2.75 times as slow: that is at 76 MiB/s.
+    // At the normal pace they may be twice as slow: that is at 60 MiB/s.
     println!("beside users: {mean} MiB/s");
-    assert!((20..=76).contains(&mean), "{mean} MiB/s beside users: {later:?}");
+    assert!((20..=60).contains(&mean), "{mean} MiB/s beside users: {later:?}");
     let none = Users { requests: 0, ..users };
     let mut rested = Steward::with_dial(steward.dial().clone());
     for segment in 0..60_000 {

@@ -135,14 +135,71 @@ fn owned(owner: &UserId, name: &str) -> Vec<u8> {
 }
 
 /// Removes a bucket whose volume is closed ([`crate::Command::Close`] comes first, so that nothing
-/// can be written any more). The volume and its key stay known until [`forget_volume`].
+/// can be written any more). The volume and its key stay known until [`forget_volume`]; until [`let_bucket_go`] it can be
+/// had back.
 pub fn delete_bucket(view: &dyn View, name: &str, now: Wall) -> Result<(Batch, Bucket), Error> {
     let gone = bucket(view, name)?.ok_or(Error::NoSuchBucket)?;
     let dead = DeadVolume { volume: gone.volume, deleted: now };
     let mut batch = Batch::default();
     batch.del(keys::bucket(name)).del(owned(&gone.owner, name));
     batch.put(keys::dead_volume(gone.volume), dead.encode());
+    batch.put(keys::deleted_bucket(gone.volume), gone.encode());
     Ok((batch, gone))
+}
+
+/// A bucket that was deleted and can be had back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletedBucket {
+    /// What it was.
+    pub bucket: Bucket,
+    /// When it was deleted.
+    pub deleted: Wall,
+}
+
+/// Buckets that were deleted and can be had back, by volume.
+///
+/// # Errors
+/// If a row can't be read.
+pub fn deleted_buckets(view: &dyn View, limit: usize) -> Result<Vec<DeletedBucket>, Error> {
+    let buckets: Vec<Bucket> = scan(view, keys::DELETED_BUCKET, None, limit)?;
+    let mut all = Vec::with_capacity(buckets.len());
+    for bucket in buckets {
+        let dead: Option<DeadVolume> = get(view, &keys::dead_volume(bucket.volume))?;
+        let deleted = dead.ok_or(Error::Broken { what: "a deleted bucket's volume is not dead" })?.deleted;
+        all.push(DeletedBucket { bucket, deleted });
+    }
+    Ok(all)
+}
+
+/// Brings back the bucket of a dead volume, under its name or another one. Its volume is reopened first
+/// ([`crate::Command::Reopen`]).
+///
+/// # Errors
+/// [`Error::NoSuchBucket`] if it can't be had back any more, [`Error::BucketExists`] if the name was taken meanwhile.
+pub fn restore_bucket(view: &dyn View, volume: VolumeId, name: Option<&str>) -> Result<(Batch, Bucket), Error> {
+    let gone: Bucket = get(view, &keys::deleted_bucket(volume))?.ok_or(Error::NoSuchBucket)?;
+    let back = Bucket { name: name.map_or_else(|| gone.name.clone(), str::to_owned), ..gone };
+    check_bucket_name(&back.name)?;
+    if let Some(other) = bucket(view, &back.name)? {
+        return Err(Error::BucketExists { yours: other.owner == back.owner });
+    }
+    let mut batch = Batch::default();
+    batch.put(keys::bucket(&back.name), back.encode());
+    batch.put(owned(&back.owner, &back.name), []);
+    batch.del(keys::dead_volume(volume)).del(keys::deleted_bucket(volume));
+    Ok((batch, back))
+}
+
+/// A deleted bucket can't be had back any more: its volume may be emptied. Nothing if that is so already.
+///
+/// # Errors
+/// If the row can't be read.
+pub fn let_bucket_go(view: &dyn View, volume: VolumeId) -> Result<Batch, Error> {
+    let (mut batch, key) = (Batch::default(), keys::deleted_bucket(volume));
+    if view.get(&key)?.is_some() {
+        batch.del(key);
+    }
+    Ok(batch)
 }
 
 /// The bucket of this name.

@@ -16,6 +16,7 @@ pub(super) const TICKET: &[u8] = b"t";
 pub(super) const USER: &[u8] = b"u";
 pub(super) const NEXT_VOLUME: &[u8] = b"v";
 pub(super) const DEAD_VOLUME: &[u8] = b"x";
+pub(super) const DELETED_BUCKET: &[u8] = b"y";
 
 /// A bucket: its name.
 pub(super) fn bucket(name: &str) -> Vec<u8> {
@@ -63,6 +64,11 @@ pub(super) fn access_key(id: &str) -> Vec<u8> {
 
 pub(super) fn policy(id: PolicyId) -> Vec<u8> {
     [POLICY, &id.0.to_be_bytes()].concat()
+}
+
+/// The bucket of a dead volume that can be had back.
+pub(super) fn deleted_bucket(volume: VolumeId) -> Vec<u8> {
+    [DELETED_BUCKET, &volume.0.to_be_bytes()].concat()
 }
 
 pub(super) fn setting(name: &str) -> Vec<u8> {

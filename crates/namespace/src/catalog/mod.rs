@@ -15,8 +15,9 @@ mod trail;
 mod user;
 
 pub use bucket::{
-    Bucket, DeadVolume, NewBucket, VolumeKeyRow, bucket, check_bucket_name, create_bucket, dead_volumes, delete_bucket,
-    forget_volume, list_all_buckets, list_buckets, put_volume_key, volume_key,
+    Bucket, DeadVolume, DeletedBucket, NewBucket, VolumeKeyRow, bucket, check_bucket_name, create_bucket, dead_volumes,
+    delete_bucket, deleted_buckets, forget_volume, let_bucket_go, list_all_buckets, list_buckets, put_volume_key,
+    restore_bucket, volume_key,
 };
 pub use drive::{
     Coding, DriveRow, DriveState, PolicyRow, cluster, drive, drives, group, groups, policies, policy, put_cluster,
@@ -28,7 +29,7 @@ pub use node::{
     put_node, put_ticket, ticket, tickets, tickets_forgotten,
 };
 pub use shard::{FIRST_SHARD, SHARDS_MAX, add_volume_shard, next_volume, shard_of, volume_shards};
-pub use trail::{Applied, add_applied, applied};
+pub use trail::{Applied, add_applied, applied, last_applied};
 pub use user::{
     AccessKey, User, access_key, access_keys, put_access_key, put_user, revoke_access_key, user, user_by_email, users,
 };

@@ -38,7 +38,11 @@ pub fn volume_shards(view: &dyn View) -> Result<Vec<u32>, Error> {
         let mut reader = Reader::new(&row);
         let len = reader.u8("volume shards")?;
         for _ in 0..len {
-            shards.push(reader.u32("volume shard")?);
+            let shard = reader.u32("volume shard")?;
+            if !can_have_volumes(shard) {
+                return Err(Error::Broken { what: "a volume shard's number is none that it can have" });
+            }
+            shards.push(shard);
         }
         reader.end("volume shards")?;
     }
@@ -50,7 +54,7 @@ pub fn volume_shards(view: &dyn View) -> Result<Vec<u32>, Error> {
 /// # Errors
 /// [`Error::InvalidValue`] if its number is none that a volume shard can have.
 pub fn add_volume_shard(view: &dyn View, shard: u32) -> Result<Batch, Error> {
-    if !(FIRST_SHARD..FIRST_SHARD + SHARDS_MAX).contains(&shard) {
+    if !can_have_volumes(shard) {
         return Err(Error::InvalidValue { what: "shard", why: "its number is too high" });
     }
     let mut more: Vec<u32> = volume_shards(view)?.split_off(1);
@@ -65,6 +69,10 @@ pub fn add_volume_shard(view: &dyn View, shard: u32) -> Result<Batch, Error> {
     Ok(put_setting(IN_USE, Some(&row.finish())))
 }
 
+fn can_have_volumes(shard: u32) -> bool {
+    (FIRST_SHARD..FIRST_SHARD + SHARDS_MAX).contains(&shard)
+}
+
 /// The next volume of a shard, by the row that counts them.
 fn next_of(view: &dyn View, shard: u32) -> Result<VolumeId, Error> {
     let first = ((shard - FIRST_SHARD) << WITHIN_BITS) + FIRST_VOLUME;
@@ -74,6 +82,9 @@ fn next_of(view: &dyn View, shard: u32) -> Result<VolumeId, Error> {
             let mut reader = Reader::new(&row);
             let next = reader.u32("next volume")?;
             reader.end("next volume")?;
+            if shard_of(VolumeId(next)) != shard {
+                return Err(Error::Broken { what: "the next volume's number is of another shard" });
+            }
             next
         }
     }))
@@ -95,7 +106,8 @@ pub fn next_volume(view: &dyn View) -> Result<VolumeId, Error> {
     for shard in volume_shards(view)? {
         let volume = next_of(view, shard)?;
         // Its successor must be of this shard too: the last number is never given out.
-        if shard_of(VolumeId(volume.0 + 1)) == shard && next.is_none_or(|next| within(volume) < within(next)) {
+        let has_room = volume.0.checked_add(1).is_some_and(|after| shard_of(VolumeId(after)) == shard);
+        if has_room && next.is_none_or(|next| within(volume) < within(next)) {
             next = Some(volume);
         }
     }
@@ -154,6 +166,20 @@ mod tests {
         for (at, volume) in next.iter().enumerate() {
             assert!(!next[..at].contains(volume));
         }
+    }
+
+    #[test]
+    fn damaged_rows_of_shards_are_errors_and_no_numbers() {
+        for bad in [0, SHARDS_MAX + 1, u32::MAX] {
+            let mut row = Writer::new();
+            row.u8(1).u32(bad);
+            let mut rows = BTreeMap::new();
+            apply(&mut rows, put_setting(IN_USE, Some(&row.finish())));
+            assert!(volume_shards(&rows).is_err() && next_volume(&rows).is_err(), "shard {bad}");
+        }
+        let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        rows.insert(counter(FIRST_SHARD), u32::MAX.to_le_bytes().to_vec());
+        assert!(next_volume(&rows).is_err(), "a number of another shard");
     }
 
     #[test]

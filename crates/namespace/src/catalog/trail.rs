@@ -81,6 +81,16 @@ pub fn applied(view: &dyn View, after: u64, limit: usize) -> Result<Vec<Applied>
     scan(view, keys::TRAIL, Some(&after.to_be_bytes()), limit)
 }
 
+/// The newest plans that were applied, the last one first.
+///
+/// # Errors
+/// If a row can't be read.
+pub fn last_applied(view: &dyn View, limit: usize) -> Result<Vec<Applied>, Error> {
+    let end = crate::keys::end(keys::TRAIL);
+    let rows = view.range(keys::TRAIL..end.as_slice(), limit, true)?;
+    rows.into_iter().map(|(_, value)| Ok(Applied::decode(&value)?)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -116,6 +126,8 @@ mod tests {
         let told: Vec<(u64, &str)> = all.iter().map(|one| (one.number, one.change.as_str())).collect();
         assert_eq!(told, [(1, "one"), (2, "two"), (3, "three")]);
         assert_eq!(applied(&rows, 2, 10).unwrap().len(), 1);
+        let newest: Vec<u64> = last_applied(&rows, 2).unwrap().iter().map(|one| one.number).collect();
+        assert_eq!(newest, [3, 2]);
         let long = Applied { change: "x".repeat(100_000), outcome: vec!["y".repeat(9000); 300], ..plan("") };
         rows.extend(add_applied(&rows, long).unwrap().puts);
         let last = applied(&rows, 3, 1).unwrap().pop().unwrap();

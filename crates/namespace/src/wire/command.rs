@@ -21,6 +21,11 @@ const REBODY: u8 = 10;
 const COLLECTED_GARBAGE: u8 = 11;
 const NOTE_MISSING: u8 = 12;
 const CLOSE: u8 = 13;
+const UNDELETE: u8 = 14;
+const EXPIRE: u8 = 15;
+const SHUT: u8 = 16;
+const REOPEN: u8 = 17;
+const EMPTY: u8 = 18;
 
 impl Versioned for Command {
     const NAME: &'static str = "command";
@@ -93,6 +98,23 @@ impl Versioned for Command {
             Command::Close => {
                 to.u8(CLOSE);
             }
+            Command::Undelete { key, ord } => {
+                to.u8(UNDELETE).str(key).u64(*ord);
+            }
+            Command::Expire { by, key } => {
+                to.u8(EXPIRE).option(*by, |to, by| _ = to.u64(by.0)).option(key.as_ref(), |to, key| {
+                    to.str(key);
+                });
+            }
+            Command::Shut => {
+                to.u8(SHUT);
+            }
+            Command::Reopen => {
+                to.u8(REOPEN);
+            }
+            Command::Empty => {
+                to.u8(EMPTY);
+            }
         }
     }
 
@@ -123,6 +145,14 @@ impl Versioned for Command {
                 missing: from.bytes("missing pieces", 256)?.to_vec(),
             }),
             CLOSE => Ok(Command::Close),
+            UNDELETE => Ok(Command::Undelete { key: text(from, "key")?, ord: from.u64("ord")? }),
+            EXPIRE => {
+                let by = from.option("by", |from| from.u64("by").map(Wall))?;
+                Ok(Command::Expire { by, key: from.option("key", |from| text(from, "key"))? })
+            }
+            SHUT => Ok(Command::Shut),
+            REOPEN => Ok(Command::Reopen),
+            EMPTY => Ok(Command::Empty),
             value => Err(Error::Value { what: "command", value: value.into() }),
         }
     }

@@ -69,6 +69,8 @@ const TEXTS: &[&str] = &[
     // Rows that contradict each other.
     "a counter would fall below zero",
     "a counter would overflow",
+    "a deleted bucket's volume is not dead",
+    "a deleted version is known by its time but not there",
     "a file's folder is not there",
     "a folder counts fewer children than it has",
     "a noncurrent version is counted but not there",
@@ -107,6 +109,7 @@ mod tests {
             include_str!("../segments.rs"),
             include_str!("../store.rs"),
             include_str!("../tree.rs"),
+            include_str!("../undo.rs"),
             include_str!("../uploads.rs"),
             include_str!("../work.rs"),
             include_str!("../catalog/bucket.rs"),

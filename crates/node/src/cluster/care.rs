@@ -97,7 +97,7 @@ impl Care {
         if let Some(replica) = member.replica() {
             return self.look_at(shard.number, &member, replica).await;
         }
-        if self.inner.is_to_found(shard.number)? {
+        if self.inner.is_to_found(shard.number) {
             return self.inner.found_shard(shard.number, &member).await;
         }
         let is_begun = self.trouble(shard.number).is_begun;
@@ -207,7 +207,12 @@ impl Care {
         };
         let Some(token) = token else { return Ok(()) };
         if !is_kept {
-            inner.keep(|kept| _ = kept.turns.entry(shard).or_default()).await?;
+            inner
+                .keep(|kept| {
+                    kept.turns.entry(shard).or_default();
+                    kept.tokens.entry(shard).or_insert(token);
+                })
+                .await?;
         }
         self.trouble(shard).is_begun = true;
         // A drive that was away when the last turn was put aside may be back with what it has of it.
@@ -226,7 +231,10 @@ impl Care {
             "the metadata was recovered while this node was away: its old copies are put aside, and it joins anew";
         // Groups that kept their majority went on as they were.
         let kept = self.kept();
-        let is_anew = |shard: &u32| known.tokens.get(shard).is_some_and(|token| kept.tokens.get(shard) != Some(token));
+        let is_anew = |shard: &u32| {
+            let (now, before) = (known.tokens.get(shard), kept.tokens.get(shard));
+            now.zip(before).is_some_and(|(now, before)| now != before)
+        };
         let begun: Vec<u32> = kept.turns.keys().copied().filter(is_anew).collect();
         for number in &begun {
             if let Some(member) = inner.shards.get(*number).and_then(|shard| shard.member())

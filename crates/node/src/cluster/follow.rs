@@ -78,8 +78,10 @@ impl Inner {
         for (number, plan) in seen.plans {
             self.learn_shard(number);
             let Some(plan) = plan else { continue };
+            // A founder that is alone may begin again, with another token.
+            let is_founded = plan.nodes.len() > 1;
             cluster.set_holders(number, plan.nodes);
-            if !known.contains_key(&number) {
+            if is_founded && !known.contains_key(&number) {
                 self.keep(|kept| _ = kept.tokens.entry(number).or_insert(plan.token)).await?;
             }
         }

@@ -132,12 +132,18 @@ impl Inner {
         Ok(())
     }
 
-    /// The shard of this number, known from now on; `None` if there can't be one.
+    /// The shard of this number, known from now on; `None` if the catalog, as this node has it, knows none.
     pub(crate) fn learn_shard(self: &Arc<Self>, number: u32) -> Option<Arc<MetaShard>> {
         if let Some(shard) = self.shards.get(number) {
             return Some(shard);
         }
         let cluster = self.cluster.get().filter(|_| can_be(number))?;
+        // A damaged number must not have this node ask for a shard for ever that nobody will ever found.
+        let is_known = number <= FIRST_SHARD
+            || self.look(|view| Ok(plan(view, number)?.is_some() || founder(view, number)?.is_some())).ok()?;
+        if !is_known {
+            return None;
+        }
         let member = Member::new(cluster.asker(number), None);
         let shard = MetaShard::new(&self.env, number, Role::Member(member.clone()));
         if let Some(known) = self.shards.add(shard.clone()) {
@@ -149,12 +155,10 @@ impl Inner {
     }
 
     /// Whether this node is to found the shard.
-    pub(super) fn is_to_found(&self, shard: u32) -> error::Result<bool> {
-        if shard <= FIRST_SHARD {
-            return Ok(false);
-        }
+    pub(super) fn is_to_found(&self, shard: u32) -> bool {
         // Without a catalog nobody founds anything.
-        Ok(self.look(|view| founder(view, shard)).unwrap_or(None).is_some_and(|node| Some(node) == self.me()))
+        let named = || self.look(|view| founder(view, shard)).unwrap_or(None);
+        shard > FIRST_SHARD && named().is_some_and(|node| Some(node) == self.me())
     }
 
     /// Makes the group of a new shard, with this node alone.

@@ -26,6 +26,7 @@ mod show;
 mod summary;
 #[cfg(test)]
 mod town;
+pub(crate) mod users;
 mod voters;
 
 pub(crate) use found::{change, introduction, no_root, places};
@@ -56,6 +57,7 @@ use replicas::{REPLICAS, ReplicaService, Ways};
 use rotate::{KEYS, KeyService};
 use rounds::{GROUPS, GroupService};
 use summary::{SUMMARY, SummaryService};
+use users::{USERS, UsersService};
 
 /// Where nodes listen, as far as known.
 #[derive(Default)]
@@ -124,6 +126,7 @@ pub(crate) struct Cluster {
     kept: Mutex<Kept>,
     summary: Arc<SummaryService>,
     owners: Arc<OwnerService>,
+    users: Arc<UsersService>,
     /// Who keeps each shard.
     holders: watch::Sender<BTreeMap<u32, Vec<NodeId>>>,
 }
@@ -150,6 +153,8 @@ impl Cluster {
         services.insert(SUMMARY, summary.clone());
         let owners: Arc<OwnerService> = Arc::default();
         services.insert(OWNERS, owners.clone());
+        let users: Arc<UsersService> = Arc::default();
+        services.insert(USERS, users.clone());
         let carrier = TcpCarrier::new(env.clone(), start.identity.key.clone(), settings.transport.connect)?;
         let endpoint = Endpoint::start(
             env.clone(),
@@ -184,6 +189,7 @@ impl Cluster {
             kept,
             summary,
             owners,
+            users,
             holders,
         }))
     }
@@ -200,6 +206,7 @@ impl Cluster {
         self.summary.set(inner);
         self.owners.set(inner);
         self.endpoint.welcome(Arc::new(OwnerDoor::new(self.owners.clone())));
+        self.users.set(inner);
         self.groups.set(inner);
         self.keys.set(inner);
     }

@@ -95,7 +95,7 @@ impl Inner {
     }
 
     /// [`Inner::map`] with those placement groups only that hold data, or would get new data.
-    async fn map_of_data(&self) -> Result<Map> {
+    pub async fn map_of_data(&self) -> Result<Map> {
         let mut map = self.map()?;
         let volumes = self.volumes()?;
         let default = self.look(|view| catalog::setting(view, client::POLICY_SETTING))?.unwrap_or_default();
@@ -192,8 +192,7 @@ impl Node {
             .get()
             .ok_or_else(|| Error::Refused("there is one node: while it restarts nothing is served".into()))?;
         let map = inner.map_of_data().await?;
-        let voters: Vec<_> =
-            inner.shards.all().iter().map(|shard| cluster.holders_of(shard.number).into_iter().collect()).collect();
+        let voters = inner.voters(cluster)?;
         let waves = restart_plan(&map, &voters, |node| cluster.standing(node));
         let waves = waves.map_err(|why| Error::Refused(why.to_string()))?;
         let name = |node: NodeId| map.node(node).map_or(node.to_string(), |row| row.name.clone());

@@ -13,6 +13,7 @@ use transport::{Call, Caller, Class, Fault, Request, Response, Service, ServiceI
 
 use crate::error::{Error, Result};
 use crate::node::{Inner, VOLUMES};
+use crate::proof::Safety;
 use crate::status::{Repair, Totals};
 
 /// The question, on the wire: nothing is said; the answer's head is a [`Summary`].
@@ -22,6 +23,8 @@ pub const SUMMARY: ServiceId = ServiceId(21);
 const LIMIT: Duration = Duration::from_secs(5);
 /// Drives named at the most.
 const DRIVES_MAX: usize = 3000;
+/// Policies told of at the most.
+const POLICIES_MAX: usize = 100;
 /// Bytes of a text at the most.
 const TEXT_BYTES_MAX: usize = 4096;
 
@@ -38,15 +41,17 @@ pub(crate) struct Summary {
     pub needed: BTreeSet<DriveId>,
     /// Nodes that vote on the volumes' metadata, so that each has all of it; 0 if the store is that of one machine.
     pub voters: u16,
+    /// What the data of each policy survives.
+    pub safeties: Vec<Safety>,
 }
 
 impl Versioned for Summary {
     const NAME: &'static str = "summary";
     const MARK: [u8; 4] = *b"AbSm";
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
 
     fn encode_body(&self, to: &mut Writer) {
-        let Summary { spare, totals, repair, survives, needed, voters } = self;
+        let Summary { spare, totals, repair, survives, needed, voters, safeties } = self;
         to.u64(spare.cast_unsigned()).u64(totals.buckets).u64(totals.objects).u64(totals.bytes);
         to.u64(repair.pieces).u64(repair.bytes).u64(repair.done_pieces).u64(repair.failures);
         to.option(repair.eta_secs, |to, eta| _ = to.u64(eta));
@@ -54,12 +59,22 @@ impl Versioned for Summary {
         let needed: Vec<&DriveId> = needed.iter().take(DRIVES_MAX).collect();
         to.u16(needed.len() as u16);
         needed.into_iter().for_each(|drive| _ = to.raw(&drive.0));
-        to.u16(*voters);
+        to.u16(*voters).u64(totals.deleted).u64(totals.deleted_bytes);
+        to.u16(safeties.len().min(POLICIES_MAX) as u16);
+        for Safety { policy, spare, survives } in safeties.iter().take(POLICIES_MAX) {
+            to.str(policy).u64(spare.cast_unsigned()).u8(survives.len() as u8);
+            survives.iter().for_each(|(domain, count)| _ = to.str(domain).u64(*count));
+        }
     }
 
-    fn decode_body(_: u8, from: &mut Reader<'_>) -> std::result::Result<Self, codec::Error> {
+    fn decode_body(version: u8, from: &mut Reader<'_>) -> std::result::Result<Self, codec::Error> {
         let spare = from.u64("spare")?.cast_signed();
-        let totals = Totals { buckets: from.u64("buckets")?, objects: from.u64("objects")?, bytes: from.u64("bytes")? };
+        let mut totals = Totals {
+            buckets: from.u64("buckets")?,
+            objects: from.u64("objects")?,
+            bytes: from.u64("bytes")?,
+            ..Totals::default()
+        };
         let mut repair = Repair {
             pieces: from.u64("pieces")?,
             bytes: from.u64("bytes left")?,
@@ -74,8 +89,27 @@ impl Versioned for Summary {
             return Err(codec::Error::TooLong { what: "drives", len, max: DRIVES_MAX });
         }
         let needed = (0..len).map(|_| Ok(DriveId(from.array("drive")?))).collect::<std::result::Result<_, _>>()?;
-        Ok(Self { spare, totals, repair, survives, needed, voters: from.u16("voters")? })
+        let mut summary =
+            Self { spare, totals, repair, survives, needed, voters: from.u16("voters")?, safeties: Vec::new() };
+        if version >= 2 {
+            (totals.deleted, totals.deleted_bytes) = (from.u64("deleted")?, from.u64("deleted bytes")?);
+            summary.totals = totals;
+            let len = usize::from(from.u16("policies")?);
+            if len > POLICIES_MAX {
+                return Err(codec::Error::TooLong { what: "policies", len, max: POLICIES_MAX });
+            }
+            summary.safeties = (0..len).map(|_| safety(from)).collect::<std::result::Result<_, _>>()?;
+        }
+        Ok(summary)
     }
+}
+
+fn safety(from: &mut Reader<'_>) -> std::result::Result<Safety, codec::Error> {
+    let policy = from.str("policy", TEXT_BYTES_MAX)?.to_owned();
+    let (spare, len) = (from.u64("spare")?.cast_signed(), from.u8("domains")?);
+    let domain = |from: &mut Reader<'_>| Ok((from.str("domain", TEXT_BYTES_MAX)?.to_owned(), from.u64("losses")?));
+    let survives = (0..len).map(|_| domain(from)).collect::<std::result::Result<_, _>>()?;
+    Ok(Safety { policy, spare, survives })
 }
 
 /// Answers while this node leads the volumes.
@@ -130,15 +164,21 @@ mod tests {
     fn a_summary_is_read_back_and_a_torn_one_is_refused() {
         let summary = Summary {
             spare: -1,
-            totals: Totals { buckets: 1, objects: 2, bytes: 3 },
+            totals: Totals { buckets: 1, objects: 2, bytes: 3, deleted: 11, deleted_bytes: 12 },
             repair: Repair { pieces: 4, bytes: 5, eta_secs: Some(6), done_pieces: 7, failures: 8 },
             survives: Some("survives the loss of: any 1 node".into()),
             needed: [DriveId([9; 16])].into(),
             voters: 10,
+            safeties: vec![Safety { policy: "4+2".into(), spare: 2, survives: [("drive".into(), 2)].into() }],
         };
         let bytes = summary.encode();
-        assert_eq!(base::ids::hex(&bytes), include_str!("../../tests/cluster/summary-v1.hex").trim());
+        assert_eq!(base::ids::hex(&bytes), include_str!("../../tests/cluster/summary-v2.hex").trim());
         assert_eq!(Summary::decode(&bytes).unwrap(), summary);
+        let old = include_str!("../../tests/cluster/summary-v1.hex").trim();
+        let mut first = vec![0; old.len() / 2];
+        assert!(base::ids::unhex(old, &mut first));
+        let totals = Totals { deleted: 0, deleted_bytes: 0, ..summary.totals };
+        assert_eq!(Summary::decode(&first).unwrap(), Summary { totals, safeties: Vec::new(), ..summary });
         for cut in 0..bytes.len() {
             assert!(Summary::decode(&bytes[..cut]).is_err());
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{Domain, DriveId, GroupId, NodeId, PolicyId};
 
-use super::{Change, Error, Named, Target, apply, find};
+use super::{Change, Contents, Error, Named, Target, apply, find};
 use crate::map::{Map, Policy, State};
 use crate::outcome::{Faults, Held, Outcome, code, compare, fresh, name};
 use crate::place::Places;
@@ -82,8 +82,14 @@ fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<(Outco
             let old = map.policy(*from).ok_or(Error::Policy(*from))?;
             after.policies.iter().find(is_new).map_or_else(Vec::new, |new| weaker(map, whose, old, new))
         }
-        Change::DeleteBucket { bucket, held } => lost_by_word(*held, &format!("are in bucket {bucket}")),
-        Change::PurgeTrash { held } => lost_by_word(*held, "could still be had back"),
+        Change::DeleteBucket { bucket, contents } if *contents != Contents::default() => {
+            vec![format!("{contents} are in bucket {bucket}, and would be deleted with it")]
+        }
+        Change::DeleteBucket { .. } => Vec::new(),
+        Change::PurgeTrash { contents } if *contents != Contents::default() => {
+            vec![format!("{contents} could still be had back, and would be gone for ever")]
+        }
+        Change::PurgeTrash { .. } => Vec::new(),
         Change::ChangeVoters { shard, next } => voters(map, *shard, next, situation),
         Change::Recover { shard, copies, keep } => recovery(*shard, copies, *keep, situation),
         Change::Downgrade { from, to, unreadable } => downgrade(*from, *to, unreadable),
@@ -209,10 +215,6 @@ fn weaker(map: &Map, whose: &str, old: &Policy, new: &Policy) -> Vec<String> {
         ));
     }
     reasons
-}
-
-fn lost_by_word(held: Held, what: &str) -> Vec<String> {
-    if held == Held::default() { Vec::new() } else { vec![format!("{held} {what}, and would be gone for ever")] }
 }
 
 fn voters(map: &Map, shard: u32, next: &BTreeSet<NodeId>, situation: &Situation<'_>) -> Vec<String> {

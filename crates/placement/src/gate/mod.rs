@@ -19,7 +19,6 @@ use crate::caps::Unmet;
 use crate::group::GroupRow;
 use crate::labels;
 use crate::map::{Map, Policy, PolicyError, State};
-use crate::outcome::Held;
 use crate::spread;
 
 pub use judge::{Situation, judge};
@@ -45,6 +44,21 @@ impl fmt::Display for Target {
             Target::Node(name) => write!(f, "node {name}"),
             Target::Domain(domain, value) => write!(f, "{domain} {value}"),
         }
+    }
+}
+
+/// How much a deletion is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Versions of objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} objects ({} bytes)", self.objects, self.bytes)
     }
 }
 
@@ -79,12 +93,12 @@ pub enum Change {
         /// Its name.
         bucket: String,
         /// What is in it.
-        held: Held,
+        contents: Contents,
     },
-    /// Empties the trash before its time.
+    /// Gives up what was deleted before its time.
     PurgeTrash {
-        /// What could still be had back from it.
-        held: Held,
+        /// What could still be had back.
+        contents: Contents,
     },
     /// Another set of voters for a shard of the metadata.
     ChangeVoters {
@@ -121,8 +135,8 @@ impl fmt::Display for Change {
             Change::Remove(targets) => write!(f, "remove {}", list(targets)),
             Change::Expunge(targets) => write!(f, "expunge {}", list(targets)),
             Change::SetPolicy { whose, k, m, .. } => write!(f, "store {whose} as {k}+{m}"),
-            Change::DeleteBucket { bucket, held } => write!(f, "delete bucket {bucket} with {held}"),
-            Change::PurgeTrash { held } => write!(f, "purge {held} from the trash"),
+            Change::DeleteBucket { bucket, contents } => write!(f, "delete bucket {bucket} with {contents}"),
+            Change::PurgeTrash { contents } => write!(f, "purge {contents} that could be had back"),
             Change::ChangeVoters { shard, next } => write!(f, "give metadata shard {shard} {} voters", next.len()),
             Change::Recover { shard, keep, .. } => write!(f, "recover metadata shard {shard} from node {keep} alone"),
             Change::Downgrade { from, to, .. } => write!(f, "go back from version {from} to {to}"),

@@ -23,7 +23,10 @@ pub struct Victim {
 }
 
 /// Deals faults to two drives and ends the process now and then.
-pub async fn deal(stage: Stage, half: u64) -> Vec<Victim> {
+///
+/// # Errors
+/// If a mistyped command was carried out.
+pub async fn deal(stage: Stage, half: u64) -> Result<Vec<Victim>, String> {
     let mut chance = Chance::new(stage.seed ^ (half + 7) << 50);
     let mut victims: Vec<Victim> = Vec::new();
     let mut left: Vec<PathBuf> = stage.drives.to_vec();
@@ -38,11 +41,40 @@ pub async fn deal(stage: Stage, half: u64) -> Vec<Victim> {
             stage.order(order).await;
             continue;
         }
+        if chance.percent(15) {
+            mistype(&stage, &mut chance).await?;
+            continue;
+        }
         let which = chance.below(2) as usize;
         hurt(&stage, &mut chance, &mut victims[which]);
     }
     stage.weather(false);
-    victims
+    Ok(victims)
+}
+
+/// An operator types something terrible, with `--apply` and no code: it must be refused, whatever the weather.
+async fn mistype(stage: &Stage, chance: &mut Chance) -> Result<(), String> {
+    let all: Vec<String> = stage.drives.iter().map(|path| path.display().to_string()).collect();
+    // Eleven of twelve instead of one, as it were.
+    let most = &all[..all.len() - 1];
+    let plan =
+        |verb: &str, targets: &[String]| ("/v1/plan", json!({ "verb": verb, "targets": targets, "apply": true }));
+    let (path, wish) = match chance.below(8) {
+        0 => plan("remove", most),
+        1 => plan("remove", &all),
+        2 => plan("expunge", most),
+        3 => plan("expunge", &all),
+        4 => plan("drain", &all),
+        5 => plan("drain", most),
+        6 => ("/v1/policies/default", json!({ "code": "1 copy" })),
+        _ => ("/v1/purge", json!({ "apply": true, "code": "00000000" })),
+    };
+    let done = stage.admin("POST", path, &wish).await.map_err(|error| error.to_string());
+    stage.note(format!("mistyped: {path} {wish}: {done:?}"));
+    match done {
+        Ok(answer) => Err(format!("a mistyped command was carried out: {path} {wish}: {answer}")),
+        Err(_) => Ok(()),
+    }
 }
 
 /// One fault of one drive.

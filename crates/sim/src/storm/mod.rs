@@ -117,6 +117,8 @@ pub(crate) fn settings(drives: &[PathBuf]) -> Settings {
     // Copies may be a moment old: the judge of what clients saw would say so, and be right.
     settings.read_by_kit_after = None;
     settings.garbage_after = Duration::from_secs(5);
+    // So short that a storm sees the end of it; some storms have it longer.
+    settings.undo_for = Duration::from_secs(10);
     settings.pieces.log_bytes = 256 << 10;
     settings.pieces.extent_file_bytes = 4 << 20;
     settings.pieces.large_min = 64 << 10;
@@ -150,8 +152,12 @@ async fn live(stage: Stage) -> Result<(), Failed> {
     number_tasks_anew();
     let life = stage.begin_life();
     let env = world::env(stage.seed ^ life << 40, &stage.disk);
+    let mut settings = settings(&stage.drives);
+    if stage.keeps_deleted() {
+        settings.undo_for = Duration::from_secs(24 * 3600);
+    }
     let node = loop {
-        match Node::open(env.clone(), settings(&stage.drives)).await {
+        match Node::open(env.clone(), settings.clone()).await {
             Ok(started) => break started.node,
             Err(error) => stage.refused(error.to_string()),
         }
@@ -192,7 +198,7 @@ async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
             all.push(worker.await?.map_err(Failed::from)?);
         }
         crowd.await?;
-        let victims = trouble.await?;
+        let victims = trouble.await??;
         chaos::heal(&stage, &victims).await?;
         check(&stage, &all, &hot).await?;
     }

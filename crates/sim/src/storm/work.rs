@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::chance::Chance;
 use crate::http::{Answer, Request};
 use crate::oracle::{Truth, Truths, Value};
@@ -102,9 +104,15 @@ impl Worker {
             40..62 => check_key(&self.stage, &key, self.truths.get(&key).unwrap_or(&Truth::default())).await,
             62..70 => self.range(&key).await,
             70..80 => {
-                let path = path_of(&key);
+                let (path, before) = (path_of(&key), self.certain(&key));
                 self.change(slot, &key, None, Request { method: "DELETE", path: &path, ..Request::default() }, 204)
-                    .await
+                    .await?;
+                match before {
+                    Some(value) if self.truths.get(&key).and_then(Truth::certain) == Some(None) => {
+                        self.undo(slot, &key, value).await
+                    }
+                    _ => Ok(()),
+                }
             }
             80..86 => self.copy(slot, &key).await,
             86..91 => self.create_only(slot, &key).await,
@@ -180,6 +188,27 @@ impl Worker {
         let headers = [("x-amz-copy-source", source.as_str())];
         let copy = Request { method: "PUT", path: &path, headers: &headers, ..Request::default() };
         self.change(slot, key, Some(value), copy, 200).await
+    }
+
+    /// Now and then what was just deleted is wanted back.
+    async fn undo(&mut self, slot: u64, key: &str, value: Value) -> Result<(), Failed> {
+        if !self.chance.percent(40) {
+            return Ok(());
+        }
+        let wish = json!({ "what": format!("{BUCKET}/{key}") });
+        let done = self.stage.admin("POST", "/v1/undo", &wish).await.map_err(|error| error.to_string());
+        match done {
+            Ok(_) => self.done(key, Some(value)),
+            Err(error) if error.contains("can be had back") => {
+                if self.stage.keeps_deleted() {
+                    return Err(format!("{key} was deleted and can't be had back: {error}").into());
+                }
+                // Its window passed, or the answer to a request that was done never came.
+                self.unknown(slot, key, Some(value)).await?;
+            }
+            Err(_) => self.unknown(slot, key, Some(value)).await?,
+        }
+        Ok(())
     }
 
     /// Only if there is nothing yet.
