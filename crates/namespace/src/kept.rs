@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 
 use base::VolumeId;
 use base::kv::View;
-use codec::{Reader, Versioned, Writer};
+use codec::Versioned;
 
-use crate::encode::{read_attrs, read_etag, write_attrs, write_etag};
 use crate::error::Error;
 use crate::keys::end;
 use crate::rows::{Head, VersionRow};
 use crate::store::Store;
 use crate::tree::Path;
-use crate::types::{Attrs, Command, Condition, NewVersion, Version, Versioning};
+use crate::types::{Command, Condition, NewVersion, Version, Versioning};
 
 /// Versions of one key at the most: of more the newest count.
 const VERSIONS_MAX: usize = 10_000;
@@ -46,22 +45,6 @@ pub fn kept(view: &dyn View, volume: VolumeId, key: &str) -> Result<Vec<Kept>, E
         }
     }
     Ok(all)
-}
-
-/// What only the face understands of a version, as bytes: entity tag and attributes.
-pub fn face(etag: &str, attrs: &Attrs) -> Vec<u8> {
-    let mut to = Writer::new();
-    write_etag(&mut to, etag);
-    write_attrs(&mut to, attrs);
-    to.finish()
-}
-
-/// The reverse of [`face`].
-pub fn read_face(bytes: &[u8]) -> Result<(String, Attrs), Error> {
-    let mut from = Reader::new(bytes);
-    let face = (read_etag(&mut from)?, read_attrs(&mut from)?);
-    from.end("entity tag and attributes")?;
-    Ok(face)
 }
 
 /// Rows as they would be in a volume of which only this much is known: for reading alone.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use base::kv::View;
 use base::{DriveId, Epoch, GroupId, Instant, Kinded, NodeId, PolicyId, Seq, VolumeId, Wall};
 use client::Metadata as _;
+use client::changes::Attributes;
 use codec::Versioned;
 use crypt::VolumeRoot;
 use futures_util::future::join_all;
@@ -24,7 +25,7 @@ use kit::{Body, Change, Group, Log, Node, Object, Position, State};
 use metastore::{Embedded, ShardStore as _};
 use namespace::catalog::{self, NodeState};
 use namespace::journal::{Event, What};
-use namespace::kept::{Kept, face, kept};
+use namespace::kept::{Kept, kept};
 use namespace::read::{Entry, ListQuery};
 use transport::{Call, Class};
 
@@ -487,7 +488,9 @@ fn object_of(row: Kept) -> Result<Object> {
     let Kept { ord, null, version } = row;
     let body =
         Body::of(&version.body).ok_or(namespace::Error::Broken { what: "a version was read without its body" })?;
-    let attrs = if version.marker { Vec::new() } else { face(&version.etag, &version.attrs) };
+    let is_bare = version.marker && version.attrs.is_empty();
+    let attributes = Attributes { etag: version.etag, attrs: version.attrs };
+    let attrs = if is_bare { Vec::new() } else { attributes.encode() };
     let (marker, modified, size) = (version.marker, version.modified, version.size);
     Ok(Object { version: ord, null, marker, modified, size, attrs, body })
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base::{Instant, Kind, NodeId, VolumeId};
 use client::Metadata as _;
+use client::changes::Attributes;
 use client::spare::{Rows, Spares};
 use codec::Versioned;
 use crypt::PublicKey;
@@ -19,7 +20,7 @@ use kit::spread::{Label, newest_first};
 use kit::{Body, Log, Object, State};
 use metastore::remote::Wants;
 use namespace::catalog::shard_of;
-use namespace::kept::{Copied, Kept, read_face};
+use namespace::kept::{Copied, Kept};
 use namespace::{SegmentRef, Slot, Span, Version, VersionId, Versioning};
 use tokio::sync::watch;
 use transport::{Call, Class};
@@ -238,7 +239,9 @@ fn rows_of(state: &State, volume: VolumeId, key: &crypt::VolumeKey) -> Result<Ma
     let has_versions = all.iter().any(|(_, object)| !object.null);
     let mut copied = Copied::default();
     for (path, object) in all {
-        let (etag, attrs) = if object.attrs.is_empty() { Default::default() } else { read_face(&object.attrs)? };
+        let is_bare = object.attrs.is_empty();
+        let Attributes { etag, attrs } =
+            if is_bare { Attributes::default() } else { Attributes::decode(&object.attrs)? };
         let id = if object.null { VersionId::NULL } else { VersionId(object.version) };
         let (modified, marker, size) = (object.modified, object.marker, object.size);
         let version = Version { id, modified, marker, size, etag, attrs, body: body_of(&object.body, key) };
