@@ -204,6 +204,19 @@ fn status(answer: &Value) -> String {
             duration(number(&proof["scrubbed_secs"]))
         ),
     ));
+    let drill = &answer["drill"];
+    if drill.is_object() {
+        let (age, objects) = (duration(number(&drill["age_secs"])), number(&drill["objects"]));
+        let read = format!(
+            "  restore drill {age} ago: {objects} objects, {}, by kit and pieces alone",
+            bytes(number(&drill["bytes"]))
+        );
+        let failed = number(&drill["failed"]);
+        lines.push(match failed {
+            0 => paint(Paint::Dim, &read),
+            _ => paint(Paint::Red, &format!("{read}; {failed} could not be read")),
+        });
+    }
     if !list(&answer["nodes"]).is_empty() {
         lines.push(String::new());
         lines.push(nodes(&answer["nodes"]));

@@ -342,6 +342,12 @@ impl Client {
         }
     }
 
+    /// Copies have no uploads: nobody is told that there are none.
+    fn refuse_if_lost(&self, bucket: &Bucket) -> Result<(), Error> {
+        let is_lost = self.core().spares.get().is_some_and(|spares| spares.is_lost(bucket.volume));
+        if is_lost { Err(read_only()) } else { Ok(()) }
+    }
+
     /// Rows of a volume whose shard nobody leads.
     async fn spare_rows(&self, volume: VolumeId) -> Result<Arc<Rows>, Error> {
         let spares = self.core().spares.get().ok_or_else(read_only)?;
@@ -373,9 +379,9 @@ impl Client {
             Command::Rebody { to, .. } => Some(to),
             _ => None,
         };
-        if self.core().spares.get().is_some_and(|spares| spares.is_lost(bucket.volume)) {
+        if let Err(error) = self.refuse_if_lost(bucket) {
             self.discard_all(body);
-            return Err(read_only());
+            return Err(error);
         }
         let committing = body.map(|body| self.0.registry.begin(body)).transpose();
         let mut committing = committing.map_err(|segment| namespace::Error::SegmentGone { segment })?;
@@ -475,6 +481,7 @@ impl Client {
 
     /// Uploads under way.
     pub async fn uploads(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Upload>, Error> {
+        self.refuse_if_lost(bucket)?;
         let query = query.clone();
         let hint = Query::Uploads(query.clone());
         self.scan(bucket, hint, move |view, volume| namespace::read::uploads(view, volume, &query)).await
@@ -482,6 +489,7 @@ impl Client {
 
     /// One upload.
     pub async fn upload(&self, bucket: &Bucket, key: &str, id: UploadId) -> Result<Upload, Error> {
+        self.refuse_if_lost(bucket)?;
         let query = || Query::Upload { key: key.into(), id };
         self.look(bucket, query, |view, volume| namespace::read::upload(view, volume, key, id)).await
     }
@@ -495,6 +503,7 @@ impl Client {
         after: u16,
         limit: usize,
     ) -> Result<Vec<Part>, Error> {
+        self.refuse_if_lost(bucket)?;
         let key = key.to_owned();
         let hint = Query::Parts { key: key.clone(), id, after, limit };
         self.scan(bucket, hint, move |view, volume| namespace::read::parts(view, volume, &key, id, after, limit)).await

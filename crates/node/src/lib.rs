@@ -45,6 +45,7 @@ pub use command::{Added, BucketPolicy, Manifest, Verified};
 pub use error::{Error, Result};
 pub use gate::{Plan, Trailed, Verb};
 pub use node::Node;
+pub use owners::drill::Drilled;
 pub use owners::{HolderShown, KitShown};
 pub use proof::{Proof, Safety};
 pub use recover::{Recovery, recover};

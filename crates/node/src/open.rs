@@ -94,6 +94,7 @@ impl Node {
         inner.run("findings", heal::take_findings(inner.clone()));
         inner.run("upkeep", upkeep::keep(inner.clone()));
         inner.run("watch leaders", crate::owners::spare::watch(inner.clone()));
+        inner.run("restore drills", crate::owners::drill::keep(inner.clone()));
         inner.run("keep kits", crate::owners::keeper::keep(inner.clone()));
         Ok(Started { node: Node(inner), words, key_file, notes })
     }

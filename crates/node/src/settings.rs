@@ -41,6 +41,8 @@ pub struct Settings {
     pub even_every: Duration,
     /// How long new data must have been coded by a policy before older data is coded anew by it.
     pub recode_after: Duration,
+    /// How often a sample is read by kits and pieces alone.
+    pub drill_every: Duration,
     /// How long nobody may lead a metadata shard before reads go on by kits; nothing: never.
     pub read_by_kit_after: Option<Duration>,
     /// For so many nodes there is one metadata shard for volumes.
@@ -83,6 +85,7 @@ impl Settings {
             scrub_every: Duration::from_secs(30 * 24 * 3600),
             checkpoint_every: Duration::from_secs(300),
             lost_after: Duration::from_secs(10),
+            drill_every: Duration::from_secs(24 * 3600),
             read_by_kit_after: Some(Duration::from_secs(10)),
             nodes_per_shard: 4,
             even_every: Duration::from_secs(60),

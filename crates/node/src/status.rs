@@ -19,6 +19,7 @@ use crate::fleet::lock;
 use crate::groups;
 use crate::node::{Inner, Node, SYSTEM};
 use crate::open::MIRRORS;
+use crate::owners::drill::Drilled;
 use crate::proof::{Proof, Safety};
 use crate::remote::message::{DriveHealth, State};
 
@@ -124,6 +125,8 @@ pub struct Status {
     pub safeties: Vec<Safety>,
     /// How old the proofs of it are.
     pub proof: Proof,
+    /// What came of the last restore drill, if there may be other nodes.
+    pub drill: Option<Drilled>,
 }
 
 /// Something that happened.
@@ -245,6 +248,7 @@ impl Node {
         };
         let Summary { spare: safety, totals, repair, survives, needed, voters, safeties } = summary;
         let (proof, stale) = inner.proof(&rows)?;
+        let (drill, drill_verdict) = inner.drilled()?;
         let policy = inner.look(default_policy)?;
         let metadata_copies = inner.metadata_copies(voters.into());
         // Metadata that is gone takes all data with it.
@@ -264,12 +268,17 @@ impl Node {
             survives,
             safeties,
             proof,
+            drill,
         };
         let needed = needed.iter().map(DriveId::to_string).collect();
         let more = inner.look(|view| groups::unmet(view, &inner.up()))?.into_iter().chain(stale);
         judge(&mut status, &rows, &needed, more);
         if let Some(why) = why {
             status.sentence = "no node leads the metadata just now: most of its voters must be up".to_owned();
+            status.reasons.push(why);
+        }
+        if let Some((health, why)) = drill_verdict {
+            status.health = status.health.max(health);
             status.reasons.push(why);
         }
         if let Some(without) = inner.client.without_leaders() {

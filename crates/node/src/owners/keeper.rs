@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::kv::View;
-use base::{DriveId, Epoch, GroupId, Instant, Kinded, NodeId, PolicyId, Seq, VolumeId, Wall};
+use base::{DriveId, Epoch, GroupId, Instant, Kinded, NodeId, PolicyId, Seq, Standing, VolumeId, Wall};
 use client::Metadata as _;
 use client::changes::Attributes;
 use codec::Versioned;
@@ -41,6 +41,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const COPIES: usize = 3;
 /// A shard must have been led for so long before its kits are made: leaders come and go when nodes fail.
 const STEADY: Duration = Duration::from_secs(2);
+/// What failed begins anew after so long: it reads all rows.
+const ANEW: Duration = Duration::from_secs(15);
 /// Entries of the journal at a time.
 const TAIL_MAX: usize = 4096;
 /// A holder that didn't take a parcel is left alone for so long.
@@ -95,6 +97,7 @@ struct Following {
 pub(crate) async fn keep(inner: Arc<Inner>) {
     let mut drives: BTreeSet<PathBuf> = BTreeSet::new();
     let mut all: BTreeMap<u32, Following> = BTreeMap::new();
+    let mut not_before: BTreeMap<u32, Instant> = BTreeMap::new();
     while inner.pause(EVERY).await {
         for drive in inner.fleet.up() {
             if drives.insert(drive.path.clone())
@@ -109,12 +112,20 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
             let known = all.remove(&number);
             if !shard.is_led_here() {
                 inner.forget_kits(known.as_ref());
+                not_before.remove(&number);
+                continue;
+            }
+            let now = inner.env.clock.now();
+            if not_before.get(&number).is_some_and(|at| now < *at) {
                 continue;
             }
             match inner.unless_closing(inner.keep_shard(&shard, known)).await {
                 None => return,
                 Some(Ok(following)) => _ = all.insert(number, following),
-                Some(Err(error)) => tracing::info!(shard = number, %error, "the kits of a shard are begun anew"),
+                Some(Err(error)) => {
+                    tracing::info!(shard = number, %error, "the kits of a shard are begun anew");
+                    not_before.insert(number, now + ANEW);
+                }
             }
         }
     }
@@ -161,7 +172,8 @@ impl Inner {
 
     /// The volumes of a shard that have a bucket.
     fn volumes_of(&self, shard: u32) -> Result<BTreeSet<VolumeId>> {
-        Ok(self.volumes()?.into_iter().filter(|volume| catalog::shard_of(*volume) == shard).collect())
+        let volumes = self.volumes_of_buckets()?.into_iter().map(|(volume, _)| volume);
+        Ok(volumes.filter(|volume| catalog::shard_of(*volume) == shard).collect())
     }
 
     fn town(&self) -> Result<Town> {
@@ -222,7 +234,8 @@ impl Inner {
         let now = self.env.clock.now();
         let this: &Keeper = keeper;
         let done = join_all(wanted.iter().map(|node| async move {
-            if this.failed.get(node).is_some_and(|at| now.since(*at) < AGAIN) {
+            let is_away = self.cluster.get().is_some_and(|cluster| cluster.standing(*node) != Standing::Alive);
+            if is_away || this.failed.get(node).is_some_and(|at| now.since(*at) < AGAIN) {
                 return (*node, None);
             }
             (*node, Some(self.bring(this, *node).await))

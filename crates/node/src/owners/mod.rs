@@ -1,9 +1,10 @@
 //! What this node does for owners of volumes, who may be all that is left: nobody leads, no director is there.
 //!
 //! [`shelves`] keeps copies of kits on the drives; [`keeper`] makes them of what the shards say that this node leads,
-//! and brings them to their holders; [`spare`] reads by them when nobody leads; [`service`] answers owners: by the key that their connection shows, or by their ticket.
+//! and brings them to their holders; [`spare`] reads by them when nobody leads; [`drill`] proves now and then that this would do; [`service`] answers owners: by the key that their connection shows, or by their ticket.
 //! design/0012 says why.
 
+pub(crate) mod drill;
 pub(crate) mod keeper;
 pub(crate) mod service;
 pub(crate) mod shelves;

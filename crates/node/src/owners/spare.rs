@@ -30,7 +30,7 @@ use crate::fleet::lock;
 use crate::node::{Inner, SYSTEM};
 
 /// How often it is looked whether a shard is led.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_secs(2);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// How long other nodes may take to say which kits they have, and to send one.
@@ -106,7 +106,7 @@ impl Spare {
     async fn make(&self, volume: VolumeId) -> Result<Rows, client::Error> {
         let unreachable = |text: String| client::Error::Metadata { kind: Kind::Unreachable, text };
         let inner = self.node.upgrade().ok_or_else(|| unreachable("the node is being closed".into()))?;
-        let Some(log) = inner.newest_kit(volume).await else {
+        let Some(log) = inner.newest_kit(volume, true).await else {
             return Err(unreachable(
                 "nobody leads this bucket's metadata now, and no node that answers has a copy of it: bring nodes back (`abide status`), or see `abide rescue`".into(),
             ));
@@ -166,11 +166,11 @@ impl Spares for Spare {
 }
 
 impl Inner {
-    /// The newest kit of a volume that can be had and opens.
-    async fn newest_kit(&self, volume: VolumeId) -> Option<Log> {
+    /// The newest kit of a volume that can be had and opens; of other nodes alone, unless `with_own`.
+    pub(super) async fn newest_kit(&self, volume: VolumeId, with_own: bool) -> Option<Log> {
         let (root, public) = (self.volume_root(volume), self.owner_of(volume));
-        let mut found: Vec<(Label, Option<NodeId>)> =
-            self.owners.shelves.labels(Some(public)).await.into_iter().map(|label| (label, None)).collect();
+        let own = if with_own { self.owners.shelves.labels(Some(public)).await } else { Vec::new() };
+        let mut found: Vec<(Label, Option<NodeId>)> = own.into_iter().map(|label| (label, None)).collect();
         if let Some(cluster) = self.cluster.get() {
             let others = cluster.directory.nodes();
             let asked = others.iter().map(|node| async {
