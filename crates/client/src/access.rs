@@ -131,6 +131,17 @@ impl Access {
 }
 
 impl Opener {
+    /// Whether what it opens wrapped the body's keys. What lies in the metadata says nothing of that.
+    pub fn fits(&self, body: &Body) -> bool {
+        let opens = |segment: &SegmentRef, slot| self.wrap.unwrap(&segment.wrapped_key, segment.id, slot).is_ok();
+        match body {
+            Body::Inline(_) | Body::Unloaded => true,
+            Body::Packed(pack, slot) => opens(pack, 1 + slot.index),
+            Body::Segments(segments) => segments.first().is_none_or(|first| opens(first, 0)),
+            Body::Spans(spans) => spans.iter().all(|span| self.fits(&span.body)),
+        }
+    }
+
     /// The reverse of [`Access::seal_inline`]: as many bytes as the object has.
     pub fn open_inline(&self, bytes: Vec<u8>, size: u64) -> Result<Vec<u8>, Error> {
         let bytes = match &self.file {

@@ -26,7 +26,7 @@ pub struct Compacted {
     pub moved: u32,
     /// Bytes of them.
     pub bytes: u64,
-    /// Slots that stay: parts of uploads under way.
+    /// Slots that stay: parts of uploads under way, objects of end-to-end volumes.
     pub left: u32,
 }
 
@@ -74,6 +74,11 @@ pub(crate) async fn compact(client: &Client, volume: VolumeId, pack: SegmentId) 
             }
         }
     }
+    // What its client's own key sealed stays: it can't be opened here, and only what was opened moves.
+    let opener = Access::Volume.opener(client.core(), volume)?;
+    let before = slots.len();
+    slots.retain(|_, lives| opener.fits(&lives.body));
+    done.left += (before - slots.len()) as u32;
     name_parts(client, volume, &mut slots).await?;
     let moved = Moved { client, bodies: rewrite(client, volume, &slots).await? };
     let bucket = Bucket::of_volume(volume);

@@ -25,9 +25,12 @@ impl Drop for Anew<'_> {
 }
 
 /// Writes those segments of a version anew that aren't coded by the volume's policy of now. Bytes that were written.
-/// What shares a pack is left alone: packs move as such.
+/// What shares a pack is left alone: packs move as such. So is what a file's own key sealed: only its clients open it.
 pub(crate) async fn recode(client: &Client, volume: VolumeId, key: &str, version: &Version) -> Result<u64, Error> {
     let policy = client.core().target(volume).await?.policy.id;
+    if !Access::Volume.opener(client.core(), volume)?.fits(&version.body) {
+        return Ok(0);
+    }
     let is_old =
         |body: &Body| matches!(body, Body::Segments(segments) if segments.iter().any(|one| one.policy != policy));
     let mut anew = Anew { client, bodies: Vec::new(), bytes: 0 };

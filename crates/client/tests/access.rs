@@ -247,6 +247,27 @@ async fn repair_keeps_owner_and_envelope_and_so_does_a_header_of_version_1() {
 }
 
 #[tokio::test]
+async fn who_has_no_key_of_a_file_leaves_its_packs_and_segments_as_they_are() {
+    let rig = Rig::new(2, 1, 6).await;
+    let (small, large) = (bytes(1, 5000), bytes(2, 2 * MIB));
+    let (one, two) = (file(&owner(), "a"), file(&owner(), "b"));
+    let packed = put(&rig, "a", &one, &small).await;
+    put(&rig, "b", &two, &large).await;
+    let Body::Packed(pack, _) = &packed.body else { panic!("{:?}", packed.body) };
+    let done = rig.client.compact_pack(rig.bucket.volume, pack.id).await.unwrap();
+    assert_eq!((done.moved, done.left), (0, 1));
+    let drives: Vec<_> = rig.drives.iter().map(|(id, _)| *id).collect();
+    common::add_policy(&rig.system, 2, (4, 2), &drives).await;
+    rig.client.set_config(&rig.bucket, client::POLICY_SETTING, Some(b"4+2".to_vec())).await.unwrap();
+    rig.client.map_changed();
+    for (key, access, wanted) in [("a", &one, &small), ("b", &two, &large)] {
+        let version = rig.version(key).await;
+        assert_eq!(rig.client.recode(rig.bucket.volume, key, &version).await.unwrap(), 0);
+        assert!(get(&rig, &rig.version(key).await, access).await.unwrap() == *wanted);
+    }
+}
+
+#[tokio::test]
 async fn an_object_in_the_metadata_is_sealed_and_every_changed_byte_of_it_is_noticed() {
     let rig = Rig::new(1, 0, 1).await;
     let access = file(&owner(), "a");
