@@ -151,7 +151,8 @@ mod tests {
         }
         for (path, why) in CHANGES {
             assert!(posts.contains(path) && !why.is_empty(), "{path} isn't there any more");
-            let asked = code.split(&format!("\"{path}\")")).nth(1).and_then(|rest| rest.split("(\"").next());
+            let asked = code.split(&format!("(\"POST\", \"{path}\")")).nth(1);
+            let asked = asked.and_then(|rest| rest.split("(\"POST\", ").next()?.split("(\"GET\", ").next());
             let takes_code = asked.is_some_and(|asked| asked.contains("[\"code\"]") || asked.contains("[\"confirm\"]"));
             assert_eq!(takes_code, why.starts_with("gated"), "{path}: a code is taken exactly where there is a gate");
         }
