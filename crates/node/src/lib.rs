@@ -43,7 +43,7 @@ pub use command::{Added, BucketPolicy, Manifest, Verified};
 pub use error::{Error, Result};
 pub use gate::{Plan, Trailed, Verb};
 pub use node::Node;
-pub use owners::{HolderShown, KitShown};
+pub use owners::{HolderShown, KitShown, VolumeShown, VolumeWish};
 pub use recover::{Recovery, recover};
 pub use settings::{Settings, Started};
 pub use status::{DriveGauges, Event, Gauges, Health, Status};

@@ -60,6 +60,10 @@ impl Inner {
             {
                 return Ok(());
             }
+            // Only their owner can seal anew what an end-to-end volume holds.
+            if self.is_sealed(volume)? {
+                continue;
+            }
             let Ok(policy) = self.client.policy_of(volume).await else { continue };
             let (known, at) = *since.entry(volume).or_insert((policy, now));
             if known != policy {

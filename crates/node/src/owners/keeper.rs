@@ -160,7 +160,14 @@ impl Inner {
 
     /// The volumes of a shard that have a bucket.
     fn volumes_of(&self, shard: u32) -> Result<BTreeSet<VolumeId>> {
-        Ok(self.volumes()?.into_iter().filter(|volume| catalog::shard_of(*volume) == shard).collect())
+        // The kit of an end-to-end volume is its clients' affair: it takes the volume's keys.
+        let mut volumes = BTreeSet::new();
+        for volume in self.volumes()?.into_iter().filter(|volume| catalog::shard_of(*volume) == shard) {
+            if !self.is_sealed(volume)? {
+                volumes.insert(volume);
+            }
+        }
+        Ok(volumes)
     }
 
     fn town(&self) -> Result<Town> {
