@@ -75,7 +75,7 @@ class Machine:
     def refused(self, *words, why="", **more):
         done = self.run(*words, check=False, **more)
         assert done.returncode == 1, f"abide {words} was not refused: {done.stdout}"
-        assert why in done.stderr, f"{why!r} isn't said, but {done.stderr}"
+        assert why in done.stderr + done.stdout, f"{why!r} isn't said, but {done.stderr}{done.stdout}"
         return done.stderr
 
 
@@ -204,7 +204,7 @@ def main():
         other.refused("cp", "--grant", grant, one, ":/1/mine.txt", why="doesn't allow to write")
         other.refused("rm", "--grant", grant, f":/1/{NAME}-1.txt", why="doesn't allow to delete")
         other.refused("cp", "--grant", grant, f":/{NAME}-photos/big.mov", base / "none", why="nothing is at")
-        other.refused("ls", "--grant", grant, ":/../")
+        assert other.json("ls", "--grant", grant, ":/../") == []
         # One that is narrower, one that may write, one that ended, one that somebody changed.
         narrow = base / "narrow"
         narrow.write_text(other.run("grant", "--grant", grant, ":/2", "--read").stdout)
@@ -260,16 +260,10 @@ def main():
         answer = nobody.json("rescue", "--volume", "--words", "--from", address, base / "rescued", given=words + "\n")
         took = time.monotonic() - began
         (rescued,) = (base / "rescued").iterdir()
-        empty = {name for name in files(photos) if (photos / name).stat().st_size == 0}
-        kit = any(volume["kit"] for volume in answer["volumes"])
-        for name in () if kit else empty:
-            # Empty files have no pieces; only a kit knows them.
-            (photos / name).unlink()
-        for name in () if kit else files(rescued / "all") - files(photos):
-            assert name == gone, f"{name} was never there"
-            (rescued / "all" / name).unlink()
+        # Empty files have no pieces, and what was removed has some still: the kit that the client brought to nodes knows both.
+        assert all(volume["kit"] for volume in answer["volumes"]), answer
         count = compare(photos, rescued / "all")
-        print(f"rescued {count} files with the words alone in {took:.1f} s, kit: {kit}", flush=True)
+        print(f"rescued {count} files with the words alone in {took:.1f} s", flush=True)
         nobody.refused("rescue", "--volume", "--words", "--from", address, given=stranger + "\n", why="no node can be asked")
     shutil.rmtree(base)
     print("only who has the words can read, and nothing else is needed", flush=True)

@@ -84,7 +84,7 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
             _ => Copied::default(),
         };
         if let Some(name) = keep {
-            remember(home, &name, &volume)?;
+            remember(home, &name, &volume).await?;
         }
         Ok::<_, String>((copied, volume.name().to_owned()))
     })?;
@@ -318,7 +318,7 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
             volume.list(&path).await.map_err(failed)?.into_iter().map(|entry| (entry.name.clone(), entry)).collect()
         };
         if let Some(name) = keep {
-            remember(home, &name, &volume)?;
+            remember(home, &name, &volume).await?;
         }
         Ok::<_, String>(entries)
     })?;
@@ -345,6 +345,7 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
 pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
     let (name, path) = place(&what.place).ok_or("a place is VOLUME:PATH, or :PATH with --grant FILE")?;
     let way = way(name, what.grant.as_deref())?;
+    let keep = named(&way);
     let (count, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
         let failed = |error: owner::Error| error.to_string();
@@ -356,6 +357,9 @@ pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
         };
         if !(path.is_empty() || path.ends_with('/')) {
             volume.delete(&path).await.map_err(failed)?;
+            if let Some(name) = keep {
+                remember(home, &name, &volume).await?;
+            }
             return Ok((1, volume.name().to_owned()));
         }
         if !what.recursive {
@@ -370,6 +374,9 @@ pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
                 Err(error) if error.kind() != Kind::Missing => return Err(error.to_string()),
                 _ => {}
             }
+        }
+        if let Some(name) = keep {
+            remember(home, &name, &volume).await?;
         }
         Ok((count, volume.name().to_owned()))
     })?;

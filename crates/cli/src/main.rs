@@ -39,10 +39,10 @@ fn main() -> ExitCode {
             return up::join(&home, named, &ticket, up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
         Command::Rescue(what) => rescue::run(&home, &what).map_err(|why| (why, None)),
-        Command::Volume(what) => volumes::run(&home, &what).map_err(|why| (why, None)),
-        Command::Grant(what) => volumes::grant(&home, &what).map_err(|why| (why, None)),
+        Command::Volume(what) => volumes::entered(|| volumes::run(&home, &what)).map_err(|why| (why, None)),
+        Command::Grant(what) => volumes::entered(|| volumes::grant(&home, &what)).map_err(|why| (why, None)),
         Command::Key(args::Key::Test { volume, shares, from }) => {
-            volumes::test(&home, &volume, shares, &from).map_err(|why| (why, None))
+            volumes::entered(|| volumes::test(&home, &volume, shares, &from)).map_err(|why| (why, None))
         }
         Command::Cp(what) => files::copy(&home, &what).map_err(|why| (why, None)),
         Command::Ls(what) => files::list(&home, &what).map_err(|why| (why, None)),

@@ -135,7 +135,7 @@ pub async fn open(home: &Path, way: Way, from: &[String]) -> Result<Volume, Stri
         }
     };
     let until = match &key {
-        Key::Grant(grant) => grant.claim.until().filter(|until| *until <= Env::real().clock.wall()),
+        Key::Grant(grant) => grant.claim.until().filter(|until| *until <= now()),
         Key::Owner(_) => None,
     };
     let opened = Volume::open(Env::real(), key, &at).await;
@@ -146,7 +146,18 @@ pub async fn open(home: &Path, way: Way, from: &[String]) -> Result<Volume, Stri
 }
 
 /// Remembers where the volume's nodes listen now.
-pub fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), String> {
+pub async fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), String> {
+    // What was asked for is done: a kit that is behind says so, and fails nothing.
+    match volume.keep_kit(&home.join("kits")).await {
+        Ok(kept) => {
+            let behind = kept.into_iter().flat_map(|kept| kept.holders);
+            let behind: Vec<String> = behind.filter_map(|(node, why)| Some(format!("{node}: {}", why?))).collect();
+            if !behind.is_empty() {
+                eprintln!("some copies of the volume's kit are behind: {}", behind.join("; "));
+            }
+        }
+        Err(error) => eprintln!("the volume's kit is behind: {error}"),
+    }
     let Some(known) = known(home, name)? else { return Ok(()) };
     let now = listening(volume);
     match now == known.addresses || now.is_empty() {
@@ -163,6 +174,18 @@ fn listening(volume: &Volume) -> Vec<SocketAddr> {
 pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| format!("start threads: {error}"))
+}
+
+/// Does what needs chance or a network, with threads for it.
+pub fn entered<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let runtime = runtime()?;
+    let _entered = runtime.enter();
+    work()
+}
+
+fn now() -> Wall {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Wall(since.as_millis() as u64)
 }
 
 /// `abide volume …`.
@@ -329,7 +352,7 @@ pub fn way(name: &str, grant: Option<&Path>) -> Result<Way, String> {
 pub fn moment(text: &str) -> Result<Wall, String> {
     let wrong = || format!("{text:?} is no time: write 2027-01-01 or 30d");
     if let Ok(span) = crate::args::span(text) {
-        return Ok(Env::real().clock.wall() + span);
+        return Ok(now() + span);
     }
     let parts: Vec<u64> = text.split('-').map(|part| part.parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
     match parts.as_slice() {

@@ -3,7 +3,8 @@
 //!
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
 //! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
-//! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write).
+//! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`kits`] (the kit of
+//! such a volume, kept by its clients).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod holder;
@@ -11,6 +12,7 @@ pub mod names;
 pub mod reach;
 pub mod restore;
 pub mod survey;
+pub mod kits;
 pub mod volume;
 
 mod directors;
@@ -38,6 +40,9 @@ pub enum Error {
     /// A grant.
     #[error(transparent)]
     Grant(#[from] grant::Error),
+    /// What a grant doesn't allow.
+    #[error("the grant: {0}")]
+    Refused(grant::Refusal),
     /// A kit.
     #[error(transparent)]
     Kit(#[from] kit::Error),
@@ -58,6 +63,7 @@ impl Kinded for Error {
             Error::Transport(error) => error.kind(),
             Error::Client(error) => error.kind(),
             Error::Grant(error) => error.kind(),
+            Error::Refused(error) => error.kind(),
             Error::Kit(error) => error.kind(),
             Error::File { .. } => Kind::Invalid,
         }

@@ -135,8 +135,19 @@ impl Reach {
 
 /// Asks a node; the answer with its body.
 pub(crate) async fn told(endpoint: &Endpoint, node: NodeId, ask: Ask, class: Class) -> Result<(Told, Bytes)> {
+    told_with(endpoint, node, ask, class, Bytes::new()).await
+}
+
+/// The same with bytes that go along.
+pub(crate) async fn told_with(
+    endpoint: &Endpoint,
+    node: NodeId,
+    ask: Ask,
+    class: Class,
+    body: Bytes,
+) -> Result<(Told, Bytes)> {
     let question = Question { ticket: None, ask };
-    let call = Call::new(ServiceId(SERVICE), class, question.encode()).with_timeout(LIMIT);
+    let call = Call::new(ServiceId(SERVICE), class, question.encode()).with_body(body).with_timeout(LIMIT);
     let reply = endpoint.call(node, call).await?;
     let told = reply.decode()?;
     Ok((told, reply.body.collect(BODY_MAX).await?))

@@ -36,7 +36,7 @@ use codec::{Reader, Versioned, Writer as Fields};
 use crypt::{PublicKey, SigningKey, VolumeRoot};
 use env::Env;
 use futures_util::future::join_all;
-use grant::Grant;
+use grant::{Caveat, Claim, Grant, Refusal, Verb};
 use metastore::remote::Rows;
 use namespace::catalog;
 use namespace::read::{Entry as Listed, Found, ListQuery};
@@ -113,7 +113,7 @@ impl Entry {
 
 /// A volume that is open. Paths are true ones, from the volume's top, or from what the grant opens; folders end in `/`.
 pub struct Volume {
-    env: Env,
+    pub(crate) env: Env,
     pub(crate) reach: Reach,
     pub(crate) client: Client,
     pub(crate) directors: Arc<Directors>,
@@ -124,6 +124,7 @@ pub struct Volume {
     /// What rows call the folder, or the file, that the key opens.
     prefix: String,
     pub(crate) root: Option<VolumeRoot>,
+    claim: Option<Claim>,
     mapped: Mutex<Instant>,
 }
 
@@ -153,7 +154,7 @@ impl Volume {
             }
         };
         let reach = Reach::open_with(env.clone(), shown, pass, addresses).await?;
-        let right = Right { volume: public, claim };
+        let right = Right { volume: public, claim: claim.clone() };
         let nodes = reach.nodes().keys().copied().collect();
         let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone());
         let about = directors.about().await?;
@@ -175,7 +176,7 @@ impl Volume {
         let mapped = Mutex::new(env.clock.now());
         let folder = Arc::new(folder);
         let volume =
-            Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, mapped };
+            Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped };
         let rows = volume.directors.map().await?;
         volume.place(&rows).await?;
         Ok(volume)
@@ -256,6 +257,16 @@ impl Volume {
 
     fn access(&self, path: &str) -> Access {
         Access::File { folder: self.folder.clone(), path: path.to_owned() }
+    }
+
+    /// Nodes that take no pieces of a grant's holder may have a reason that stands in the grant.
+    fn explained(&self, error: client::Error) -> Error {
+        let lacks = |caveat: &Caveat| matches!(caveat, Caveat::Verbs(verbs) if !verbs.has(Verb::Write));
+        let mut caveats = self.claim.iter().flat_map(Claim::caveats);
+        match caveats.any(lacks) && matches!(error, client::Error::TooFewPieces { .. }) {
+            true => Error::Refused(Refusal::Verb { verb: Verb::Write }),
+            false => error.into(),
+        }
     }
 
     /// Begins to write an object; `len` if its bytes are counted already. It is there once [`Upload::finish`] says so, in the place of what
@@ -407,7 +418,7 @@ impl Upload<'_> {
     /// # Errors
     /// If too few drives take them. Then the upload is of no use any more.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        Ok(self.writer.write(bytes).await?)
+        self.writer.write(bytes).await.map_err(|error| self.volume.explained(error))
     }
 
     /// Everything is durable, and the object is there.
@@ -416,7 +427,7 @@ impl Upload<'_> {
     /// If too few drives have it, or it isn't allowed; nothing is changed then. If nobody answered, it may be there all the same.
     pub async fn finish(self, attributes: Attributes) -> Result<()> {
         let Self { volume, writer, key, path, began } = self;
-        let content = writer.finish().await?;
+        let content = writer.finish().await.map_err(|error| volume.explained(error))?;
         if volume.env.clock.now().since(began) >= WRITE_MAX {
             volume.client.discard(&content);
             return Err(invalid("writing took longer than the store keeps what no object names: begin again"));

@@ -17,6 +17,7 @@ use base::kv::{Row, View, ViewError};
 use base::{Kind, Kinded, PieceId, SegmentId, Seq, VolumeId, Wall};
 use bytes::Bytes;
 use client::POLICY_SETTING;
+use client::shard::Volumes;
 use client::guest::{About, Answer, BYTES_MAX, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, Wish};
 use client::header::PieceHeader;
 use client::pieces::Ask;
@@ -24,7 +25,7 @@ use codec::Versioned;
 use crypt::PublicKey;
 use env::BoxFuture;
 use grant::{Claim, Rules, Verb};
-use metastore::remote::Recorder;
+use metastore::remote::{Recorder, Wants};
 use namespace::catalog::{self, DriveRow, NodeRow, SealedVolume};
 use namespace::wire::Query;
 use namespace::work::Work;
@@ -356,15 +357,27 @@ impl Inner {
     }
 
     async fn rows_of(&self, volume: VolumeId, query: Query) -> Result<Answer, Fault> {
-        let hint = Some((volume, query.clone()));
-        let read = move |view: &dyn View| {
-            let recorder = Recorder::new(view, Seq(0));
-            // What it comes to is found out by who asks, from the same rows.
-            let _ = query.run(&recorder, volume);
-            Ok::<_, client::Error>(recorder.rows())
-        };
-        let rows = self.shard(volume).scan(hint, read).await;
-        Ok(Answer::Rows(rows.map_err(|error| fault(&error))?))
+        let shard = self.shards.of(volume);
+        let hint = (volume, query);
+        let mut wants = Wants::default();
+        loop {
+            let cut = shard.cut(&wants, Some(&hint)).await.map_err(|error| fault(&error))?;
+            let query = hint.1.clone();
+            let read = move || {
+                let at = cut.at();
+                cut.run(|view| {
+                    let recorder = Recorder::new(view, at);
+                    // What it comes to is found out by who asks, from the same rows.
+                    let _ = query.run(&recorder, volume);
+                    recorder.rows()
+                })
+            };
+            let rows = self.env.blocking(read).await;
+            match rows.map_err(|error| fault(&client::Error::from(error)))? {
+                Ok(rows) => return Ok(Answer::Rows(rows)),
+                Err(more) => wants.extend(more).map_err(|error| fault(&client::Error::from(error)))?,
+            }
+        }
     }
 }
 
