@@ -96,7 +96,12 @@ fn told(copied: &Copied, name: &str, is_up: bool, took: Duration) -> Done {
     let speed = *count as f64 / took.as_secs_f64().max(0.001);
     let way = if is_up { "to" } else { "from" };
     let paint_it = if failed.is_empty() { Paint::Green } else { Paint::Yellow };
-    let sum = format!("{files} files, {}, {way} {name} in {:.1} s ({}/s)", bytes(*count), took.as_secs_f64(), bytes(speed as u64));
+    let sum = format!(
+        "{files} files, {}, {way} {name} in {:.1} s ({}/s)",
+        bytes(*count),
+        took.as_secs_f64(),
+        bytes(speed as u64)
+    );
     let mut lines = Vec::new();
     for (all, color) in [(skipped, Paint::Dim), (failed, Paint::Red)] {
         lines.extend(all.iter().take(SHOWN_MAX).map(|(path, why)| paint(color, &format!("{path}: {why}"))));
@@ -302,7 +307,8 @@ async fn download(volume: &Volume, job: &Job, counted: &std::sync::atomic::Atomi
 
 /// `abide ls`.
 pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
-    let (name, path) = place(what.place.as_deref().unwrap_or(":")).ok_or("a place is VOLUME:PATH, or :PATH with --grant FILE")?;
+    let (name, path) =
+        place(what.place.as_deref().unwrap_or(":")).ok_or("a place is VOLUME:PATH, or :PATH with --grant FILE")?;
     let way = way(name, what.grant.as_deref())?;
     let keep = named(&way);
     let entries = runtime()?.block_on(async {

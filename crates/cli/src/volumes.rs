@@ -65,7 +65,8 @@ pub fn known(home: &Path, name: &str) -> Result<Option<Known>, String> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("read {}: {error}", path.display())),
     };
-    let wrong = |why: &str| format!("{}: {why}: remove it and type the words again with `abide volume open`", path.display());
+    let wrong =
+        |why: &str| format!("{}: {why}: remove it and type the words again with `abide volume open`", path.display());
     let mut lines = text.lines();
     if lines.next() != Some(FILE_HEAD) {
         return Err(wrong("it isn't a volume's key"));
@@ -197,12 +198,15 @@ pub fn run(home: &Path, command: &VolumeCommand) -> Result<Done, String> {
             let root = ask_root(*shares)?;
             let at = addresses(from)?;
             let volume = runtime()?.block_on(Volume::open(Env::real(), Key::Owner(root.clone()), &at));
-            let volume = volume.map_err(|error| format!("{error}\nthe words must be those of the volume, and an address that of a node of its store"))?;
+            let volume = volume.map_err(|error| {
+                format!("{error}\nthe words must be those of the volume, and an address that of a node of its store")
+            })?;
             if volume.name() != name {
                 return Err(format!("these are the words of the volume {}: open it by that name", volume.name()));
             }
             let path = keep(home, name, &Known { root, addresses: listening(&volume) })?;
-            let shown = format!("{name} is open on this machine: abide ls {name}:/\nits keys are in {}", path.display());
+            let shown =
+                format!("{name} is open on this machine: abide ls {name}:/\nits keys are in {}", path.display());
             Ok(Done::good(json!({ "name": name, "file": path }), shown))
         }
         VolumeCommand::List => list(home),
@@ -318,7 +322,9 @@ pub fn test(home: &Path, name: &str, shares: bool, from: &[String]) -> Result<Do
             let mut at = addresses(from)?;
             at.extend(known.into_iter().flat_map(|known| known.addresses));
             let opened = runtime()?.block_on(Volume::open(Env::real(), Key::Owner(root.clone()), &at));
-            let opened = opened.map_err(|error| format!("{error}\nno volume of these words is known where it was asked (name a node with --from HOST)"))?;
+            let opened = opened.map_err(|error| {
+                format!("{error}\nno volume of these words is known where it was asked (name a node with --from HOST)")
+            })?;
             if opened.name() != name {
                 return Err(format!("these are the words of the volume {}, not of {name}", opened.name()));
             }

@@ -171,8 +171,7 @@ impl Client {
         owner: &UserId,
         of: impl Fn(VolumeId) -> SealedVolume + Send,
     ) -> Result<Arc<Bucket>, Error> {
-        let new =
-            NewBucket { name: name.into(), owner: owner.clone(), region: String::new(), wrapped_key: Vec::new() };
+        let new = NewBucket { name: name.into(), owner: owner.clone(), region: String::new(), wrapped_key: Vec::new() };
         let now = self.core().env.clock.wall();
         let rule = move |view: &dyn View| {
             let (mut batch, made) = catalog::create_bucket(view, &new, now)?;

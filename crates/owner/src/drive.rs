@@ -119,9 +119,7 @@ impl GuestDrive {
                     let jitter = u64::from_le_bytes(self.way.env.random()) % 50;
                     clock.sleep(retry_after + Duration::from_millis(jitter)).await;
                 }
-                Kind::Unreachable
-                    if !stale && spent < STALE && !matches!(error, transport::Error::Remote(_)) =>
-                {
+                Kind::Unreachable if !stale && spent < STALE && !matches!(error, transport::Error::Remote(_)) => {
                     stale = true;
                 }
                 kind => {

@@ -21,7 +21,7 @@ use kit::{Change, Group, Log, Position, State};
 use metastore::remote::Rows;
 use namespace::VersionId;
 use namespace::catalog;
-use namespace::read::{Entry, Listed, ListQuery, head_and_ord, list_versions};
+use namespace::read::{Entry, ListQuery, Listed, head_and_ord, list_versions};
 use namespace::wire::Query;
 use placement::GroupRow;
 use transport::Class;
@@ -66,7 +66,10 @@ impl Shelf {
         move |error| Error::File { path: path.clone(), why: error.to_string() }
     }
 
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
         self.env.blocking(work).await.map_err(client::Error::from)?.map_err(self.failed())
     }
 
@@ -84,7 +87,8 @@ impl Shelf {
             Ok((one(&log)?, one(&seen)?))
         };
         let (Some(mut bytes), Some(seen)) = self.blocking(read).await? else { return Ok(None) };
-        let opened = Seen::decode(&seen).map_err(kit::Error::from).and_then(|seen| Log::open(root, &bytes, Some(&seen)));
+        let opened =
+            Seen::decode(&seen).map_err(kit::Error::from).and_then(|seen| Log::open(root, &bytes, Some(&seen)));
         match opened {
             Ok(opened) => {
                 bytes.truncate(bytes.len() - opened.cut);
@@ -179,7 +183,8 @@ impl Volume {
         while at < label.len {
             let end = (at as usize + PARCEL_BYTES_MAX).min(bytes.len());
             let parcel = Parcel::new(root, label, at, &bytes[at as usize..end]);
-            let (told, _) = told_with(self.reach.endpoint(), node, Ask::Keep, Class::Bulk, parcel.encode().into()).await?;
+            let (told, _) =
+                told_with(self.reach.endpoint(), node, Ask::Keep, Class::Bulk, parcel.encode().into()).await?;
             match told {
                 Told::Kept(Take::Grow | Take::Begin | Take::Fill | Take::Known) => at = end as u64,
                 Told::Kept(Take::Older) => return Ok(()),
@@ -225,7 +230,9 @@ impl Volume {
                 let Some(change) = change? else { continue };
                 if let Change::Put { path, object } = &change {
                     there.insert((path.clone(), object.version));
-                    groups.extend(object.body.segments().into_iter().map(|(segment, _)| (segment.code.policy, segment.group)));
+                    groups.extend(
+                        object.body.segments().into_iter().map(|(segment, _)| (segment.code.policy, segment.group)),
+                    );
                 }
                 puts.push(change);
             }
@@ -277,7 +284,8 @@ impl Volume {
             }
             Ok::<_, namespace::Error>((catalog::drives(view, None, all)?, groups))
         };
-        let (drives, groups) = rows.run(read).map_err(|_| damaged("the catalog's rows"))?.map_err(client::Error::from)?;
+        let (drives, groups) =
+            rows.run(read).map_err(|_| damaged("the catalog's rows"))?.map_err(client::Error::from)?;
         let mut all = Vec::new();
         for (id, node) in self.reach.nodes() {
             if state.is_none_or(|state| state.nodes().get(id) != Some(node)) {

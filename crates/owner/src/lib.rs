@@ -8,11 +8,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod holder;
+pub mod kits;
 pub mod names;
 pub mod reach;
 pub mod restore;
 pub mod survey;
-pub mod kits;
 pub mod volume;
 
 mod directors;

@@ -62,7 +62,8 @@ impl Reach {
         let endpoint =
             Endpoint::guest(env.clone(), settings.clone(), carrier.clone(), key, pass.clone(), book.clone()).await?;
         let mut reach = Self { env, endpoint, nodes: BTreeMap::new(), silent: Vec::new() };
-        let met = join_all(addresses.iter().map(|address| meet(&reach.env, &settings, &carrier, &pass, *address))).await;
+        let met =
+            join_all(addresses.iter().map(|address| meet(&reach.env, &settings, &carrier, &pass, *address))).await;
         for (address, met) in addresses.iter().zip(met) {
             match met {
                 Ok((node, key)) => {

@@ -164,19 +164,20 @@ impl Volume {
                 (Folder::of_root(&root), String::new(), Some(root))
             }
             Key::Grant(grant) => {
-                let subtree = grant.subtree.ok_or_else(|| invalid("the grant has no keys: it is for another kind of volume"))?;
+                let subtree =
+                    grant.subtree.ok_or_else(|| invalid("the grant has no keys: it is for another kind of volume"))?;
                 (Folder::of_grant(public, subtree.anchor, subtree.key), grant.claim.prefix().to_owned(), None)
             }
         };
         let (catalog, rows) = (Arc::new(Catalog(directors.clone())), Arc::new(VolumeRows(directors.clone())));
         let drives = Drives::new(env.clock.clone());
         let client = Client::new(env.clone(), catalog, rows, drives, None);
-        let bucket = Bucket { name: about.name.clone(), owner: UserId(String::new()), ..Bucket::of_volume(about.number) };
+        let bucket =
+            Bucket { name: about.name.clone(), owner: UserId(String::new()), ..Bucket::of_volume(about.number) };
         let way = Way::new(env.clone(), reach.endpoint().clone(), right);
         let mapped = Mutex::new(env.clock.now());
         let folder = Arc::new(folder);
-        let volume =
-            Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped };
+        let volume = Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped };
         let rows = volume.directors.map().await?;
         volume.place(&rows).await?;
         Ok(volume)
@@ -275,9 +276,12 @@ impl Volume {
     /// # Errors
     /// If the path can't be: a name is longer than 255 bytes, or all of it too long once it is sealed.
     pub fn write(&self, path: &str, len: Option<u64>) -> Result<Upload<'_>> {
-        let is_folder = path.ends_with('/') || path.is_empty() && (self.prefix.is_empty() || self.prefix.ends_with('/'));
+        let is_folder =
+            path.ends_with('/') || path.is_empty() && (self.prefix.is_empty() || self.prefix.ends_with('/'));
         if is_folder {
-            return Err(invalid("a path that ends in / names a folder: folders are there as soon as something is in them"));
+            return Err(invalid(
+                "a path that ends in / names a folder: folders are there as soon as something is in them",
+            ));
         }
         let key = self.sealed(path)?;
         self.refresh();
@@ -441,5 +445,30 @@ impl Upload<'_> {
         volume.refresh();
         volume.client.commit(&volume.bucket, Command::Put { key, new, condition: Condition::default() }).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_stay_what_they_are() {
+        let values = [
+            Attributes::default(),
+            Attributes { changed: Some(Wall(1_795_230_600_000)), content_type: "image/jpeg".into() },
+        ];
+        let lines: Vec<String> = values.iter().map(|value| base::ids::hex(&value.encode())).collect();
+        assert_eq!(lines.join("\n"), include_str!("../tests/attributes-v1.hex").trim());
+        for value in values {
+            assert_eq!(Attributes::decode(&value.encode()).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn the_last_name_of_a_path_is_the_objects() {
+        for (path, name) in [("a/b/c", "c"), ("c", "c"), ("", ""), ("a//", "")] {
+            assert_eq!(last(path), name, "{path}");
+        }
     }
 }

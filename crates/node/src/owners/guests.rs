@@ -17,10 +17,10 @@ use base::kv::{Row, View, ViewError};
 use base::{Kind, Kinded, PieceId, SegmentId, Seq, VolumeId, Wall};
 use bytes::Bytes;
 use client::POLICY_SETTING;
-use client::shard::Volumes;
 use client::guest::{About, Answer, BYTES_MAX, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, Wish};
 use client::header::PieceHeader;
 use client::pieces::Ask;
+use client::shard::Volumes;
 use codec::Versioned;
 use crypt::PublicKey;
 use env::BoxFuture;
@@ -352,7 +352,8 @@ impl Inner {
             Ok::<_, client::Error>(recorder.rows())
         };
         let here = self.system.peek(read).map_err(|error| fault(&error))?;
-        let rows = here.ok_or_else(|| Fault::new(Kind::Unreachable, "the catalog is still being copied to this node"))?;
+        let rows =
+            here.ok_or_else(|| Fault::new(Kind::Unreachable, "the catalog is still being copied to this node"))?;
         Ok(Answer::Rows(rows))
     }
 
@@ -407,3 +408,6 @@ impl View for Bare<'_> {
         Ok(self.0.range(keys, limit, reverse)?.into_iter().map(bare).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
