@@ -33,13 +33,16 @@ struct Job {
     changed: Option<Wall>,
 }
 
+/// Paths, and what is to be said of each.
+type Told = Vec<(String, String)>;
+
 /// What came of it.
 #[derive(Default)]
 struct Copied {
     files: u64,
     bytes: u64,
-    skipped: Vec<(String, String)>,
-    failed: Vec<(String, String)>,
+    skipped: Told,
+    failed: Told,
 }
 
 fn wall(time: SystemTime) -> Option<Wall> {
@@ -156,7 +159,7 @@ async fn run(volume: &Volume, jobs: Vec<Job>, is_up: bool, copied: &mut Copied) 
 }
 
 /// What a source here comes to, below a path of the volume.
-fn uploads(source: &Path, path: &str, recursive: bool) -> Result<(Vec<Job>, Vec<(String, String)>), String> {
+fn uploads(source: &Path, path: &str, recursive: bool) -> Result<(Vec<Job>, Told), String> {
     let failed = |error: std::io::Error| format!("{}: {error}", source.display());
     let meta = std::fs::metadata(source).map_err(failed)?;
     // A path that ends in / takes what is copied by its own name.

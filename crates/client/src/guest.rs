@@ -60,7 +60,7 @@ pub enum Wish {
     /// The rows that this read of the volume looks at.
     Fetch(Query),
     /// A change to the volume, to be made once.
-    Work(Work),
+    Work(Box<Work>),
 }
 
 /// A question about metadata: the body of a call.
@@ -119,7 +119,7 @@ impl Versioned for Question {
             0 => Wish::About,
             1 => Wish::Map,
             2 => Wish::Fetch(Query::decode(from.bytes("query", BYTES_MAX)?)?),
-            3 => Wish::Work(Work::decode(from.bytes("work", BYTES_MAX)?)?),
+            3 => Wish::Work(Box::new(Work::decode(from.bytes("work", BYTES_MAX)?)?)),
             value => return Err(Error::Value { what: "question", value: value.into() }),
         };
         Ok(Self { right, wish })

@@ -47,7 +47,7 @@ fn questions_about_metadata_stay_what_they_are() {
         Question { right: owner(), wish: Wish::About },
         Question { right: guest(), wish: Wish::Map },
         Question { right: owner(), wish: Wish::Fetch(Query::Config { name: "policy".into() }) },
-        Question { right: owner(), wish: Wish::Work(work) },
+        Question { right: owner(), wish: Wish::Work(Box::new(work)) },
     ];
     check(include_str!("guest-question-v1.hex"), &values);
 }

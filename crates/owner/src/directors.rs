@@ -168,7 +168,7 @@ impl Metadata for VolumeRows {
     }
 
     async fn work(&self, work: Work) -> Done<Outcome> {
-        match self.0.ask(Wish::Work(work)).await? {
+        match self.0.ask(Wish::Work(Box::new(work))).await? {
             Answer::Done(outcome) => Ok(outcome),
             _ => Err(nonsense()),
         }

@@ -227,7 +227,7 @@ impl GuestService {
             }
             Wish::Work(work) => {
                 guest.may_work(&work)?;
-                match inner.shard(work.volume).work(work).await {
+                match inner.shard(work.volume).work(*work).await {
                     Ok(outcome) => Answer::Done(outcome),
                     Err(client::Error::Namespace(error)) => Answer::Refused(error),
                     Err(error) => return Err(fault(&error)),
@@ -304,12 +304,16 @@ impl Inner {
     /// The end-to-end volume of this public key, if there is one.
     pub fn sealed_of(&self, key: &PublicKey) -> Option<SealedVolume> {
         let known = lock(&self.owners.sealed).clone();
-        if let Some(row) = known.get(&key.0) {
-            return Some(row.clone());
-        }
-        // It may have been made a moment ago.
-        self.learn_sealed().ok()?;
-        lock(&self.owners.sealed).get(&key.0).cloned()
+        let volume = match known.get(&key.0) {
+            Some(row) => row.volume,
+            // It may have been made a moment ago.
+            None => {
+                self.learn_sealed().ok()?;
+                lock(&self.owners.sealed).get(&key.0)?.volume
+            }
+        };
+        // As it is now: its grants may have been revoked since.
+        self.look(|view| catalog::sealed_volume(view, volume)).ok()?.filter(|row| row.public == key.0)
     }
 
     /// Whether the volume's keys are with its owner alone.

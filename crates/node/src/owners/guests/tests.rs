@@ -156,7 +156,7 @@ fn guests_see_where_drives_are_and_not_what_machines_are_called() {
     let mut map = std::collections::BTreeMap::new();
     map.extend(catalog::put_drive(&drive).puts);
     let recorder = Recorder::new(&map, Seq(0));
-    assert_eq!(catalog::drives(&recorder, None, 10).unwrap(), [drive.clone()]);
+    assert_eq!(catalog::drives(&recorder, None, 10).unwrap().first(), Some(&drive));
     let bare = Bare(&map);
     let recorder = Recorder::new(&bare, Seq(0));
     client::touch_map(&recorder).unwrap();
