@@ -83,6 +83,7 @@ SYSTEM = {
     "j": (b"caEv", ["u64", "u64", one_of(0, 1, 2), "str", "str", "str"]),
     "a": (b"caTr", ["u64", "u64", "str", "str", many(64, "str"), many(64, "str")]),
     "y": (b"caBu", ["str", "u32", "str", "u64", "str"]),
+    "z": (b"caSv", ["u32", 32, 16, 32, "u64"]),
 }
 VOLUMES = {
     "V": (b"nsVr", [namespace.read_version]),

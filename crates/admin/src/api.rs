@@ -45,6 +45,15 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
         ("GET", "/v1/pace") => Ok(json!({ "percent": node.pace()? })),
         ("POST", "/v1/pace") => Ok(json!({ "percent": node.set_pace(text(wish, "pace")?).await? })),
         ("GET", "/v1/kits") => told(node.kits()?),
+        ("GET", "/v1/volumes") => told(node.volumes()?),
+        ("POST", "/v1/volumes/create") => {
+            let wish = serde_json::from_value(wish.clone()).map_err(|error| Refusal::invalid(error.to_string()))?;
+            told(node.create_volume(&wish).await?)
+        }
+        ("POST", "/v1/volumes/revoke") => {
+            let name = text(wish, "name")?;
+            Ok(json!({ "name": name, "epoch": node.revoke_grants(name).await? }))
+        }
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
         ("GET", "/v1/undo") => told(node.deleted(of(query).as_deref(), limit(query)?).await?),
         ("POST", "/v1/undo") => told(node.undo(text(wish, "what")?, wish["as"].as_str()).await?),

@@ -66,6 +66,17 @@ pub enum Command {
     },
     /// Reads everything from whatever nodes are left, with nothing but the root key: no service needs to be alive
     Rescue(Rescue),
+    /// Volumes: end-to-end ones are made and opened here, their keys stay with you
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// Copies files into an end-to-end volume, or out of it; they are sealed and opened on this machine
+    Cp(Copy),
+    /// Lists what is in an end-to-end volume
+    Ls(Listing),
+    /// Removes files from an end-to-end volume
+    Rm(Removing),
+    /// Prints a line of text with which others can use part of an end-to-end volume
+    Grant(GrantWhat),
     /// Copies of what is needed to read without any service: how fresh they are, and where
     #[command(subcommand)]
     Kit(Kit),
@@ -202,7 +213,10 @@ pub struct Rescue {
     /// Some nodes that are left, as HOST or HOST:PORT; those that they know are found by themselves
     #[arg(long, required = true, value_delimiter = ',', value_name = "ADDRESS")]
     pub from: Vec<String>,
-    /// Read the root key's 24 words from standard input
+    /// One end-to-end volume, with its own key
+    #[arg(long, conflicts_with = "key_file", requires = "words")]
+    pub volume: bool,
+    /// Read the 24 words of the root key, or of the volume, from standard input
     #[arg(long, conflicts_with = "key_file")]
     pub words: bool,
     /// The root key's file [default: the one in the home]
@@ -217,6 +231,117 @@ pub struct Rescue {
     /// What was replaced or deleted as well, as far as it is still there
     #[arg(long)]
     pub leftovers: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum VolumeCommand {
+    /// Makes an end-to-end volume on the store that runs here; its 24 words are shown once
+    Create {
+        /// Its name, as a bucket's
+        name: String,
+        /// Its keys stay with you: nobody else can read it
+        #[arg(long, required = true)]
+        e2e: bool,
+        /// Print three shares of its key too, any two of which give it back
+        #[arg(long)]
+        shares: bool,
+    },
+    /// Brings a volume's keys to this machine, from its words or shares on standard input
+    Open {
+        /// Its name
+        name: String,
+        /// From its 24 words
+        #[arg(long, required_unless_present = "shares")]
+        words: bool,
+        /// From two of its shares
+        #[arg(long, conflicts_with = "words")]
+        shares: bool,
+        /// A node of its store, as HOST or HOST:PORT
+        #[arg(long, required = true, value_delimiter = ',', value_name = "ADDRESS")]
+        from: Vec<String>,
+    },
+    /// All volumes, and whose keys are here
+    List,
+    /// Makes all grants of a volume worthless that were made so far
+    Revoke {
+        /// Its name
+        name: String,
+    },
+}
+
+/// `abide cp`.
+#[derive(Debug, Args)]
+pub struct Copy {
+    /// A file or folder, or VOLUME:PATH
+    pub source: String,
+    /// VOLUME:PATH, or a file or folder. What ends in / takes the source by its own name
+    pub target: String,
+    /// Folders too, with all that is in them
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// A file with a grant, or - for standard input: the volume is then written :PATH
+    #[arg(long, value_name = "FILE")]
+    pub grant: Option<PathBuf>,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
+}
+
+/// `abide ls`.
+#[derive(Debug, Args)]
+pub struct Listing {
+    /// VOLUME:PATH, or :PATH with a grant
+    pub place: Option<String>,
+    /// All that is below as well
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// A file with a grant, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub grant: Option<PathBuf>,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
+}
+
+/// `abide rm`.
+#[derive(Debug, Args)]
+pub struct Removing {
+    /// VOLUME:PATH, or :PATH with a grant
+    pub place: String,
+    /// A folder, with all that is in it
+    #[arg(short, long)]
+    pub recursive: bool,
+    /// A file with a grant, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub grant: Option<PathBuf>,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
+}
+
+/// `abide grant`.
+#[derive(Debug, Args)]
+pub struct GrantWhat {
+    /// VOLUME:PATH of a file or folder, or :PATH below another grant
+    pub place: String,
+    /// To list and read; that is what is granted if nothing else is said
+    #[arg(long)]
+    pub read: bool,
+    /// To write
+    #[arg(long)]
+    pub write: bool,
+    /// To delete
+    #[arg(long)]
+    pub delete: bool,
+    /// Until when: 2027-01-01 (UTC) or 30d
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+    /// A file with the grant that is narrowed, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub grant: Option<PathBuf>,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,7 +420,7 @@ fn reached(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// A span of time.
-fn span(text: &str) -> Result<Duration, String> {
+pub fn span(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no span of time: write 30m, 24h or 7d");
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let seconds = match unit {
@@ -373,6 +498,17 @@ pub enum Key {
     },
     /// All access keys, without their secrets
     List,
+    /// Whether the words that you type, or two shares, open an end-to-end volume
+    Test {
+        /// The volume's name
+        volume: String,
+        /// Two shares instead of the 24 words
+        #[arg(long)]
+        shares: bool,
+        /// Ask a node of its store, as HOST or HOST:PORT, and not what is kept here
+        #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+        from: Vec<String>,
+    },
     /// Makes an access key worthless
     Revoke {
         /// Its id

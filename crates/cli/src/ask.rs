@@ -125,6 +125,11 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         | Command::Join(_)
         | Command::Recover(_)
         | Command::Rescue(_)
+        | Command::Volume(_)
+        | Command::Cp(_)
+        | Command::Ls(_)
+        | Command::Rm(_)
+        | Command::Grant(_)
         | Command::Simulate(_)
         | Command::Inspect(_) => {
             unreachable!("these don't ask the store")
@@ -383,6 +388,7 @@ fn keys(home: &Path, key: &Key) -> Result<Done, Error> {
                 .collect();
             Ok(Done::good(answer, table(&["access key", "user", "name", "created", "state"], &rows)))
         }
+        Key::Test { .. } => unreachable!("this doesn't ask the store"),
         Key::Revoke { access_key } => {
             let answer = ask(home, "POST", "/v1/keys/revoke", &json!({ "access_key": access_key }))?;
             Ok(Done::good(answer, format!("{access_key} is worth nothing now")))

@@ -4,6 +4,7 @@
 mod args;
 mod ask;
 mod control;
+mod files;
 mod inspect;
 mod metrics;
 mod recover;
@@ -13,6 +14,7 @@ mod simulate;
 mod tls;
 mod undo;
 mod up;
+mod volumes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -38,6 +40,14 @@ fn main() -> ExitCode {
             return up::join(&home, named, &ticket, up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
         Command::Rescue(what) => rescue::run(&home, &what).map_err(|why| (why, None)),
+        Command::Volume(what) => volumes::entered(|| volumes::run(&home, &what)).map_err(|why| (why, None)),
+        Command::Grant(what) => volumes::entered(|| volumes::grant(&home, &what)).map_err(|why| (why, None)),
+        Command::Key(args::Key::Test { volume, shares, from }) => {
+            volumes::entered(|| volumes::test(&home, &volume, shares, &from)).map_err(|why| (why, None))
+        }
+        Command::Cp(what) => files::copy(&home, &what).map_err(|why| (why, None)),
+        Command::Ls(what) => files::list(&home, &what).map_err(|why| (why, None)),
+        Command::Rm(what) => files::remove(&home, &what).map_err(|why| (why, None)),
         Command::Recover(what) => recover::run(&home, &what).map_err(|why| (why, None)),
         Command::Simulate(what) => simulate::run(&home, &what).map_err(|why| (why, None)),
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),

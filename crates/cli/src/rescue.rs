@@ -24,17 +24,17 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// Looks what is there; with a folder restores it.
 pub fn run(home: &Path, what: &Rescue) -> Result<Done, String> {
-    let root = root_key(home, what)?;
+    let keys = keys(home, what)?;
     let from = addresses(&what.from)?;
     let out = what.out.as_deref().map(absolute).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("start threads: {error}"))?;
     runtime.block_on(async {
         let mut line = Line::new();
-        let reach = Reach::open(Env::real(), root.signing_key(), &from).await.map_err(|error| {
-            format!("{error}\nEach node that is left must run (`abide up FOLDER…` as before); give the addresses that nodes listen on for each other, port 9400 by default; the key must be that of their store")
+        let reach = Reach::open(Env::real(), keys.signing_key(), &from).await.map_err(|error| {
+            format!("{error}\nEach node that is left must run (`abide up FOLDER…` as before); give the addresses that nodes listen on for each other, port 9400 by default; the key must be that of their store, or of a volume in it (--volume)")
         })?;
-        let found = survey(&reach, Keys::Store(root), |now| {
+        let found = survey(&reach, keys, |now| {
             let (all, enough) = now.segments;
             line.say(&format!("{} pieces looked at; {enough} of {all} segments can be read", now.pieces));
         })
@@ -58,6 +58,14 @@ pub fn run(home: &Path, what: &Rescue) -> Result<Done, String> {
         line.end();
         Ok(done(&reach, &found, restored.as_ref(), what))
     })
+}
+
+/// The volume's key, or the store's.
+fn keys(home: &Path, what: &Rescue) -> Result<Keys, String> {
+    match what.volume {
+        true => Ok(Keys::Volume(crate::volumes::ask_root(false)?)),
+        false => root_key(home, what).map(Keys::Store),
+    }
 }
 
 /// From the words, or from the key's file.
@@ -95,7 +103,8 @@ fn is_key(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "key")
 }
 
-fn addresses(texts: &[String]) -> Result<Vec<SocketAddr>, String> {
+/// Where nodes listen; without a port where they usually do.
+pub fn addresses(texts: &[String]) -> Result<Vec<SocketAddr>, String> {
     let mut all = Vec::new();
     for text in texts {
         let with_port = if text.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
@@ -122,17 +131,17 @@ fn total(found: &Survey, wanted: &Wanted) -> u64 {
 }
 
 /// One line that is written over, where standard error is a terminal.
-struct Line {
+pub struct Line {
     is_terminal: bool,
     last: Option<Instant>,
 }
 
 impl Line {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self { is_terminal: std::io::stderr().is_terminal(), last: None }
     }
 
-    fn say(&mut self, text: &str) {
+    pub fn say(&mut self, text: &str) {
         if self.is_terminal && self.last.is_none_or(|last| last.elapsed() >= EVERY) {
             self.last = Some(Instant::now());
             eprint!("\r\x1b[2K{text}");
@@ -141,7 +150,7 @@ impl Line {
         }
     }
 
-    fn end(&self) {
+    pub fn end(&self) {
         if self.last.is_some() {
             eprint!("\r\x1b[2K");
         }

@@ -129,7 +129,12 @@ fn own_address(listen: IpAddr) -> IpAddr {
 
 /// The 24 words, from standard input: on the command line other users of the machine would see them.
 pub fn ask_words() -> Result<String, String> {
-    eprintln!("type the 24 words of the root key, then Enter:");
+    ask_words_of("the root key")
+}
+
+/// The 24 words of a key.
+pub fn ask_words_of(what: &str) -> Result<String, String> {
+    eprintln!("type the 24 words of {what}, then Enter:");
     let mut words = Vec::new();
     for line in std::io::stdin().lock().lines() {
         let line = line.map_err(|error| format!("read the words: {error}"))?;
@@ -140,7 +145,7 @@ pub fn ask_words() -> Result<String, String> {
     }
     match words.len() {
         24 => Ok(words.join(" ")),
-        count => Err(format!("the root key has 24 words, and {count} were given; nothing was changed")),
+        count => Err(format!("{what} has 24 words, and {count} were given; nothing was changed")),
     }
 }
 

@@ -9,7 +9,7 @@ use base::kv::View;
 use base::{SegmentId, UserId, VolumeId, Wall};
 use crypt::StoreKeys;
 use env::Env;
-use namespace::catalog::{self, AccessKey, NewBucket, User};
+use namespace::catalog::{self, AccessKey, NewBucket, SealedVolume, User};
 use namespace::read::{Found, ListQuery, Listed, Object, Page};
 use namespace::wire::Query;
 use namespace::{Body, Command, Outcome, Part, Upload, UploadId, Version, VersionId, Versioning};
@@ -46,12 +46,14 @@ pub struct Bucket {
     pub created: Wall,
     /// The region that its maker named; empty if none.
     pub region: String,
+    /// Its keys are with its owner alone: an end-to-end volume.
+    pub sealed: bool,
 }
 
 impl From<catalog::Bucket> for Bucket {
     fn from(row: catalog::Bucket) -> Self {
         let catalog::Bucket { name, volume, owner, created, region } = row;
-        Self { name, volume, owner, created, region }
+        Self { name, volume, owner, created, region, sealed: false }
     }
 }
 
@@ -59,7 +61,7 @@ impl Bucket {
     /// A volume without its name, for work on its segments: repair, compaction, garbage.
     pub fn of_volume(volume: VolumeId) -> Self {
         let (name, region) = (String::new(), String::new());
-        Self { name, volume, owner: UserId(String::new()), created: Wall(0), region }
+        Self { name, volume, owner: UserId(String::new()), created: Wall(0), region, sealed: false }
     }
 }
 
@@ -186,6 +188,25 @@ impl Client {
         Ok(Arc::new(made?.into()))
     }
 
+    /// Makes a bucket whose keys are its owner's alone; `of` says what of the number that it gets.
+    pub async fn create_sealed(
+        &self,
+        name: &str,
+        owner: &UserId,
+        of: impl Fn(VolumeId) -> SealedVolume + Send,
+    ) -> Result<Arc<Bucket>, Error> {
+        let new = NewBucket { name: name.into(), owner: owner.clone(), region: String::new(), wrapped_key: Vec::new() };
+        let now = self.core().env.clock.wall();
+        let rule = move |view: &dyn View| {
+            let (mut batch, made) = catalog::create_bucket(view, &new, now)?;
+            batch.puts.extend(catalog::put_sealed_volume(&of(made.volume)).puts);
+            Ok((batch, made))
+        };
+        let made = self.core().system.execute(rule).await;
+        self.forget_buckets();
+        Ok(Arc::new(Bucket { sealed: true, ..Bucket::from(made?) }))
+    }
+
     /// Removes an empty bucket: first its volume is closed, so that nothing can come any more.
     pub async fn delete_bucket(&self, name: &str) -> Result<(), Error> {
         self.remove_bucket(name, Command::Close).await
@@ -237,9 +258,13 @@ impl Client {
             return Ok(Some(bucket.clone()));
         }
         let epoch = self.0.buckets_epoch.load(Ordering::SeqCst);
-        let row = self.row(|view| catalog::bucket(view, name)).await?;
-        let Some(row) = row else { return Ok(None) };
-        let bucket = Arc::new(Bucket::from(row));
+        let both = |view: &dyn View| {
+            let Some(row) = catalog::bucket(view, name)? else { return Ok(None) };
+            let sealed = catalog::sealed_volume(view, row.volume)?.is_some();
+            Ok(Some((row, sealed)))
+        };
+        let Some((row, sealed)) = self.row(both).await? else { return Ok(None) };
+        let bucket = Arc::new(Bucket { sealed, ..Bucket::from(row) });
         let mut kept = self.0.buckets.write().unwrap_or_else(PoisonError::into_inner);
         if self.0.buckets_epoch.load(Ordering::SeqCst) == epoch {
             if kept.len() >= BUCKETS_KEPT_MAX {

@@ -7,7 +7,7 @@
 //! out, hedged and decoded), [`offline`] (the same with no metadata), [`access`] (by whose keys), [`header`] and
 //! [`layout`] (what lies on drives), [`drives`] and `map` (where), [`shard`] (the metadata, wherever it
 //! is led), `registry` (what is written but not yet committed), `keep` ([`repair`], `verify`, [`compact`]),
-//! [`changes`] (what is committed, for a kit).
+//! [`changes`] (what is committed, for a kit), [`pieces`] and [`guest`] (what is asked over the network).
 //! docs/formats/segments.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -18,9 +18,11 @@ pub mod compact;
 pub mod drives;
 pub mod error;
 pub mod findings;
+pub mod guest;
 pub mod header;
 pub mod layout;
 pub mod offline;
+pub mod pieces;
 pub mod read;
 mod recode;
 pub mod repair;
@@ -49,7 +51,7 @@ pub use compact::Compacted;
 pub use drives::{DriveState, Drives, Holder, HolderWriter};
 pub use error::Error;
 pub use findings::{Fault, Finding};
-pub use map::POLICY_SETTING;
+pub use map::{POLICY_SETTING, touch_map};
 pub use offline::Offline;
 pub use read::ReadStream;
 pub use registry::UNCOMMITTED_MAX;

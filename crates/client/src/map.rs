@@ -17,6 +17,14 @@ const PAGE: usize = 1024;
 /// The setting of the cluster, and of a volume, that names the policy of new segments.
 pub const POLICY_SETTING: &str = "policy";
 
+/// Reads what a client keeps of the catalog to place segments, and nothing else: over a view that records it.
+///
+/// # Errors
+/// If the rows can't be read.
+pub fn touch_map(view: &dyn View) -> Result<(), Error> {
+    Map::load(view).map(drop)
+}
+
 /// One policy and its groups.
 pub(crate) struct Policy {
     pub row: PolicyRow,

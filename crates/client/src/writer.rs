@@ -43,6 +43,7 @@ pub struct Writer {
     access: Access,
     name: String,
     part: Option<Part>,
+    never_inline: bool,
     size: u64,
     small: Vec<Bytes>,
     /// Bytes of tiny writes, gathered.
@@ -61,12 +62,12 @@ impl Writer {
         len: Option<u64>,
         access: Access,
     ) -> Self {
-        let (part, size, large, broken) = (None, 0, None, false);
+        let (part, size, large, broken, never_inline) = (None, 0, None, false, false);
         let (name, small, tail) = match &access {
             Access::Volume => Default::default(),
             Access::File { path, .. } => (path.clone(), Vec::new(), Vec::new()),
         };
-        Self { core, registry, packs, volume, len, access, name, part, size, small, tail, large, broken }
+        Self { core, registry, packs, volume, len, access, name, part, never_inline, size, small, tail, large, broken }
     }
 
     /// The key that the bytes are written for: kept, sealed, beside them, so that they can be named
@@ -82,6 +83,12 @@ impl Writer {
     /// again when all metadata is lost. So they are never inline, however few.
     pub fn part(mut self, upload: UploadId, number: u16) -> Self {
         self.part = Some(Part { upload: upload.0, number });
+        self
+    }
+
+    /// However few the bytes are, they go into pieces, and not into the metadata: then pieces alone give them back.
+    pub fn never_inline(mut self) -> Self {
+        self.never_inline = true;
         self
     }
 
@@ -149,7 +156,7 @@ impl Writer {
         let size = self.size;
         let body = match self.large.take() {
             Some(large) => Body::Segments(large.finish(&self.registry).await?),
-            None if size == 0 || (size <= INLINE_BYTES_MAX as u64 && self.part.is_none()) => {
+            None if size == 0 || (size <= INLINE_BYTES_MAX as u64 && self.part.is_none() && !self.never_inline) => {
                 Body::Inline(self.access.seal_inline(&self.core, self.small.concat()))
             }
             None => self.pack().await?,

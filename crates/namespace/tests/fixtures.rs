@@ -114,6 +114,9 @@ fixtures! {
         region: "eu".into(),
     };
     catalog_volume_key_v1: VolumeKeyRow { volume: VolumeId(5), wrapped: vec![9; 48] };
+    catalog_sealed_volume_v1: catalog::SealedVolume {
+        volume: VolumeId(5), public: [1; 32], check: [2; 16], grant_key: [3; 32], epoch: 4,
+    };
     catalog_dead_volume_v1: DeadVolume { volume: VolumeId(5), deleted: Wall(6) };
     catalog_user_v1: User { id: UserId("u".into()), display: "Ü".into(), email: Some("u@example.org".into()) };
     catalog_access_key_v1: AccessKey {

@@ -46,7 +46,7 @@ pub use error::{Error, Result};
 pub use gate::{Plan, Trailed, Verb};
 pub use node::Node;
 pub use owners::drill::Drilled;
-pub use owners::{HolderShown, KitShown};
+pub use owners::{HolderShown, KitShown, VolumeShown, VolumeWish};
 pub use proof::{Proof, Safety};
 pub use recover::{Recovery, recover};
 pub use settings::{Settings, Started};

@@ -110,6 +110,10 @@ impl Inner {
             if is_busy || !self.leads_volumes() || !self.all_have_room()? {
                 return Ok(());
             }
+            // Only their owner can seal anew what an end-to-end volume holds.
+            if self.is_sealed(volume)? {
+                continue;
+            }
             let Ok(policy) = self.client.policy_of(volume).await else { continue };
             let seen = since.entry(volume).or_insert(Seen::new(policy, now));
             if seen.policy != policy {

@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::fleet::{Mounted, lock};
 use crate::heal::Home;
 use crate::node::{Inner, Node, PAGE};
+use crate::owners::guests::UNCOMMITTED_MAX;
 use crate::pass::Ask;
 
 /// Each kind of work is done about this often.
@@ -123,7 +124,9 @@ impl Inner {
                     namespace::read::packs_by_live_share(view, volume, PACK_SIXTEENTHS, young, PACKS_MAX)
                 })
                 .await?;
-            for pack in packs {
+            // Only their owner can seal the objects of a pack anew.
+            let is_sealed = self.is_sealed(volume)?;
+            for pack in packs.into_iter().filter(|_| !is_sealed) {
                 if let Err(error) = self.client.compact_pack(volume, pack.segment).await {
                     tracing::info!(pack = %pack.segment, %error, "failed to empty a pack: trying again later");
                 }
@@ -333,6 +336,9 @@ impl Inner {
         // Nobody may be writing them; asked in this order, what is committed in between is seen in the rows.
         let mut stale = Vec::new();
         for (piece, header) in nameless {
+            if self.may_be_a_guests(&header)? {
+                continue;
+            }
             if !self.is_fresh(piece.segment).await {
                 stale.push((piece, header));
             }
@@ -340,6 +346,12 @@ impl Inner {
         let named = self.in_use(&stale).await?;
         orphans.extend(stale.into_iter().zip(named).filter(|(_, named)| !named).map(|((piece, _), _)| piece));
         Ok(orphans)
+    }
+
+    /// Whether a guest may be writing the segment still: who can't be asked gets time.
+    fn may_be_a_guests(&self, header: &PieceHeader) -> Result<bool> {
+        let age = self.env.clock.wall().0.saturating_sub(header.written.0);
+        Ok(self.is_sealed(header.volume)? && age < UNCOMMITTED_MAX.as_millis() as u64)
     }
 
     /// Whether rows name the segments of these pieces.

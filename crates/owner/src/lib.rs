@@ -1,19 +1,27 @@
 //! What somebody can do who has nothing but words and the addresses of some nodes: find who is there, list what is stored,
-//! read it. No director is asked, none needs to be alive.
+//! read it: no director is asked, none needs to be alive. And what the owner of an end-to-end volume can do while all is well: [`Volume`].
 //!
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
-//! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes).
+//! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
+//! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`kits`] (the kit of
+//! such a volume, kept by its clients).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod holder;
+pub mod kits;
 pub mod names;
 pub mod reach;
 pub mod restore;
 pub mod survey;
+pub mod volume;
+
+mod directors;
+mod drive;
 
 pub use reach::Reach;
 pub use restore::{Restored, restore};
-pub use survey::{Keys, Survey, Volume, survey};
+pub use survey::{Keys, Survey, survey};
+pub use volume::{Attributes, Entry, Key, Upload, Volume};
 
 use base::{Kind, Kinded};
 
@@ -29,6 +37,12 @@ pub enum Error {
     /// Reading.
     #[error(transparent)]
     Client(#[from] client::Error),
+    /// A grant.
+    #[error(transparent)]
+    Grant(#[from] grant::Error),
+    /// What a grant doesn't allow.
+    #[error("the grant: {0}")]
+    Refused(grant::Refusal),
     /// A kit.
     #[error(transparent)]
     Kit(#[from] kit::Error),
@@ -48,6 +62,8 @@ impl Kinded for Error {
             Error::Nobody(_) => Kind::Unreachable,
             Error::Transport(error) => error.kind(),
             Error::Client(error) => error.kind(),
+            Error::Grant(error) => error.kind(),
+            Error::Refused(error) => error.kind(),
             Error::Kit(error) => error.kind(),
             Error::File { .. } => Kind::Invalid,
         }

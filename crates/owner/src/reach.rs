@@ -48,13 +48,22 @@ impl Reach {
     /// # Errors
     /// [`Error::Nobody`] if none answers.
     pub async fn open(env: Env, key: SigningKey, addresses: &[SocketAddr]) -> Result<Self> {
+        Self::open_with(env, key, Vec::new(), addresses).await
+    }
+
+    /// The same for who comes with a pass: a ticket, or a grant's claim.
+    ///
+    /// # Errors
+    /// [`Error::Nobody`] if none answers.
+    pub async fn open_with(env: Env, key: SigningKey, pass: Vec<u8>, addresses: &[SocketAddr]) -> Result<Self> {
         let (key, settings) = (Arc::new(key), Settings::default());
         let carrier: Arc<dyn Carrier> = Arc::new(TcpCarrier::new(env.clone(), key.clone(), settings.connect)?);
         let book: Arc<Book> = Arc::default();
         let endpoint =
-            Endpoint::guest(env.clone(), settings.clone(), carrier.clone(), key, Vec::new(), book.clone()).await?;
+            Endpoint::guest(env.clone(), settings.clone(), carrier.clone(), key, pass.clone(), book.clone()).await?;
         let mut reach = Self { env, endpoint, nodes: BTreeMap::new(), silent: Vec::new() };
-        let met = join_all(addresses.iter().map(|address| meet(&reach.env, &settings, &carrier, &[], *address))).await;
+        let met =
+            join_all(addresses.iter().map(|address| meet(&reach.env, &settings, &carrier, &pass, *address))).await;
         for (address, met) in addresses.iter().zip(met) {
             match met {
                 Ok((node, key)) => {
@@ -127,8 +136,19 @@ impl Reach {
 
 /// Asks a node; the answer with its body.
 pub(crate) async fn told(endpoint: &Endpoint, node: NodeId, ask: Ask, class: Class) -> Result<(Told, Bytes)> {
+    told_with(endpoint, node, ask, class, Bytes::new()).await
+}
+
+/// The same with bytes that go along.
+pub(crate) async fn told_with(
+    endpoint: &Endpoint,
+    node: NodeId,
+    ask: Ask,
+    class: Class,
+    body: Bytes,
+) -> Result<(Told, Bytes)> {
     let question = Question { ticket: None, ask };
-    let call = Call::new(ServiceId(SERVICE), class, question.encode()).with_timeout(LIMIT);
+    let call = Call::new(ServiceId(SERVICE), class, question.encode()).with_body(body).with_timeout(LIMIT);
     let reply = endpoint.call(node, call).await?;
     let told = reply.decode()?;
     Ok((told, reply.body.collect(BODY_MAX).await?))

@@ -11,7 +11,7 @@ use kit::rescue::Recovered;
 
 use crate::names::Names;
 use crate::reach::Reach;
-use crate::survey::{Keys, Survey, Volume};
+use crate::survey::{Keys, Survey, Surveyed};
 use crate::{Error, Result, holder};
 
 /// What became of it.
@@ -43,7 +43,7 @@ pub struct Wanted {
 }
 
 /// The folder of a volume.
-pub fn folder_of(volume: &Volume) -> String {
+pub fn folder_of(volume: &Surveyed) -> String {
     volume.name.clone().unwrap_or_else(|| format!("volume-{}", volume.id.0))
 }
 

@@ -50,7 +50,7 @@ impl Keys {
 }
 
 /// One volume, as far as it was found.
-pub struct Volume {
+pub struct Surveyed {
     /// Its number.
     pub id: VolumeId,
     /// Its bucket's name, if a kit says it.
@@ -66,7 +66,7 @@ pub struct Volume {
 /// What was found.
 pub struct Survey {
     /// Volumes that have something, by number.
-    pub volumes: Vec<Volume>,
+    pub volumes: Vec<Surveyed>,
     /// Headers of pieces that were read.
     pub headers: u64,
     /// Nodes that could not be read to their end, and why.
@@ -185,7 +185,7 @@ pub async fn survey(reach: &Reach, keys: Keys, mut told: impl FnMut(Progress)) -
         let paths = matches!(keys, Keys::Volume(_)).then_some(&top);
         let report = rescue.finish(state, paths);
         let kit = state.map(|state| state.position().at);
-        volumes.push(Volume { id, name: names.get(&id).cloned(), kit, bad_kits, report });
+        volumes.push(Surveyed { id, name: names.get(&id).cloned(), kit, bad_kits, report });
     }
     Ok(Survey { volumes, headers, broken, keys })
 }

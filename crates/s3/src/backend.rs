@@ -79,6 +79,10 @@ pub trait Backend: Send + Sync + 'static {
     async fn delete_bucket(&self, bucket: &Bucket) -> Result<()>;
     /// The bucket of this name.
     async fn bucket(&self, name: &str) -> Result<Option<Bucket>>;
+    /// Whether the bucket's keys are with its owner alone, so that nobody here can read or write it.
+    async fn is_sealed(&self, _bucket: &Bucket) -> Result<bool> {
+        Ok(false)
+    }
     /// An owner's buckets by name, those that begin with `prefix` and sort after `after`.
     async fn buckets(&self, owner: &UserId, prefix: &str, after: &str, limit: usize) -> Result<Vec<Bucket>>;
     /// An access key, maybe a disabled one.

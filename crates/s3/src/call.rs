@@ -38,6 +38,9 @@ pub mod config {
     pub const TAGS: &str = "s3.tags";
 }
 
+/// What is said of an end-to-end volume.
+const SEALED: &str = "this is an end-to-end volume: its keys are with its owner alone, so S3 can't serve it; use `abide ls` and `abide cp` on a machine that has its words or a grant";
+
 /// One request.
 pub struct Call {
     /// The face that serves it.
@@ -92,9 +95,14 @@ impl Call {
     pub async fn bucket_named(&self, name: &str, expected: &str) -> Result<Bucket> {
         let bucket = self.backend().bucket(name).await?.ok_or(Code::NoSuchBucket)?;
         match self.header(expected) {
-            Some(owner) if owner != bucket.owner.0 => Err(Code::AccessDenied.into()),
-            _ => Ok(bucket),
+            Some(owner) if owner != bucket.owner.0 => return Err(Code::AccessDenied.into()),
+            _ => {}
         }
+        // An empty one can be removed: that takes no key.
+        if self.operation != Operation::DeleteBucket && self.backend().is_sealed(&bucket).await? {
+            return Err(Error::new(Code::AccessDenied, SEALED));
+        }
+        Ok(bucket)
     }
 
     /// Looks a version up for a reader. A delete marker is 404 with S3's headers if it is the

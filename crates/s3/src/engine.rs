@@ -33,7 +33,7 @@ impl From<client::Error> for Error {
 }
 
 fn shown(bucket: &client::Bucket) -> Bucket {
-    let client::Bucket { name, volume, owner, created, region } = bucket.clone();
+    let client::Bucket { name, volume, owner, created, region, .. } = bucket.clone();
     Bucket { name, volume, owner, created, region }
 }
 
@@ -72,6 +72,10 @@ impl Backend for Engine {
 
     async fn bucket(&self, name: &str) -> Result<Option<Bucket>> {
         Ok(self.0.bucket(name).await?.map(|bucket| shown(&bucket)))
+    }
+
+    async fn is_sealed(&self, bucket: &Bucket) -> Result<bool> {
+        Ok(self.0.bucket(&bucket.name).await?.is_some_and(|bucket| bucket.sealed))
     }
 
     async fn buckets(&self, owner: &UserId, prefix: &str, after: &str, limit: usize) -> Result<Vec<Bucket>> {

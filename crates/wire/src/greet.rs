@@ -18,7 +18,7 @@ pub const VERSIONS: RangeInclusive<u16> = 1..=1;
 pub const GREETING_BYTES_MAX: u32 = 4096;
 const CERTIFICATE_BYTES_MAX: usize = 512;
 /// Bytes of what a guest shows at the most.
-pub const PASS_BYTES_MAX: usize = 1024;
+pub const PASS_BYTES_MAX: usize = 3072;
 /// Bytes of a [`proof`].
 pub const PROOF_BYTES: usize = 32;
 

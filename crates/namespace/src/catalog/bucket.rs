@@ -254,7 +254,7 @@ pub fn dead_volumes(view: &dyn View, after: Option<VolumeId>, limit: usize) -> R
 pub fn forget_volume(view: &dyn View, volume: VolumeId) -> Result<Batch, Error> {
     let mut batch = Batch::default();
     if view.get(&keys::dead_volume(volume))?.is_some() {
-        batch.del(keys::dead_volume(volume)).del(keys::volume_key(volume));
+        batch.del(keys::dead_volume(volume)).del(keys::volume_key(volume)).del(keys::sealed_volume(volume));
     }
     Ok(batch)
 }

@@ -17,6 +17,7 @@ pub(super) const USER: &[u8] = b"u";
 pub(super) const NEXT_VOLUME: &[u8] = b"v";
 pub(super) const DEAD_VOLUME: &[u8] = b"x";
 pub(super) const DELETED_BUCKET: &[u8] = b"y";
+pub(super) const SEALED_VOLUME: &[u8] = b"z";
 
 /// A bucket: its name.
 pub(super) fn bucket(name: &str) -> Vec<u8> {
@@ -81,6 +82,10 @@ pub(super) fn user(id: &UserId) -> Vec<u8> {
 
 pub(super) fn volume_key(volume: VolumeId) -> Vec<u8> {
     [b"w".as_slice(), &volume.0.to_be_bytes()].concat()
+}
+
+pub(super) fn sealed_volume(volume: VolumeId) -> Vec<u8> {
+    [SEALED_VOLUME, &volume.0.to_be_bytes()].concat()
 }
 
 pub(super) fn dead_volume(volume: VolumeId) -> Vec<u8> {

@@ -48,6 +48,7 @@ use wire::Trust;
 use crate::error::Result;
 use crate::members::{Tokens, Turns};
 use crate::node::Inner;
+use crate::owners::guests::GuestService;
 use crate::owners::service::{OWNERS, OwnerDoor, OwnerService};
 use crate::remote::{Limits, PIECES, PieceService, Remotes, ServiceLimits};
 use courier::{LIVENESS, LivenessService, Post};
@@ -205,7 +206,9 @@ impl Cluster {
         self.fresh.set(inner.client.clone());
         self.summary.set(inner);
         self.owners.set(inner);
-        self.endpoint.welcome(Arc::new(OwnerDoor::new(self.owners.clone())));
+        let guests: Arc<GuestService> = Arc::default();
+        guests.set(inner);
+        self.endpoint.welcome(Arc::new(OwnerDoor::new(self.owners.clone(), guests)));
         self.users.set(inner);
         self.groups.set(inner);
         self.keys.set(inner);

@@ -18,7 +18,7 @@ use crate::fleet::lock;
 use crate::node::{Inner, Node, VOLUMES};
 
 /// The word, on the wire: the head of the call is a [`Word`], the head of the answer one byte, 1 if work is being done.
-pub const USERS: ServiceId = ServiceId(26);
+pub const USERS: ServiceId = ServiceId(27);
 
 /// How long an answer may take: the next word comes in a second.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -172,8 +172,14 @@ impl Inner {
 
     /// The volumes of a shard that have a bucket.
     fn volumes_of(&self, shard: u32) -> Result<BTreeSet<VolumeId>> {
-        let volumes = self.volumes_of_buckets()?.into_iter().map(|(volume, _)| volume);
-        Ok(volumes.filter(|volume| catalog::shard_of(*volume) == shard).collect())
+        // The kit of an end-to-end volume is its clients' affair: it takes the volume's keys.
+        let mut volumes = BTreeSet::new();
+        for (volume, _) in self.volumes_of_buckets()? {
+            if catalog::shard_of(volume) == shard && !self.is_sealed(volume)? {
+                volumes.insert(volume);
+            }
+        }
+        Ok(volumes)
     }
 
     fn town(&self) -> Result<Town> {

@@ -1,14 +1,17 @@
 //! What this node does for owners of volumes, who may be all that is left: nobody leads, no director is there.
 //!
 //! [`shelves`] keeps copies of kits on the drives; [`keeper`] makes them of what the shards say that this node leads,
-//! and brings them to their holders; [`spare`] reads by them when nobody leads; [`drill`] proves now and then that this would do; [`service`] answers owners: by the key that their connection shows, or by their ticket.
-//! design/0012 says why.
+//! and brings them to their holders; [`spare`] reads by them when nobody leads; [`drill`] proves now and then that this would do; [`guests`] answers
+//! those who use an end-to-end volume, [`volumes`] makes one; [`service`] answers owners: by the key that their connection shows, or by their ticket.
+//! design/0012 and 0014 say why.
 
 pub(crate) mod drill;
+pub(crate) mod guests;
 pub(crate) mod keeper;
 pub(crate) mod service;
 pub(crate) mod shelves;
 pub(crate) mod spare;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -23,6 +26,7 @@ use crate::error::Result;
 use crate::fleet::lock;
 use crate::node::{Inner, Node};
 use shelves::Shelves;
+pub use volumes::{VolumeShown, VolumeWish};
 
 /// The buckets' names and numbers are kept as a volume of this number, which no bucket has: one inline object each, which is the
 /// volume's number.
@@ -35,6 +39,8 @@ pub(crate) struct Owners {
     pub shelves: Shelves,
     /// Public keys of the volumes that this node has the keys of.
     known: Mutex<BTreeMap<VolumeId, PublicKey>>,
+    /// End-to-end volumes.
+    pub sealed: guests::Sealed,
     pub meter: Mutex<Meter>,
     /// Bytes of pieces that were served to owners and their guests.
     pub served: AtomicU64,
@@ -44,8 +50,8 @@ pub(crate) struct Owners {
 
 impl Owners {
     pub fn new(env: env::Env) -> Self {
-        let (known, meter, served, kept) = Default::default();
-        Self { shelves: Shelves::new(env), known, meter, served, kept }
+        let (known, sealed, meter, served, kept) = Default::default();
+        Self { shelves: Shelves::new(env), known, sealed, meter, served, kept }
     }
 }
 
@@ -70,13 +76,18 @@ impl Inner {
 
     /// Whether something of this owner may be here.
     pub fn knows_owner(&self, key: &PublicKey) -> bool {
-        lock(&self.owners.known).values().any(|known| known == key) || self.owners.shelves.has(key)
+        let is_known = lock(&self.owners.known).values().any(|known| known == key);
+        is_known || self.owners.shelves.has(key) || self.sealed_of(key).is_some()
     }
 
     /// Knows the owners of all volumes of the catalog.
     pub fn learn_owners(&self) {
+        // What isn't there yet is read when it is asked for.
+        let _ = self.learn_sealed();
         for volume in self.volumes().unwrap_or_default() {
-            self.owner_of(volume);
+            if !self.is_sealed(volume).unwrap_or(false) {
+                self.owner_of(volume);
+            }
         }
         self.owner_of(CATALOG);
     }

@@ -22,7 +22,7 @@ use client::header::PieceHeader;
 use codec::Versioned;
 use crypt::PublicKey;
 use env::BoxFuture;
-use grant::Ticket;
+use grant::{Claim, Ticket};
 use kit::ask::{Ask, BYTES_MAX, Place, Question, SERVICE, Told};
 use kit::spread::{PARCEL_BYTES_MAX, Parcel};
 use namespace::catalog::{self, NodeState};
@@ -30,6 +30,7 @@ use piecestore::{Cursor, PieceStore};
 use tokio::sync::Semaphore;
 use transport::{Body, Caller, Fault, Guests, Request, Response, Service, ServiceId, Services};
 
+use super::guests::{self, GuestService};
 use crate::fleet::lock;
 use crate::node::Inner;
 
@@ -145,8 +146,10 @@ pub(crate) struct OwnerDoor {
 }
 
 impl OwnerDoor {
-    pub fn new(service: Arc<OwnerService>) -> Self {
-        let services = BTreeMap::from([(OWNERS, service.clone() as Arc<dyn Service>)]);
+    pub fn new(service: Arc<OwnerService>, guests: Arc<GuestService>) -> Self {
+        let mut services = BTreeMap::from([(OWNERS, service.clone() as Arc<dyn Service>)]);
+        services.insert(guests::PIECES, Arc::new(guests::Pieces(guests.clone())));
+        services.insert(guests::METADATA, guests);
         Self { service, services }
     }
 }
@@ -158,6 +161,9 @@ impl Guests for OwnerDoor {
             return true;
         }
         // The owner is known before a signature is checked: strangers cost nothing.
+        if let Ok(claim) = Claim::decode(pass) {
+            return inner.admits_claim(&claim);
+        }
         let known = Ticket::decode(pass).ok().filter(|ticket| inner.knows_owner(&ticket.volume));
         known.is_some_and(|ticket| ticket.is_genuine(inner.env.clock.wall()))
     }

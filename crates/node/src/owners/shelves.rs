@@ -290,7 +290,7 @@ mod tests {
             shelves.take(home.path(), parcel).await.unwrap();
         }
         let path = copy_path(&home.path().join(DIR), &Label::of(&log));
-        std::fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+        env.disk.open(&path, Open::Write).unwrap().set_len(bytes.len() as u64 - 1).unwrap();
         let again = Shelves::new(env.clone());
         again.add_drive(home.path()).await.unwrap();
         assert!(again.labels(None).await.is_empty());

@@ -13,7 +13,7 @@
 //!    revoked, nothing of it becomes durable any more, in whatever order frames arrive.
 //! 4. What is wrong with the way to a drive is never told as the absence of a piece.
 
-pub mod message;
+pub use client::pieces as message;
 
 mod drive;
 mod outgoing;

@@ -12,7 +12,7 @@ use piecestore::{Cursor, PieceStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use transport::{Body, BodySource, Caller, Fault, Request, Response, Service};
 
-use super::message::{self, Ask, DriveHealth, Info, Part, READ_STRETCH_BYTES, State, Told};
+use super::message::{self, Ask, DriveHealth, Info, Part, READ_STRETCH_BYTES, State, Told, WriteId};
 use super::writes::{Writes, fault};
 
 /// Sweeping is this often.
@@ -75,6 +75,9 @@ pub struct PieceService {
 
 type Answer = Result<Response, Fault>;
 
+/// Says whether a piece with this header may be kept.
+pub(crate) type Check<'a> = dyn Fn(&Bytes) -> Result<(), Fault> + Send + Sync + 'a;
+
 impl PieceService {
     /// For no drive yet.
     pub fn new(env: Env, limits: ServiceLimits) -> Arc<Self> {
@@ -106,6 +109,17 @@ impl PieceService {
         self.writes.open()
     }
 
+    /// The header of a piece on a drive of this node.
+    pub(crate) async fn header_of(&self, drive: DriveId, piece: PieceId) -> Result<Bytes, Fault> {
+        self.store(drive)?.header(piece).await.map_err(|error| fault(&error))
+    }
+
+    /// Whether the piece is there, and not by this write.
+    pub(crate) async fn is_foreign(&self, drive: DriveId, piece: PieceId, write: WriteId) -> Result<bool, Fault> {
+        let is_there = self.store(drive)?.contains(piece).await.map_err(|error| fault(&error))?;
+        Ok(is_there && !self.writes.is_done(write))
+    }
+
     fn store(&self, drive: DriveId) -> Result<Arc<PieceStore>, Fault> {
         let store = self.stores.read().unwrap_or_else(PoisonError::into_inner).get(&drive).cloned();
         // Not `Missing`: that its drive is elsewhere doesn't say that a piece is lost.
@@ -135,9 +149,14 @@ impl PieceService {
         // What a later release asks can be had from others: nothing is wrong with the piece.
         let unknown = |error| Fault::new(Kind::Unreachable, format!("this node doesn't know what is asked: {error}"));
         let ask = Ask::decode(&request.head).map_err(unknown)?;
+        self.serve(caller, ask, request.body, &|_| Ok(())).await
+    }
+
+    /// Does what is asked; of a piece that is written, if its header passes the check.
+    pub(crate) async fn serve(&self, caller: Caller, ask: Ask, body: Body, check: &Check<'_>) -> Answer {
         let _turn = self.permits(&self.calls, 1).await?;
         match ask {
-            Ask::Put(drive, part) => self.put(caller, drive, part, request.body).await,
+            Ask::Put(drive, part) => self.put(caller, drive, part, body, check).await,
             Ask::Read(drive, piece, offset, len) => self.read(drive, piece, offset, len).await,
             Ask::Header(drive, piece) => {
                 let header = self.store(drive)?.header(piece).await.map_err(|error| fault(&error))?;
@@ -145,7 +164,7 @@ impl PieceService {
             }
             Ask::Stat(drive, piece) => {
                 let info = self.store(drive)?.stat(piece).await.map_err(|error| fault(&error))?;
-                told(&Told::Stat(info.into()))
+                told(&Told::Stat(told_of(info)))
             }
             Ask::Contains(drive, pieces) => {
                 let store = self.store(drive)?;
@@ -166,14 +185,14 @@ impl PieceService {
             Ask::List(drive, from, limit) => {
                 let listed = self.store(drive)?.list(Some(Cursor::from_u64(from)), limit as usize).await;
                 let (pieces, next) = listed.map_err(|error| fault(&error))?;
-                let pieces = pieces.into_iter().map(|(piece, info)| (piece, info.into())).collect();
+                let pieces = pieces.into_iter().map(|(piece, info)| (piece, told_of(info))).collect();
                 told(&Told::List(pieces, next.map(Cursor::to_u64)))
             }
             Ask::Health(drives) => told(&Told::Health(self.health(drives))),
         }
     }
 
-    async fn put(&self, caller: Caller, drive: DriveId, part: Part, mut body: Body) -> Answer {
+    async fn put(&self, caller: Caller, drive: DriveId, part: Part, mut body: Body, check: &Check<'_>) -> Answer {
         let store = self.store(drive)?;
         let header_len = part.header.map_or(0, |(len, _)| len);
         let len = u64::from(part.len) + u64::from(header_len);
@@ -200,6 +219,7 @@ impl PieceService {
                 if codec::crc64(&header) != sum {
                     return Err(changed());
                 }
+                check(&header)?;
                 Some(header)
             }
             None => None,
@@ -296,10 +316,8 @@ impl BodySource for Sending {
     }
 }
 
-impl From<piecestore::PieceInfo> for Info {
-    fn from(info: piecestore::PieceInfo) -> Self {
-        Self { len: info.len, cell_bytes: info.cell_bytes, expiry: info.expiry }
-    }
+fn told_of(info: piecestore::PieceInfo) -> Info {
+    Info { len: info.len, cell_bytes: info.cell_bytes, expiry: info.expiry }
 }
 
 /// Until the service is dropped.

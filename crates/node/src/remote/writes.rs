@@ -110,6 +110,11 @@ impl Writes {
         self.lock().open.len()
     }
 
+    /// Whether the write ended a moment ago, and its piece is durable.
+    pub fn is_done(&self, id: WriteId) -> bool {
+        self.lock().done.contains_key(&id)
+    }
+
     /// Takes one part; returns when it is with the drive, the last one when all is durable.
     pub async fn take(
         self: &Arc<Self>,

@@ -1,0 +1,484 @@
+//! `abide volume`, `abide grant`, `abide key test`: end-to-end volumes, whose keys are made in this process and never sent.
+
+use std::io::{BufRead, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use base::Wall;
+use crypt::{Share, VolumeRoot};
+use env::Env;
+use grant::{Grant, Head, Verb, Verbs};
+use owner::{Key, Volume};
+use serde_json::{Value, json};
+
+use crate::args::{GrantWhat, VolumeCommand};
+use crate::ask::Done;
+use crate::rescue::addresses;
+use crate::show::{Paint, paint, table, text};
+use crate::{control, up};
+
+const FILE_HEAD: &str = "abide volume key v1";
+/// Shares that are made, and how many of them it takes.
+const SHARES: (usize, usize) = (3, 2);
+/// Bytes of a file with a grant or a volume's key at the most.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// What this machine knows of an end-to-end volume: the root, and where nodes listen.
+pub struct Known {
+    pub root: VolumeRoot,
+    pub addresses: Vec<SocketAddr>,
+}
+
+fn file(home: &Path, name: &str) -> PathBuf {
+    home.join("volumes").join(format!("{name}.volume"))
+}
+
+/// A name that is a file's as well.
+fn check_name(name: &str) -> Result<(), String> {
+    namespace::catalog::check_bucket_name(name).map_err(|error| format!("{name:?}: {error}"))
+}
+
+/// Keeps the volume's root in the home, for its owner alone.
+pub fn keep(home: &Path, name: &str, known: &Known) -> Result<PathBuf, String> {
+    let path = file(home, name);
+    let failed = |error: std::io::Error| format!("write {}: {error}", path.display());
+    let folder = home.join("volumes");
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    let nodes: Vec<String> = known.addresses.iter().map(ToString::to_string).collect();
+    let check = base::ids::hex(&known.root.check());
+    let body = format!("{FILE_HEAD}\n{}\ncheck {check}\nnodes {}\n", known.root.words(), nodes.join(" "));
+    let part = folder.join(format!(".{name}.part"));
+    let _ = std::fs::remove_file(&part);
+    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
+    let done = made.and_then(|mut to| to.write_all(body.as_bytes()).and_then(|()| to.sync_all()));
+    done.and_then(|()| std::fs::rename(&part, &path)).map_err(failed)?;
+    Ok(path)
+}
+
+/// What this machine knows of the volume; nothing if it was never opened here.
+pub fn known(home: &Path, name: &str) -> Result<Option<Known>, String> {
+    check_name(name)?;
+    let path = file(home, name);
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("read {}: {error}", path.display())),
+    };
+    let wrong =
+        |why: &str| format!("{}: {why}: remove it and type the words again with `abide volume open`", path.display());
+    let mut lines = text.lines();
+    if lines.next() != Some(FILE_HEAD) {
+        return Err(wrong("it isn't a volume's key"));
+    }
+    let root = VolumeRoot::from_words(lines.next().unwrap_or_default()).map_err(|error| wrong(&error.to_string()))?;
+    let check = format!("check {}", base::ids::hex(&root.check()));
+    if lines.next() != Some(&check) {
+        return Err(wrong("its check line doesn't fit its words"));
+    }
+    let nodes = lines.next().and_then(|line| line.strip_prefix("nodes ")).unwrap_or_default();
+    Ok(Some(Known { root, addresses: nodes.split(' ').filter_map(|one| one.parse().ok()).collect() }))
+}
+
+/// What was typed, or is in a file: of a secret it must never be an argument.
+pub fn secret(path: &Path, what: &str) -> Result<String, String> {
+    let mut all = String::new();
+    let read = match path == Path::new("-") {
+        true => std::io::stdin().lock().take(FILE_BYTES_MAX).read_to_string(&mut all),
+        false => std::fs::File::open(path).and_then(|from| from.take(FILE_BYTES_MAX).read_to_string(&mut all)),
+    };
+    read.map_err(|error| format!("read the {what} from {}: {error}", path.display()))?;
+    Ok(all)
+}
+
+/// A volume's root, from words or shares on standard input.
+pub fn ask_root(shares: bool) -> Result<VolumeRoot, String> {
+    if !shares {
+        return VolumeRoot::from_words(&up::ask_words_of("the volume")?).map_err(|error| error.to_string());
+    }
+    eprintln!("type the shares, each of 30 words on a line of its own; then an empty line:");
+    let mut all: Vec<Share> = Vec::new();
+    for line in std::io::stdin().lock().lines() {
+        let line = line.map_err(|error| format!("read the shares: {error}"))?;
+        if line.trim().is_empty() {
+            break;
+        }
+        all.push(Share::from_words(&line, all.len() + 1).map_err(|error| error.to_string())?);
+        if all.len() >= usize::from(all[0].threshold()) {
+            break;
+        }
+    }
+    crypt::join(&all).map_err(|error| error.to_string())
+}
+
+/// How somebody comes to a volume.
+pub enum Way {
+    /// By the key that is kept here.
+    Owner(String),
+    /// By a grant.
+    Grant(Box<Grant>),
+}
+
+/// Opens it. Addresses that are given come first.
+pub async fn open(home: &Path, way: Way, from: &[String]) -> Result<Volume, String> {
+    let mut at = addresses(from)?;
+    let (key, hint) = match way {
+        Way::Owner(name) => {
+            let known = known(home, &name)?.ok_or_else(|| {
+                format!("no keys of a volume {name} are in {}: bring them with `abide volume open {name} --words --from HOST`", home.display())
+            })?;
+            at.extend(known.addresses);
+            (Key::Owner(known.root), "is one of its nodes running? name one with --from HOST:PORT")
+        }
+        Way::Grant(grant) => {
+            at.extend(grant.addresses.iter().copied());
+            (Key::Grant(grant), "the grant may have ended or been revoked, or no node of its store answers")
+        }
+    };
+    let until = match &key {
+        Key::Grant(grant) => grant.claim.until().filter(|until| *until <= now()),
+        Key::Owner(_) => None,
+    };
+    let opened = Volume::open(Env::real(), key, &at).await;
+    opened.map_err(|error| match until {
+        Some(until) => format!("{error}\nthe grant ended at {}: ask its owner for a new one", until.rfc3339()),
+        None => format!("{error}\n{hint}"),
+    })
+}
+
+/// Remembers where the volume's nodes listen now.
+pub async fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), String> {
+    // What was asked for is done: a kit that is behind says so, and fails nothing.
+    match volume.keep_kit(&home.join("kits")).await {
+        Ok(kept) => {
+            let behind = kept.into_iter().flat_map(|kept| kept.holders);
+            let behind: Vec<String> = behind.filter_map(|(node, why)| Some(format!("{node}: {}", why?))).collect();
+            if !behind.is_empty() {
+                eprintln!("some copies of the volume's kit are behind: {}", behind.join("; "));
+            }
+        }
+        Err(error) => eprintln!("the volume's kit is behind: {error}"),
+    }
+    let Some(known) = known(home, name)? else { return Ok(()) };
+    let now = listening(volume);
+    match now == known.addresses || now.is_empty() {
+        true => Ok(()),
+        false => keep(home, name, &Known { addresses: now, ..known }).map(drop),
+    }
+}
+
+fn listening(volume: &Volume) -> Vec<SocketAddr> {
+    let nodes = volume.reach().nodes().values();
+    nodes.filter_map(|node| node.addresses.first().copied()).take(grant::address::ADDRESSES_MAX).collect()
+}
+
+pub fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| format!("start threads: {error}"))
+}
+
+/// Does what needs chance or a network, with threads for it.
+pub fn entered<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let runtime = runtime()?;
+    let _entered = runtime.enter();
+    work()
+}
+
+fn now() -> Wall {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Wall(since.as_millis() as u64)
+}
+
+/// `abide volume …`.
+pub fn run(home: &Path, command: &VolumeCommand) -> Result<Done, String> {
+    match command {
+        VolumeCommand::Create { name, e2e: _, shares } => create(home, name, *shares),
+        VolumeCommand::Open { name, words: _, shares, from } => {
+            check_name(name)?;
+            let root = ask_root(*shares)?;
+            let at = addresses(from)?;
+            let volume = runtime()?.block_on(Volume::open(Env::real(), Key::Owner(root.clone()), &at));
+            let volume = volume.map_err(|error| {
+                format!("{error}\nthe words must be those of the volume, and an address that of a node of its store")
+            })?;
+            if volume.name() != name {
+                return Err(format!("these are the words of the volume {}: open it by that name", volume.name()));
+            }
+            let path = keep(home, name, &Known { root, addresses: listening(&volume) })?;
+            let shown =
+                format!("{name} is open on this machine: abide ls {name}:/\nits keys are in {}", path.display());
+            Ok(Done::good(json!({ "name": name, "file": path }), shown))
+        }
+        VolumeCommand::List => list(home),
+        VolumeCommand::Revoke { name } => {
+            let answer = control::ask(home, "POST", "/v1/volumes/revoke", &json!({ "name": name }));
+            let answer = answer.map_err(|error| error.to_string())?;
+            let shown = format!(
+                "no grant of {name} that was made before opens anything any more, within a second (epoch {}); what was read stays read",
+                text(&answer["epoch"])
+            );
+            Ok(Done::good(answer, shown))
+        }
+    }
+}
+
+fn create(home: &Path, name: &str, shares: bool) -> Result<Done, String> {
+    check_name(name)?;
+    if known(home, name)?.is_some() {
+        return Err(format!("the keys of a volume {name} are in {} already", home.display()));
+    }
+    let env = Env::real();
+    let root = VolumeRoot::new(env.random());
+    // Before anything is made: a volume without its keys would be worth nothing.
+    let path = keep(home, name, &Known { root: root.clone(), addresses: Vec::new() })?;
+    let wish = json!({
+        "name": name,
+        "public": root.signing_key().public().to_string(),
+        "check": base::ids::hex(&root.check()),
+        "grant_key": base::ids::hex(&root.grant_key()[..]),
+    });
+    let answer = match control::ask(home, "POST", "/v1/volumes/create", &wish) {
+        Ok(answer) => answer,
+        Err(error @ (control::Error::Refused { .. } | control::Error::NotRunning { .. })) => {
+            // Nothing was made, so nothing is lost with its keys.
+            let _ = std::fs::remove_file(&path);
+            return Err(error.to_string());
+        }
+        Err(error) => {
+            return Err(format!(
+                "{error}\nwhether the volume was made isn't known (see `abide volume list`); its keys are in {}",
+                path.display()
+            ));
+        }
+    };
+    let nodes = answer["addresses"].as_array().into_iter().flatten();
+    let addresses = nodes.filter_map(|one| one.as_str()?.parse().ok()).collect();
+    keep(home, name, &Known { root: root.clone(), addresses })?;
+    let shares: Vec<String> = match shares {
+        false => Vec::new(),
+        true => {
+            let all = crypt::split(&root, SHARES.1, SHARES.0, env.random()).map_err(|error| error.to_string())?;
+            all.iter().map(Share::words).collect()
+        }
+    };
+    let mut lines = vec![
+        paint(Paint::Bold, &format!("The volume {name} was made. Its key, as 24 words, is shown only now:")),
+        String::new(),
+        root.words(),
+        String::new(),
+        "Write them down and keep them away from this machine. Whoever has them reads everything in the volume; if they and the key file"
+            .into(),
+        "are lost, with all but one of the shares, everything in it is lost, and nobody can help.".into(),
+    ];
+    for (at, share) in shares.iter().enumerate() {
+        lines.push(format!("\nshare {} of {}, any {} give the key back:\n{share}", at + 1, SHARES.0, SHARES.1));
+    }
+    lines.push(format!("\nkey file   {}", path.display()));
+    lines.push(paint(Paint::Dim, &format!("next       abide key test {name}; abide cp -r ./FOLDER {name}:/FOLDER")));
+    let told = json!({
+        "name": name,
+        "volume": answer["volume"],
+        "public": answer["public"],
+        "words": root.words(),
+        "shares": shares,
+        "file": path,
+    });
+    Ok(Done::good(told, lines.join("\n")))
+}
+
+/// Volumes of the store that runs here, and those whose keys are here.
+fn list(home: &Path) -> Result<Done, String> {
+    let mut rows: Vec<Value> = match control::ask(home, "GET", "/v1/volumes", &Value::Null) {
+        Ok(answer) => answer.as_array().cloned().unwrap_or_default(),
+        Err(control::Error::NotRunning { .. }) => Vec::new(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let entries = std::fs::read_dir(home.join("volumes")).into_iter().flatten().filter_map(Result::ok);
+    let files = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = files.filter_map(|name| name.strip_suffix(".volume").map(str::to_owned)).collect();
+    names.sort();
+    for row in &mut rows {
+        row["keys_here"] = json!(row["name"].as_str().is_some_and(|name| names.iter().any(|one| one == name)));
+    }
+    for name in names {
+        if !rows.iter().any(|row| row["name"] == *name) {
+            rows.push(json!({ "name": name, "mode": "end-to-end", "keys_here": true }));
+        }
+    }
+    let cells = rows.iter().map(|row| {
+        let keys = if row["keys_here"] == true { "here" } else { "" };
+        vec![text(&row["name"]), text(&row["mode"]), keys.into(), row["public"].as_str().unwrap_or("").into()]
+    });
+    let shown = table(&["volume", "mode", "keys", "public key"], &cells.collect::<Vec<_>>());
+    Ok(Done::good(json!(rows), shown))
+}
+
+/// `abide key test VOLUME`.
+pub fn test(home: &Path, name: &str, shares: bool, from: &[String]) -> Result<Done, String> {
+    let root = ask_root(shares)?;
+    let check = match known(home, name)? {
+        Some(known) if from.is_empty() => known.root.check(),
+        known => {
+            let mut at = addresses(from)?;
+            at.extend(known.into_iter().flat_map(|known| known.addresses));
+            let opened = runtime()?.block_on(Volume::open(Env::real(), Key::Owner(root.clone()), &at));
+            let opened = opened.map_err(|error| {
+                format!("{error}\nno volume of these words is known where it was asked (name a node with --from HOST)")
+            })?;
+            if opened.name() != name {
+                return Err(format!("these are the words of the volume {}, not of {name}", opened.name()));
+            }
+            opened.about().check
+        }
+    };
+    root.prove(&check).map_err(|error| error.to_string())?;
+    let what = if shares { "shares" } else { "words" };
+    Ok(Done::good(json!({ "name": name, "opens": true }), paint(Paint::Green, &format!("these {what} open {name}"))))
+}
+
+/// `VOLUME:PATH`, or `:PATH` with a grant: the volume's name, and the path without a slash before it.
+pub fn place(what: &str) -> Option<(&str, &str)> {
+    let (name, path) = what.split_once(':')?;
+    (!name.contains('/')).then(|| (name, path.trim_start_matches('/')))
+}
+
+/// Who comes to the place that was named.
+pub fn way(name: &str, grant: Option<&Path>) -> Result<Way, String> {
+    match grant {
+        Some(file) => {
+            let grant = Grant::parse(&secret(file, "grant")?).map_err(|error| error.to_string())?;
+            Ok(Way::Grant(Box::new(grant)))
+        }
+        None if name.is_empty() => Err("a place is VOLUME:PATH, or :PATH with --grant FILE".into()),
+        None => Ok(Way::Owner(name.to_owned())),
+    }
+}
+
+/// `2027-01-01`, at midnight UTC, or `30d` from now.
+pub fn moment(text: &str) -> Result<Wall, String> {
+    let wrong = || format!("{text:?} is no time: write 2027-01-01 or 30d");
+    if let Ok(span) = crate::args::span(text) {
+        return Ok(now() + span);
+    }
+    let parts: Vec<u64> = text.split('-').map(|part| part.parse().map_err(|_| wrong())).collect::<Result<_, _>>()?;
+    match parts.as_slice() {
+        [year @ 1970..=9999, month @ 1..=12, day @ 1..=31] => {
+            let days = base::time::days(*year, *month, *day);
+            match base::time::civil(days) == (*year, *month, *day) {
+                true => Ok(Wall(days * 86_400_000)),
+                false => Err(wrong()),
+            }
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// `abide grant PLACE`.
+pub fn grant(home: &Path, what: &GrantWhat) -> Result<Done, String> {
+    let (name, path) = place(&what.place).ok_or_else(|| format!("{:?} is no VOLUME:PATH", what.place))?;
+    let until = what.until.as_deref().map(moment).transpose()?;
+    let given = way(name, what.grant.as_deref())?;
+    let parent = match &given {
+        Way::Grant(grant) => Some((**grant).clone()),
+        Way::Owner(_) => None,
+    };
+    let env = Env::real();
+    let (volume, path) = runtime()?.block_on(async {
+        let volume = open(home, given, &what.from).await?;
+        let path = kind_of(&volume, path).await?;
+        Ok::<_, String>((volume, path))
+    })?;
+    let salt = env.random();
+    let made = match (parent, known(home, volume.name())?) {
+        (Some(parent), _) => parent.narrow_to(&path, salt),
+        (None, Some(known)) => {
+            let about = volume.about();
+            let head = Head { number: about.number, volume: volume.public(), epoch: about.epoch, id: env.random() };
+            Grant::sealed(&known.root, head, &path, salt)
+        }
+        (None, None) => return Err(format!("no keys of {name} are here")),
+    };
+    let wanted = [
+        (what.read || !(what.write || what.delete), [Verb::Read, Verb::List].as_slice()),
+        (what.write, [Verb::Write].as_slice()),
+        (what.delete, [Verb::Delete].as_slice()),
+    ];
+    let verbs: Vec<Verb> = wanted.iter().filter(|(on, _)| *on).flat_map(|(_, verbs)| verbs.iter().copied()).collect();
+    let made = made.and_then(|grant| grant.only(Verbs::new(&verbs)));
+    let made = made.and_then(|grant| match until {
+        Some(until) => grant.until(until),
+        None => Ok(grant),
+    });
+    let made = made.map_err(|error| error.to_string())?.with_addresses(&listening(&volume));
+    let line = made.text().to_string();
+    let shown: Vec<String> = verbs.iter().map(ToString::to_string).collect();
+    eprintln!(
+        "whoever has this line may {} what is in {}:/{path}{}; keep it as you keep a key",
+        shown.join(", "),
+        volume.name(),
+        until.map_or_else(|| ", until it is revoked".into(), |until| format!(", until {}", until.rfc3339()))
+    );
+    let answer = json!({
+        "grant": line, "volume": volume.name(), "path": path, "verbs": shown, "until": until.map(Wall::rfc3339),
+    });
+    Ok(Done::good(answer, line))
+}
+
+/// The path as the volume has it: a folder's ends in `/`.
+pub async fn kind_of(volume: &Volume, path: &str) -> Result<String, String> {
+    if path.is_empty() || path.ends_with('/') {
+        return Ok(path.to_owned());
+    }
+    let missing = |error: &owner::Error| base::Kinded::kind(error) == base::Kind::Missing;
+    match volume.stat(path).await {
+        Ok(_) => return Ok(path.to_owned()),
+        Err(error) if missing(&error) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let folder = format!("{path}/");
+    match volume.list(&folder).await.map_err(|error| error.to_string())?.is_empty() {
+        true => Err(format!("nothing is at {}:/{path}", volume.name())),
+        false => Ok(folder),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_told_from_a_file() {
+        assert_eq!(place("family:/photos/a"), Some(("family", "photos/a")));
+        assert_eq!(place("family:photos"), Some(("family", "photos")));
+        assert_eq!(place("family:"), Some(("family", "")));
+        assert_eq!(place(":/x"), Some(("", "x")));
+        for file in ["photos", "./a:b", "/tmp/a:b", "."] {
+            assert_eq!(place(file), None, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_moment_is_a_day_or_a_span() {
+        assert_eq!(moment("2027-01-01").unwrap().rfc3339(), "2027-01-01T00:00:00.000Z");
+        assert!(moment("30d").is_ok());
+        for wrong in ["2027-02-30", "2027-13-01", "tomorrow", "", "2027-01", "1-1-1"] {
+            assert!(moment(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_key_file_comes_back_and_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let home = tempfile::tempdir().unwrap();
+        let root = VolumeRoot::new([7; 32]);
+        let addresses = vec!["192.0.2.1:9400".parse().unwrap()];
+        let path = keep(home.path(), "family", &Known { root: root.clone(), addresses: addresses.clone() }).unwrap();
+        let back = known(home.path(), "family").unwrap().unwrap();
+        assert_eq!((back.root, back.addresses), (root, addresses));
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(known(home.path(), "other").unwrap().is_none());
+        assert!(known(home.path(), "../family").is_err());
+        std::fs::write(&path, "abide volume key v1\nnonsense\n").unwrap();
+        assert!(known(home.path(), "family").is_err());
+    }
+}

@@ -1,0 +1,184 @@
+//! What guests ask who use an end-to-end volume with its keys: metadata of that volume, and pieces of it.
+//! docs/formats/guests-wire.md has every byte.
+//!
+//! A guest is known by its connection's key if that is the volume's, or else by the [`Claim`] of a grant. Neither metadata nor nodes ever
+//! get a key of contents.
+
+use base::VolumeId;
+use codec::{Error, Reader, Versioned, Writer};
+use crypt::PublicKey;
+use grant::Claim;
+use metastore::remote::Rows;
+use namespace::Outcome;
+use namespace::wire::Query;
+use namespace::work::Work;
+
+use crate::pieces;
+
+/// Metadata for guests, on the wire.
+pub const METADATA_SERVICE: u16 = 25;
+/// Pieces for guests, on the wire.
+pub const PIECES_SERVICE: u16 = 26;
+/// Bytes of a question about metadata, or of its answer, at the most.
+pub const BYTES_MAX: usize = 48 << 20;
+/// Bytes of a claim at the most: all its caveats at their longest.
+const CLAIM_BYTES_MAX: usize = 24 << 10;
+/// Bytes of a question about pieces, without those of pieces.
+const ASK_BYTES_MAX: usize = 64 << 10;
+const NAME_BYTES_MAX: usize = 255;
+
+/// By what right it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Right {
+    /// The volume.
+    pub volume: PublicKey,
+    /// Of a grant; nothing if the connection shows the volume's own key.
+    pub claim: Option<Claim>,
+}
+
+impl Right {
+    fn write(&self, to: &mut Writer) {
+        to.raw(&self.volume.0);
+        to.option(self.claim.as_ref(), |to, claim| _ = to.bytes(&claim.encode()));
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(Self {
+            volume: PublicKey(from.array("volume's key")?),
+            claim: from.option("claim", |from| Claim::decode(from.bytes("claim", CLAIM_BYTES_MAX)?))?,
+        })
+    }
+}
+
+/// What is asked about a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// What the cluster knows of the volume.
+    About,
+    /// Policies, groups, drives and nodes: where new segments go, and where pieces are.
+    Map,
+    /// The rows that this read of the volume looks at.
+    Fetch(Query),
+    /// A change to the volume, to be made once.
+    Work(Box<Work>),
+}
+
+/// A question about metadata: the body of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// By what right.
+    pub right: Right,
+    /// What.
+    pub wish: Wish,
+}
+
+/// What the cluster knows of an end-to-end volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Its bucket's name.
+    pub name: String,
+    /// Its number.
+    pub number: VolumeId,
+    /// Says which words open it.
+    pub check: [u8; 16],
+    /// Grants of earlier epochs are revoked.
+    pub epoch: u64,
+}
+
+/// The answer: the body of the reply.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// What is known.
+    About(About),
+    /// Rows of one cut.
+    Rows(Rows),
+    /// The change is made, and came to this.
+    Done(Outcome),
+    /// The rules say no; nothing was changed.
+    Refused(namespace::Error),
+}
+
+impl Versioned for Question {
+    const NAME: &'static str = "guest's question";
+    const MARK: [u8; 4] = *b"AbGq";
+    const VERSION: u8 = 1;
+
+    fn encode_body(&self, to: &mut Writer) {
+        self.right.write(to);
+        match &self.wish {
+            Wish::About => _ = to.u8(0),
+            Wish::Map => _ = to.u8(1),
+            Wish::Fetch(query) => _ = to.u8(2).bytes(&query.encode()),
+            Wish::Work(work) => _ = to.u8(3).bytes(&work.encode()),
+        }
+    }
+
+    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        let right = Right::read(from)?;
+        let wish = match from.u8("question")? {
+            0 => Wish::About,
+            1 => Wish::Map,
+            2 => Wish::Fetch(Query::decode(from.bytes("query", BYTES_MAX)?)?),
+            3 => Wish::Work(Box::new(Work::decode(from.bytes("work", BYTES_MAX)?)?)),
+            value => return Err(Error::Value { what: "question", value: value.into() }),
+        };
+        Ok(Self { right, wish })
+    }
+}
+
+impl Versioned for Answer {
+    const NAME: &'static str = "answer to a guest";
+    const MARK: [u8; 4] = *b"AbGa";
+    const VERSION: u8 = 1;
+
+    fn encode_body(&self, to: &mut Writer) {
+        match self {
+            Answer::About(about) => {
+                to.u8(0).str(&about.name).u32(about.number.0).raw(&about.check).u64(about.epoch);
+            }
+            Answer::Rows(rows) => _ = to.u8(1).bytes(&rows.encode()),
+            Answer::Done(outcome) => _ = to.u8(2).bytes(&outcome.encode()),
+            Answer::Refused(error) => _ = to.u8(3).bytes(&error.encode()),
+        }
+    }
+
+    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(match from.u8("answer")? {
+            0 => Answer::About(About {
+                name: from.str("name", NAME_BYTES_MAX)?.to_owned(),
+                number: VolumeId(from.u32("volume")?),
+                check: from.array("check value")?,
+                epoch: from.u64("epoch")?,
+            }),
+            1 => Answer::Rows(Rows::decode(from.bytes("rows", BYTES_MAX)?)?),
+            2 => Answer::Done(Outcome::decode(from.bytes("outcome", BYTES_MAX)?)?),
+            3 => Answer::Refused(namespace::Error::decode(from.bytes("refusal", BYTES_MAX)?)?),
+            value => return Err(Error::Value { what: "answer", value: value.into() }),
+        })
+    }
+}
+
+/// A question about pieces: the head of a call. It is answered as a member's is ([`pieces::Told`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PieceQuestion {
+    /// By what right.
+    pub right: Right,
+    /// What.
+    pub ask: pieces::Ask,
+}
+
+impl Versioned for PieceQuestion {
+    const NAME: &'static str = "guest's question about pieces";
+    const MARK: [u8; 4] = *b"AbGp";
+    const VERSION: u8 = 1;
+
+    fn encode_body(&self, to: &mut Writer) {
+        self.right.write(to);
+        to.bytes(&self.ask.encode());
+    }
+
+    fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
+        let right = Right::read(from)?;
+        Ok(Self { right, ask: pieces::Ask::decode(from.bytes("request", ASK_BYTES_MAX)?)? })
+    }
+}

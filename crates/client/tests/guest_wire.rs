@@ -1,0 +1,75 @@
+//! What guests and nodes say to each other stays what it is, to the byte, and bad bytes end in errors.
+#![allow(clippy::unwrap_used)]
+
+use base::{DriveId, PieceId, SegmentId, Seq, VolumeId, Wall};
+use client::guest::{About, Answer, PieceQuestion, Question, Right, Wish};
+use client::pieces::Ask;
+use codec::Versioned;
+use crypt::PublicKey;
+use grant::{Caveat, Claim, Head, Verb, Verbs};
+use metastore::remote::Rows;
+use namespace::wire::Query;
+use namespace::work::Work;
+use namespace::{Command, Condition, Outcome};
+
+const VOLUME: PublicKey = PublicKey([1; 32]);
+
+fn owner() -> Right {
+    Right { volume: VOLUME, claim: None }
+}
+
+fn guest() -> Right {
+    let head = Head { number: VolumeId(5), volume: VOLUME, epoch: 2, id: [3; 16] };
+    let claim = Claim::issue(&[4; 32], head).narrow(Caveat::Prefix("a/".into())).unwrap();
+    Right { volume: VOLUME, claim: Some(claim.narrow(Caveat::Verbs(Verbs::new(&[Verb::Read]))).unwrap()) }
+}
+
+/// Each line of the fixture is one value; every shorter one is refused, and so is a longer one.
+fn check<T: Versioned>(text: &str, values: &[T]) {
+    let lines: Vec<String> = values.iter().map(|value| base::ids::hex(&value.encode())).collect();
+    assert_eq!(lines.join("\n"), text.trim());
+    for line in text.lines() {
+        let mut bytes = vec![0; line.len() / 2];
+        assert!(base::ids::unhex(line, &mut bytes));
+        assert_eq!(base::ids::hex(&T::decode(&bytes).unwrap().encode()), line, "it reads back");
+        for cut in 0..bytes.len() {
+            assert!(T::decode(&bytes[..cut]).is_err(), "{cut} of {} bytes", bytes.len());
+        }
+        assert!(T::decode(&[bytes.as_slice(), &[0]].concat()).is_err(), "a byte too many");
+    }
+}
+
+#[test]
+fn questions_about_metadata_stay_what_they_are() {
+    let command = Command::Delete { key: "a/b".into(), version: None, condition: Condition::default() };
+    let work = Work { id: [6; 16], made: Wall(7), volume: VolumeId(5), command, notes: Vec::new() };
+    let values = [
+        Question { right: owner(), wish: Wish::About },
+        Question { right: guest(), wish: Wish::Map },
+        Question { right: owner(), wish: Wish::Fetch(Query::Config { name: "policy".into() }) },
+        Question { right: owner(), wish: Wish::Work(Box::new(work)) },
+    ];
+    check(include_str!("guest-question-v1.hex"), &values);
+}
+
+#[test]
+fn answers_about_metadata_stay_what_they_are() {
+    let about = About { name: "family".into(), number: VolumeId(5), check: [8; 16], epoch: 2 };
+    let values = [
+        Answer::About(about),
+        Answer::Rows(Rows::new(Seq(9))),
+        Answer::Done(Outcome::default()),
+        Answer::Refused(namespace::Error::NoSuchKey),
+    ];
+    check(include_str!("guest-answer-v1.hex"), &values);
+}
+
+#[test]
+fn questions_about_pieces_stay_what_they_are() {
+    let piece = PieceId { segment: SegmentId([7; 16]), index: 3 };
+    let values = [
+        PieceQuestion { right: guest(), ask: Ask::Read(DriveId([8; 16]), piece, 9, 10) },
+        PieceQuestion { right: owner(), ask: Ask::Health(Vec::new()) },
+    ];
+    check(include_str!("guest-pieces-v1.hex"), &values);
+}

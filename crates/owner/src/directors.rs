@@ -1,0 +1,176 @@
+//! The metadata of an end-to-end volume, as its guests ask for it: any node answers, and asks who leads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base::{Kind, Kinded, NodeId, VolumeId};
+use client::Metadata;
+use client::guest::{About, Answer, BYTES_MAX, METADATA_SERVICE, Question, Right, Wish};
+use client::shard::{Cut, Hint, Rule, Volumes};
+use codec::Versioned;
+use env::Env;
+use metastore::Snapshot;
+use metastore::remote::{Rows, Wants};
+use namespace::Outcome;
+use namespace::work::Work;
+use transport::{Body, Call, Class, Endpoint, ServiceId};
+
+type Done<T> = std::result::Result<T, client::Error>;
+
+/// A node may take so long for an answer: it may wait for somebody to lead, and for a majority.
+const LIMIT: Duration = Duration::from_secs(25);
+/// One node after the other is asked for so long.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two rounds.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// The nodes, and by what right they are asked.
+pub(crate) struct Directors {
+    env: Env,
+    endpoint: Endpoint,
+    nodes: Vec<NodeId>,
+    right: Right,
+    /// Who answered last.
+    turn: AtomicUsize,
+}
+
+fn failed(kind: Kind, text: impl std::fmt::Display) -> client::Error {
+    client::Error::Metadata { kind, text: text.to_string() }
+}
+
+fn nonsense() -> client::Error {
+    failed(Kind::Damaged, "a node answers what wasn't asked")
+}
+
+impl Directors {
+    pub fn new(env: Env, endpoint: Endpoint, nodes: Vec<NodeId>, right: Right) -> Arc<Self> {
+        let turn = usize::from_le_bytes(env.random()) % nodes.len().max(1);
+        Arc::new(Self { env, endpoint, nodes, right, turn: AtomicUsize::new(turn) })
+    }
+
+    async fn ask_one(&self, node: NodeId, question: bytes::Bytes) -> transport::Result<Answer> {
+        let call = Call::new(ServiceId(METADATA_SERVICE), Class::Small, bytes::Bytes::new());
+        let call = call.with_body(Body::of(vec![question])).with_timeout(LIMIT);
+        let bytes = self.endpoint.call(node, call).await?.body.collect(BYTES_MAX).await?;
+        Ok(Answer::decode(&bytes)?)
+    }
+
+    /// Asks one node after the other until one answers. What is asked may be asked twice: works are done once.
+    pub async fn ask(&self, wish: Wish) -> Done<Answer> {
+        let question: bytes::Bytes = Question { right: self.right.clone(), wish }.encode().into();
+        let began = self.env.clock.now();
+        let (mut turn, mut asked) = (self.turn.load(Ordering::Relaxed), 0);
+        loop {
+            let node = *self.nodes.get(turn % self.nodes.len().max(1)).ok_or_else(nonsense)?;
+            let error = match self.ask_one(node, question.clone()).await {
+                Ok(Answer::Refused(error)) => return Err(error.into()),
+                Ok(answer) => {
+                    self.turn.store(turn, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            let kind = error.kind();
+            if !kind.is_transient() || self.env.clock.now().since(began) >= PATIENCE {
+                return Err(failed(kind, error));
+            }
+            (turn, asked) = (turn + 1, asked + 1);
+            if asked % self.nodes.len() == 0 {
+                self.env.clock.sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// What the cluster knows of the volume.
+    pub async fn about(&self) -> Done<About> {
+        match self.ask(Wish::About).await? {
+            Answer::About(about) => Ok(about),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Policies, groups, drives, nodes.
+    pub async fn map(&self) -> Done<Rows> {
+        match self.ask(Wish::Map).await? {
+            Answer::Rows(rows) => Ok(rows),
+            _ => Err(nonsense()),
+        }
+    }
+}
+
+/// The catalog: as much of it as guests are shown.
+pub(crate) struct Catalog(pub Arc<Directors>);
+
+/// The volume's rows.
+pub(crate) struct VolumeRows(pub Arc<Directors>);
+
+impl Volumes for VolumeRows {
+    fn of(&self, _: VolumeId) -> Arc<dyn Metadata> {
+        Arc::new(VolumeRows(self.0.clone()))
+    }
+}
+
+fn no_rule() -> client::Error {
+    failed(Kind::Denied, "guests change a volume by works alone")
+}
+
+#[async_trait]
+impl Metadata for Catalog {
+    fn is_led_here(&self) -> bool {
+        false
+    }
+
+    fn here(&self) -> Done<Option<Box<dyn Snapshot>>> {
+        Ok(None)
+    }
+
+    async fn cut(&self, wants: &Wants, _: Option<&Hint>) -> Done<Cut> {
+        // The answer has all that is shown.
+        if !wants.is_empty() {
+            return Err(failed(Kind::Denied, "guests see nothing more of the catalog"));
+        }
+        Ok(Cut::Part(self.0.map().await?))
+    }
+
+    async fn change(&self, _: &mut Rule<'_>) -> Done<()> {
+        Err(no_rule())
+    }
+
+    async fn work(&self, _: Work) -> Done<Outcome> {
+        Err(no_rule())
+    }
+}
+
+#[async_trait]
+impl Metadata for VolumeRows {
+    fn is_led_here(&self) -> bool {
+        false
+    }
+
+    fn here(&self) -> Done<Option<Box<dyn Snapshot>>> {
+        Ok(None)
+    }
+
+    async fn cut(&self, wants: &Wants, hint: Option<&Hint>) -> Done<Cut> {
+        match (hint, wants.is_empty()) {
+            (Some((_, query)), true) => match self.0.ask(Wish::Fetch(query.clone())).await? {
+                Answer::Rows(rows) => Ok(Cut::Part(rows)),
+                _ => Err(nonsense()),
+            },
+            _ => Err(failed(Kind::Denied, "guests read a volume by queries alone")),
+        }
+    }
+
+    async fn change(&self, _: &mut Rule<'_>) -> Done<()> {
+        Err(no_rule())
+    }
+
+    async fn work(&self, work: Work) -> Done<Outcome> {
+        match self.0.ask(Wish::Work(Box::new(work))).await? {
+            Answer::Done(outcome) => Ok(outcome),
+            _ => Err(nonsense()),
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The kit of an end-to-end volume: its clients make it, since it takes the volume's keys.
+//!
+//! 1. What the kit says is made of the volume's rows, compared with what the log said before: only what changed is fetched and appended.
+//! 2. The log is durable here before what was seen of it last, and both before any other node gets it.
+//! 3. A log that doesn't open, or not as it was seen last, is begun anew from the rows: they say what is true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use base::{GroupId, Kinded, NodeId, PolicyId};
+use client::changes::{Attributes, put};
+use client::guest::{Answer, Wish};
+use codec::Versioned;
+use crypt::VolumeRoot;
+use env::{Env, Open};
+use futures_util::future::join_all;
+use kit::ask::{Ask, Told};
+use kit::log::Seen;
+use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, holders};
+use kit::{Change, Group, Log, Position, State};
+use metastore::remote::Rows;
+use namespace::VersionId;
+use namespace::catalog;
+use namespace::read::{Entry, ListQuery, Listed, head_and_ord, list_versions};
+use namespace::wire::Query;
+use placement::GroupRow;
+use transport::Class;
+
+use crate::reach::told_with;
+use crate::volume::Volume;
+use crate::{Error, Result};
+
+/// Nodes that keep a copy.
+const COPIES: usize = 3;
+/// Names of a listing, and groups of a policy, at a time.
+const PAGE: usize = 1000;
+const GROUPS: usize = 1024;
+/// Objects whose bodies are fetched at a time.
+const AT_ONCE: usize = 16;
+
+/// How the kit does.
+#[derive(Clone, Debug, Default)]
+pub struct Kept {
+    /// Objects in it.
+    pub objects: usize,
+    /// Bytes of the log.
+    pub bytes: u64,
+    /// Nodes that should have a copy, and why one hasn't the newest.
+    pub holders: Vec<(NodeId, Option<String>)>,
+}
+
+fn damaged(what: &'static str) -> Error {
+    Error::Client(client::Error::Damaged { what })
+}
+
+/// The log on this machine's disk.
+struct Shelf {
+    env: Env,
+    log: PathBuf,
+    seen: PathBuf,
+}
+
+impl Shelf {
+    fn failed(&self) -> impl Fn(std::io::Error) -> Error {
+        let path = self.log.clone();
+        move |error| Error::File { path: path.clone(), why: error.to_string() }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.env.blocking(work).await.map_err(client::Error::from)?.map_err(self.failed())
+    }
+
+    /// The log's bytes, if it is there and is what was seen last.
+    async fn open(&self, root: &VolumeRoot) -> Result<Option<(Vec<u8>, Log)>> {
+        let (disk, log, seen) = (self.env.disk.clone(), self.log.clone(), self.seen.clone());
+        let read = move || {
+            let one = |path: &Path| {
+                if !disk.exists(path) {
+                    return Ok(None);
+                }
+                let file = disk.open(path, Open::Read)?;
+                file.read_vec_at(file.len()? as usize, 0).map(Some)
+            };
+            Ok((one(&log)?, one(&seen)?))
+        };
+        let (Some(mut bytes), Some(seen)) = self.blocking(read).await? else { return Ok(None) };
+        let opened =
+            Seen::decode(&seen).map_err(kit::Error::from).and_then(|seen| Log::open(root, &bytes, Some(&seen)));
+        match opened {
+            Ok(opened) => {
+                bytes.truncate(bytes.len() - opened.cut);
+                Ok(Some((bytes, opened.log)))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kit on this machine is begun anew");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Makes bytes of the log from `from` on durable, then what was seen of it. A log that begins takes the old one's place whole.
+    async fn store(&self, from: u64, bytes: Vec<u8>, seen: Seen) -> Result<()> {
+        let (disk, log, beside) = (self.env.disk.clone(), self.log.clone(), self.seen.clone());
+        self.blocking(move || {
+            let folder = log.parent().unwrap_or(Path::new(".")).to_path_buf();
+            disk.create_dir_all(&folder)?;
+            let whole = |path: &Path, bytes: &[u8]| {
+                let part = path.with_extension("part");
+                let file = disk.open(&part, Open::Create)?;
+                file.set_len(0)?;
+                file.write_at(bytes, 0)?;
+                file.sync_data()?;
+                disk.rename(&part, path)
+            };
+            if from == 0 {
+                whole(&log, &bytes)?;
+            } else {
+                let file = disk.open(&log, Open::Write)?;
+                file.set_len(from)?;
+                file.write_at(&bytes, from)?;
+                file.sync_data()?;
+            }
+            whole(&beside, &seen.encode())?;
+            disk.sync_dir(&folder)
+        })
+        .await
+    }
+}
+
+impl Volume {
+    /// Brings the volume's kit in a folder of this machine up to date, and copies of it to nodes. With a grant there is none: `None`.
+    ///
+    /// # Errors
+    /// If the rows can't be read, or the folder not written. That a node takes no copy is told by [`Kept::holders`].
+    pub async fn keep_kit(&self, folder: &Path) -> Result<Option<Kept>> {
+        let Some(root) = &self.root else { return Ok(None) };
+        let name = self.public().to_string();
+        let (log, seen) = (folder.join(format!("{name}.kit")), folder.join(format!("{name}.seen")));
+        let shelf = Shelf { env: self.env.clone(), log, seen };
+        let random = || self.env.random();
+        let known = shelf.open(root).await?;
+        let mut changes = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
+        let (mut bytes, log) = match known {
+            Some((mut bytes, mut log)) if !log.wants_compaction() => {
+                let from = log.len();
+                let more = log.append(changes, random)?;
+                bytes.extend_from_slice(&more);
+                shelf.store(from, more, log.seen()).await?;
+                (bytes, log)
+            }
+            Some((_, mut log)) => {
+                log.append(changes, random)?;
+                let (bytes, log) = log.compact(random)?;
+                shelf.store(0, bytes.clone(), log.seen()).await?;
+                (bytes, log)
+            }
+            None => {
+                let mut state = State::default();
+                changes.drain(..).for_each(|change| state.apply(change));
+                let (bytes, log) = Log::create(root, self.about().number, random(), state, random)?;
+                shelf.store(0, bytes.clone(), log.seen()).await?;
+                (bytes, log)
+            }
+        };
+        bytes.truncate(log.len() as usize);
+        let label = Label::of(&log);
+        let nodes = holders(root, self.reach.nodes().keys().copied(), COPIES);
+        let brought = join_all(nodes.into_iter().map(async |node| {
+            let done = self.bring(root, label, &bytes, node).await;
+            (node, done.err().map(|error| error.to_string()))
+        }));
+        Ok(Some(Kept { objects: log.state().objects(), bytes: log.len(), holders: brought.await }))
+    }
+
+    /// Brings the log to a node.
+    async fn bring(&self, root: &VolumeRoot, label: Label, bytes: &[u8], node: NodeId) -> Result<()> {
+        let (mut at, mut turns) = (bytes.len() as u64, 0);
+        // The last bytes first: if the node has all before them, that is all it takes.
+        at = at.saturating_sub(1);
+        while at < label.len {
+            let end = (at as usize + PARCEL_BYTES_MAX).min(bytes.len());
+            let parcel = Parcel::new(root, label, at, &bytes[at as usize..end]);
+            let (told, _) =
+                told_with(self.reach.endpoint(), node, Ask::Keep, Class::Bulk, parcel.encode().into()).await?;
+            match told {
+                Told::Kept(Take::Grow | Take::Begin | Take::Fill | Take::Known) => at = end as u64,
+                Told::Kept(Take::Older) => return Ok(()),
+                Told::Kept(Take::From(from)) if turns < 3 => (at, turns) = (from, turns + 1),
+                other => return Err(Error::Nobody(format!("node {node} doesn't take a kit: {other:?}"))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn rows(&self, query: Query) -> Result<Rows> {
+        match self.directors.ask(Wish::Fetch(query)).await? {
+            Answer::Rows(rows) => Ok(rows),
+            _ => Err(damaged("what a node answers")),
+        }
+    }
+
+    /// What makes the kit say what the rows say.
+    async fn changes(&self, state: Option<&State>) -> Result<Vec<Change>> {
+        let (number, at) = (self.about().number, self.env.clock.wall());
+        let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
+        let (mut there, mut wanted, mut position) = (BTreeSet::new(), Vec::new(), None);
+        loop {
+            let rows = self.rows(Query::ListVersions(query.clone())).await?;
+            // Rows of later pages are newer: the first page says up to where all is in.
+            position.get_or_insert(rows.at().0);
+            let page = rows.run(|view| list_versions(view, number, &query));
+            let page = page.map_err(|_| damaged("a listing"))?.map_err(client::Error::from)?;
+            for entry in page.entries {
+                let Entry::Item(listed) = entry else { continue };
+                let same = state.and_then(|state| known(state, &listed));
+                match same {
+                    Some(version) => _ = there.insert((listed.key, version)),
+                    None => wanted.push((listed.key, listed.version.id)),
+                }
+            }
+            let Some(next) = page.next else { break };
+            (query.after, query.after_version, query.after_upload) = (Some(next.after), next.version, next.upload);
+        }
+        let (mut puts, mut groups) = (Vec::new(), BTreeSet::new());
+        for some in wanted.chunks(AT_ONCE) {
+            for change in join_all(some.iter().map(|(key, id)| self.change(key, *id))).await {
+                let Some(change) = change? else { continue };
+                if let Change::Put { path, object } = &change {
+                    there.insert((path.clone(), object.version));
+                    groups.extend(
+                        object.body.segments().into_iter().map(|(segment, _)| (segment.code.policy, segment.group)),
+                    );
+                }
+                puts.push(change);
+            }
+        }
+        let gone = state.into_iter().flat_map(State::everything);
+        let gone = gone.filter(|(path, object)| !there.contains(&((*path).to_owned(), object.version)));
+        let gone = gone.map(|(path, object)| Change::Drop { path: path.to_owned(), version: object.version });
+        // Groups before the objects that name them.
+        let mut all = self.town(state, &groups).await?;
+        all.extend(gone);
+        all.extend(puts);
+        all.push(Change::Position(Position { seq: position.unwrap_or(0), at }));
+        Ok(all)
+    }
+
+    /// A version as the rows have it; nothing if it is no more.
+    async fn change(&self, key: &str, id: VersionId) -> Result<Option<Change>> {
+        let number = self.about().number;
+        let rows = self.rows(Query::Head { key: key.to_owned(), version: Some(id), with_body: true }).await?;
+        let found = rows.run(|view| head_and_ord(view, number, key, id)).map_err(|_| damaged("a version's rows"))?;
+        match found {
+            Ok((found, ord)) => Ok(put(key, ord, &found.into_version())),
+            Err(error) if error.kind() == base::Kind::Missing => Ok(None),
+            Err(error) => Err(client::Error::from(error).into()),
+        }
+    }
+
+    /// Where things are, as far as the kit says otherwise: all nodes and drives, and the groups that are named.
+    async fn town(&self, state: Option<&State>, new: &BTreeSet<(PolicyId, GroupId)>) -> Result<Vec<Change>> {
+        let mut wanted = new.clone();
+        for (_, object) in state.into_iter().flat_map(State::everything) {
+            wanted.extend(object.body.segments().into_iter().map(|(segment, _)| (segment.code.policy, segment.group)));
+        }
+        let rows = self.directors.map().await?;
+        let read = |view: &dyn base::kv::View| {
+            let all = usize::from(u16::MAX);
+            let mut groups = BTreeMap::new();
+            for policy in catalog::policies(view, None, all)? {
+                let mut after = None;
+                loop {
+                    let page = catalog::groups(view, policy.id, after, GROUPS)?;
+                    after = page.last().map(|(group, _)| *group);
+                    let is_full = page.len() == GROUPS;
+                    groups.extend(page.into_iter().map(|(group, row)| ((policy.id, group), row)));
+                    if !is_full {
+                        break;
+                    }
+                }
+            }
+            Ok::<_, namespace::Error>((catalog::drives(view, None, all)?, groups))
+        };
+        let (drives, groups) =
+            rows.run(read).map_err(|_| damaged("the catalog's rows"))?.map_err(client::Error::from)?;
+        let mut all = Vec::new();
+        for (id, node) in self.reach.nodes() {
+            if state.is_none_or(|state| state.nodes().get(id) != Some(node)) {
+                all.push(Change::Node(*id, Some(node.clone())));
+            }
+        }
+        all.extend(drives.into_iter().filter_map(|row| Some(Change::Drive(row.id, Some(row.node?)))));
+        for at in wanted {
+            let Some(bytes) = groups.get(&at) else { continue };
+            let GroupRow { group, version, members, from } = GroupRow::decode(bytes).map_err(client::Error::from)?;
+            all.push(Change::Group(Group { policy: at.0, group, version, members, from }));
+        }
+        Ok(all)
+    }
+}
+
+/// What the kit calls a version that it has as the rows have it.
+fn known(state: &State, listed: &Listed) -> Option<u64> {
+    let version = &listed.version;
+    let attributes = Attributes { etag: version.etag.clone(), attrs: version.attrs.clone() };
+    let attrs = if version.marker && attributes.attrs.is_empty() { Vec::new() } else { attributes.encode() };
+    let is_it = |object: &&kit::Object| {
+        let same = (object.marker, object.modified, object.size) == (version.marker, version.modified, version.size);
+        same && object.null == (version.id == VersionId::NULL) && object.attrs == attrs
+    };
+    state.versions(&listed.key).find(is_it).map(|object| object.version)
+}

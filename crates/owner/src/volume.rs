@@ -1,0 +1,474 @@
+//! An end-to-end volume, read and written with its keys: objects are sealed and coded here, and go straight to the nodes that keep
+//! their pieces. Nobody else learns names, contents or keys.
+//!
+//! ```no_run
+//! # async fn example(addresses: &[std::net::SocketAddr]) -> owner::Result<()> {
+//! use owner::{Key, Volume};
+//!
+//! let root = crypt::VolumeRoot::new([7; 32]); // of the 24 words: VolumeRoot::from_words
+//! let volume = Volume::open(env::Env::real(), Key::Owner(root), addresses).await?;
+//! let mut upload = volume.write("photos/sea.jpg", None)?;
+//! upload.write(bytes::Bytes::from_static(b"waves")).await?;
+//! upload.finish(Default::default()).await?;
+//! for entry in volume.list("photos/").await? {
+//!     println!("{} {}", entry.name, entry.size);
+//! }
+//! let (_, mut stream) = volume.read("photos/sea.jpg", 1..3).await?;
+//! while let Some(bytes) = stream.next().await {
+//!     assert_eq!(&bytes?[..], b"av");
+//! }
+//! volume.delete("photos/sea.jpg").await
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base::{Instant, UserId, Wall};
+use bytes::Bytes;
+use client::guest::{About, Right};
+use client::pieces::State;
+use client::{Access, Bucket, Client, DriveState, Drives, Folder, ReadStream, Writer};
+use codec::{Reader, Versioned, Writer as Fields};
+use crypt::{PublicKey, SigningKey, VolumeRoot};
+use env::Env;
+use futures_util::future::join_all;
+use grant::{Caveat, Claim, Grant, Refusal, Verb};
+use metastore::remote::Rows;
+use namespace::catalog;
+use namespace::read::{Entry as Listed, Found, ListQuery};
+use namespace::{Attrs, Command, Condition, NewVersion, Version};
+
+use crate::directors::{Catalog, Directors, VolumeRows};
+use crate::drive::{GuestDrive, Way};
+use crate::reach::Reach;
+use crate::{Error, Result};
+
+/// The attribute that holds an object's [`Attributes`], sealed.
+pub const SEALED: &str = "sealed";
+/// Associated data of sealed attributes.
+const ATTRIBUTES: &[u8] = b"attributes";
+/// Where pieces are is looked up anew after so long.
+const MAP_AGE_MAX: Duration = Duration::from_secs(5);
+/// The store keeps pieces for so long that no object names: who takes longer to write one begins again.
+const WRITE_MAX: Duration = Duration::from_secs(6 * 24 * 3600);
+/// Names of a listing at a time.
+const PAGE: usize = 1000;
+const TYPE_BYTES_MAX: usize = 128;
+
+/// What opens a volume, or part of it.
+pub enum Key {
+    /// The volume's root: everything.
+    Owner(VolumeRoot),
+    /// A grant: what it says.
+    Grant(Box<Grant>),
+}
+
+/// What an object says of itself beside its bytes; sealed with its file's key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// When the file that it was made of was changed last.
+    pub changed: Option<Wall>,
+    /// What its bytes are, as a media type; empty if that isn't known.
+    pub content_type: String,
+}
+
+impl Versioned for Attributes {
+    const NAME: &'static str = "attributes of a file";
+    const MARK: [u8; 4] = *b"AbFa";
+    const VERSION: u8 = 1;
+
+    fn encode_body(&self, to: &mut Fields) {
+        to.option(self.changed, |to, at| _ = to.u64(at.0)).str(&self.content_type);
+    }
+
+    fn decode_body(_: u8, from: &mut Reader<'_>) -> std::result::Result<Self, codec::Error> {
+        let changed = from.option("changed", |from| from.u64("changed"))?.map(Wall);
+        Ok(Self { changed, content_type: from.str("content type", TYPE_BYTES_MAX)?.to_owned() })
+    }
+}
+
+/// An object, or a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its true name in its folder; of a folder it ends in `/`.
+    pub name: String,
+    /// Bytes; 0 for a folder.
+    pub size: u64,
+    /// When it was written.
+    pub written: Wall,
+    /// What it says of itself.
+    pub attributes: Attributes,
+}
+
+impl Entry {
+    /// Whether it is a folder.
+    pub fn is_folder(&self) -> bool {
+        self.name.ends_with('/')
+    }
+}
+
+/// A volume that is open. Paths are true ones, from the volume's top, or from what the grant opens; folders end in `/`.
+pub struct Volume {
+    pub(crate) env: Env,
+    pub(crate) reach: Reach,
+    pub(crate) client: Client,
+    pub(crate) directors: Arc<Directors>,
+    way: Arc<Way>,
+    bucket: Bucket,
+    about: About,
+    folder: Arc<Folder>,
+    /// What rows call the folder, or the file, that the key opens.
+    prefix: String,
+    pub(crate) root: Option<VolumeRoot>,
+    claim: Option<Claim>,
+    mapped: Mutex<Instant>,
+}
+
+fn invalid(what: &'static str) -> Error {
+    Error::Client(client::Error::Invalid { what })
+}
+
+impl Volume {
+    /// Greets the nodes at these addresses and all that they know, and asks what they know of the volume.
+    ///
+    /// # Errors
+    /// [`Error::Nobody`] if no node answers, or none knows the key or the grant: it may have ended. [`Error::Client`] if the nodes refuse.
+    pub async fn open(env: Env, key: Key, addresses: &[SocketAddr]) -> Result<Self> {
+        let (public, shown, pass, claim) = match &key {
+            Key::Owner(root) => {
+                let key = root.signing_key();
+                (key.public(), key, Vec::new(), None)
+            }
+            Key::Grant(grant) => {
+                // A guest's own key means nothing: it only tells guests apart.
+                let key = SigningKey::from_seed(&env.random());
+                let pass = grant.claim.encode();
+                if pass.len() > wire::greet::PASS_BYTES_MAX {
+                    return Err(invalid("the grant was narrowed too often: ask the owner for a shorter one"));
+                }
+                (grant.claim.head.volume, key, pass, Some(grant.claim.clone()))
+            }
+        };
+        let reach = Reach::open_with(env.clone(), shown, pass, addresses).await?;
+        let right = Right { volume: public, claim: claim.clone() };
+        let nodes = reach.nodes().keys().copied().collect();
+        let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone());
+        let about = directors.about().await?;
+        let (folder, prefix, root) = match key {
+            Key::Owner(root) => {
+                root.prove(&about.check).map_err(client::Error::from)?;
+                (Folder::of_root(&root), String::new(), Some(root))
+            }
+            Key::Grant(grant) => {
+                let subtree =
+                    grant.subtree.ok_or_else(|| invalid("the grant has no keys: it is for another kind of volume"))?;
+                (Folder::of_grant(public, subtree.anchor, subtree.key), grant.claim.prefix().to_owned(), None)
+            }
+        };
+        let (catalog, rows) = (Arc::new(Catalog(directors.clone())), Arc::new(VolumeRows(directors.clone())));
+        let drives = Drives::new(env.clock.clone());
+        let client = Client::new(env.clone(), catalog, rows, drives, None);
+        let bucket =
+            Bucket { name: about.name.clone(), owner: UserId(String::new()), ..Bucket::of_volume(about.number) };
+        let way = Way::new(env.clone(), reach.endpoint().clone(), right);
+        let mapped = Mutex::new(env.clock.now());
+        let folder = Arc::new(folder);
+        let volume = Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped };
+        let rows = volume.directors.map().await?;
+        volume.place(&rows).await?;
+        Ok(volume)
+    }
+
+    /// The name of its bucket.
+    pub fn name(&self) -> &str {
+        &self.about.name
+    }
+
+    /// What the cluster knows of it.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Its public key.
+    pub fn public(&self) -> PublicKey {
+        self.folder.owner()
+    }
+
+    /// The nodes that answer.
+    pub fn reach(&self) -> &Reach {
+        &self.reach
+    }
+
+    /// Has the drives of the catalog read and written, those of nodes that answer.
+    async fn place(&self, rows: &Rows) -> Result<()> {
+        let all = usize::from(u16::MAX);
+        let drives = rows.run(|view| catalog::drives(view, None, all));
+        let drives = drives.map_err(|_| invalid("a node left out where drives are"))?.map_err(client::Error::from)?;
+        let mut by_node: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for row in drives {
+            if let Some(node) = row.node.filter(|node| self.reach.nodes().contains_key(node)) {
+                by_node.entry(node).or_default().push(row.id);
+            }
+        }
+        let asked = by_node.into_iter().map(async |(node, drives)| {
+            (node, self.way.health(node, drives.into_iter().take(client::pieces::DRIVES_MAX).collect()).await)
+        });
+        for (node, health) in join_all(asked).await {
+            let health = match health {
+                Ok(health) => health,
+                Err(error) => {
+                    tracing::debug!(%node, %error, "a node doesn't say how its drives do");
+                    continue;
+                }
+            };
+            for one in health.into_iter().filter(|one| one.state != State::Away) {
+                if self.client.drives().state(one.drive) == DriveState::Gone {
+                    let drive = GuestDrive::new(self.way.clone(), node, one.drive, one.full);
+                    self.client.drives().set(one.drive, Arc::new(drive));
+                }
+                let state = if one.state == State::Ok { DriveState::Up } else { DriveState::Suspect };
+                self.client.drives().set_state(one.drive, state);
+            }
+        }
+        Ok(())
+    }
+
+    /// Placement groups may have moved since they were looked up.
+    fn refresh(&self) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.env.clock.now();
+        if now.since(*mapped) >= MAP_AGE_MAX {
+            *mapped = now;
+            self.client.map_changed();
+        }
+    }
+
+    /// What rows call the object at a path.
+    fn sealed(&self, path: &str) -> Result<String> {
+        let is_file = !self.prefix.is_empty() && !self.prefix.ends_with('/');
+        if is_file && !path.is_empty() {
+            return Err(grant::Error::NotAFolder.into());
+        }
+        Ok(format!("{}{}", self.prefix, self.folder.key().seal_path(path).map_err(client::Error::from)?))
+    }
+
+    fn access(&self, path: &str) -> Access {
+        Access::File { folder: self.folder.clone(), path: path.to_owned() }
+    }
+
+    /// Nodes that take no pieces of a grant's holder may have a reason that stands in the grant.
+    fn explained(&self, error: client::Error) -> Error {
+        let lacks = |caveat: &Caveat| matches!(caveat, Caveat::Verbs(verbs) if !verbs.has(Verb::Write));
+        let mut caveats = self.claim.iter().flat_map(Claim::caveats);
+        match caveats.any(lacks) && matches!(error, client::Error::TooFewPieces { .. }) {
+            true => Error::Refused(Refusal::Verb { verb: Verb::Write }),
+            false => error.into(),
+        }
+    }
+
+    /// Begins to write an object; `len` if its bytes are counted already. It is there once [`Upload::finish`] says so, in the place of what
+    /// was there before.
+    ///
+    /// # Errors
+    /// If the path can't be: a name is longer than 255 bytes, or all of it too long once it is sealed.
+    pub fn write(&self, path: &str, len: Option<u64>) -> Result<Upload<'_>> {
+        let is_folder =
+            path.ends_with('/') || path.is_empty() && (self.prefix.is_empty() || self.prefix.ends_with('/'));
+        if is_folder {
+            return Err(invalid(
+                "a path that ends in / names a folder: folders are there as soon as something is in them",
+            ));
+        }
+        let key = self.sealed(path)?;
+        self.refresh();
+        let writer = self.client.writer_as(&self.bucket, len, self.access(path)).never_inline();
+        Ok(Upload { volume: self, writer, key, path: path.to_owned(), began: self.env.clock.now() })
+    }
+
+    async fn version(&self, path: &str, with_body: bool) -> Result<Version> {
+        let key = self.sealed(path)?;
+        match self.client.head(&self.bucket, &key, None, with_body).await? {
+            Found::Object(version) => Ok(version),
+            Found::Marker(_) => Err(client::Error::Namespace(namespace::Error::NoSuchKey).into()),
+        }
+    }
+
+    fn entry(&self, path: &str, name: String, version: &Version) -> Result<Entry> {
+        let attributes = match version.attrs.get(SEALED) {
+            None => Attributes::default(),
+            Some(sealed) => {
+                let bytes = self.folder.key().at(path).open_bytes(ATTRIBUTES, sealed).map_err(client::Error::from)?;
+                Attributes::decode(&bytes).map_err(client::Error::from)?
+            }
+        };
+        Ok(Entry { name, size: version.size, written: version.modified, attributes })
+    }
+
+    /// What is known of an object.
+    ///
+    /// # Errors
+    /// Of kind `Missing` if there is none.
+    pub async fn stat(&self, path: &str) -> Result<Entry> {
+        let version = self.version(path, false).await?;
+        self.entry(path, last(path).to_owned(), &version)
+    }
+
+    /// Bytes of an object; a range that goes on beyond its end ends there.
+    ///
+    /// # Errors
+    /// Of kind `Missing` if there is none. That pieces are too few shows as it is read.
+    pub async fn read(&self, path: &str, range: Range<u64>) -> Result<(Entry, ReadStream)> {
+        self.refresh();
+        let version = self.version(path, true).await?;
+        let end = range.end.min(version.size);
+        let range = range.start.min(end)..end;
+        let stream = self.client.read_as(&self.bucket, &version, range, &self.access(path))?;
+        Ok((self.entry(path, last(path).to_owned(), &version)?, stream))
+    }
+
+    /// What is in a folder, by true names; `""` is the topmost one.
+    ///
+    /// # Errors
+    /// If the path names no folder, or a name doesn't open.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Entry>> {
+        if !(folder.is_empty() || folder.ends_with('/')) {
+            return Err(invalid("a folder's path ends in /"));
+        }
+        let prefix = self.sealed(folder)?;
+        if !(prefix.is_empty() || prefix.ends_with('/')) {
+            return Ok(vec![self.stat("").await?]);
+        }
+        let key = self.folder.key().at(folder);
+        let open = |sealed: &str| key.open_name(sealed).map_err(client::Error::from);
+        let mut query =
+            ListQuery { prefix: prefix.clone(), delimiter: "/".into(), limit: PAGE, ..ListQuery::default() };
+        let mut all = Vec::new();
+        loop {
+            let page = self.client.list(&self.bucket, &query).await?;
+            for entry in page.entries {
+                all.push(match entry {
+                    Listed::Item(object) => {
+                        let name = open(object.key.strip_prefix(&prefix).unwrap_or_default())?;
+                        self.entry(&format!("{folder}{name}"), name, &object.version)?
+                    }
+                    Listed::Prefix(path) => {
+                        let name = path.strip_prefix(&prefix).and_then(|name| name.strip_suffix('/'));
+                        let name = open(name.unwrap_or_default())? + "/";
+                        Entry { name, size: 0, written: Wall(0), attributes: Attributes::default() }
+                    }
+                });
+            }
+            match page.next {
+                Some(next) => query.after = Some(next.after),
+                None => break,
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// All objects in a folder and below, each with its path from there, by true paths.
+    ///
+    /// # Errors
+    /// As [`Volume::list`].
+    pub async fn walk(&self, folder: &str) -> Result<Vec<(String, Entry)>> {
+        let mut all = Vec::new();
+        let mut folders = vec![String::new()];
+        while let Some(below) = folders.pop() {
+            for entry in self.list(&format!("{folder}{below}")).await? {
+                let path = format!("{below}{}", entry.name);
+                match entry.is_folder() {
+                    true => folders.push(path),
+                    false => all.push((path, entry)),
+                }
+            }
+        }
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
+    }
+
+    /// Deletes an object; one that isn't there is no error. The store collects its pieces.
+    ///
+    /// # Errors
+    /// If it isn't allowed, or nobody leads the volume's metadata.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        let command = Command::Delete { key: self.sealed(path)?, version: None, condition: Condition::default() };
+        self.client.commit(&self.bucket, command).await?;
+        Ok(())
+    }
+}
+
+/// The last name of a path.
+fn last(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// An object that is being written. Dropping it leaves everything as it was.
+pub struct Upload<'a> {
+    volume: &'a Volume,
+    writer: Writer,
+    key: String,
+    path: String,
+    began: Instant,
+}
+
+impl Upload<'_> {
+    /// Takes the next bytes; waits while too many are under way.
+    ///
+    /// # Errors
+    /// If too few drives take them. Then the upload is of no use any more.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.writer.write(bytes).await.map_err(|error| self.volume.explained(error))
+    }
+
+    /// Everything is durable, and the object is there.
+    ///
+    /// # Errors
+    /// If too few drives have it, or it isn't allowed; nothing is changed then. If nobody answered, it may be there all the same.
+    pub async fn finish(self, attributes: Attributes) -> Result<()> {
+        let Self { volume, writer, key, path, began } = self;
+        let content = writer.finish().await.map_err(|error| volume.explained(error))?;
+        if volume.env.clock.now().since(began) >= WRITE_MAX {
+            volume.client.discard(&content);
+            return Err(invalid("writing took longer than the store keeps what no object names: begin again"));
+        }
+        let random = || volume.env.random();
+        let sealed = volume.folder.key().at(&path).seal_bytes(random(), ATTRIBUTES, &attributes.encode());
+        let attrs = Attrs::from([(SEALED.to_owned(), sealed)]);
+        // A tag of the content would tell who has the same.
+        let etag = base::ids::hex(&random());
+        let new = NewVersion { size: content.size, etag, attrs, body: content.body };
+        volume.refresh();
+        volume.client.commit(&volume.bucket, Command::Put { key, new, condition: Condition::default() }).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_stay_what_they_are() {
+        let values = [
+            Attributes::default(),
+            Attributes { changed: Some(Wall(1_795_230_600_000)), content_type: "image/jpeg".into() },
+        ];
+        let lines: Vec<String> = values.iter().map(|value| base::ids::hex(&value.encode())).collect();
+        assert_eq!(lines.join("\n"), include_str!("../tests/attributes-v1.hex").trim());
+        for value in values {
+            assert_eq!(Attributes::decode(&value.encode()).unwrap(), value);
+        }
+    }
+
+    #[test]
+    fn the_last_name_of_a_path_is_the_objects() {
+        for (path, name) in [("a/b/c", "c"), ("c", "c"), ("", ""), ("a//", "")] {
+            assert_eq!(last(path), name, "{path}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+"""An end-to-end volume, with real nodes: used from a machine that is no node, with nothing but its 24 words.
+
+Files of all sizes go in and come out, are listed, replaced, removed. A grant for a folder reads that folder and nothing else; one that
+ended, one that was revoked and one that was changed open nothing. S3 refuses the bucket. Whatever nodes hold is searched for names and
+contents, also with the store's own root key in hand. Then every node that votes on metadata dies with its disks, and the words give back
+every byte.
+
+ENDTOEND_MB (40) is how much is stored.
+"""
+
+import filecmp
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from support.cluster import Cluster  # noqa: E402
+from support.store import ABIDE, seed, wait_for  # noqa: E402
+
+STORED = int(float(os.environ.get("ENDTOEND_MB", "40")) * 1e6)
+NODES = 7
+CODE = "2+5"
+# In every name and in all contents: what must be found nowhere.
+NAME, CONTENT = "quokkaholiday", b"wombat-in-the-clear "
+
+
+def data(chance, size):
+    """Bytes that can be recognised wherever they are cut."""
+    random_part = chance.randbytes(max(0, size // 2))
+    text = CONTENT * (1 + (size - len(random_part)) // len(CONTENT))
+    return (text[: size - len(random_part)] + random_part)[:size]
+
+
+def fill(folder, chance):
+    def put(path, size):
+        path = folder / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data(chance, size))
+
+    for number in range(40):
+        put(f"{NAME}-notes/{number % 5}/{NAME}-{number}.txt", chance.choice([0, 1, 40, 900, 4000, 30_000, 200_000]))
+    left, number = STORED, 0
+    while left > 0:
+        size = chance.randrange(300_000, 5_000_000)
+        put(f"{NAME}-photos/2026/{NAME}-{number:03}.raw", size)
+        left, number = left - size, number + 1
+    put(f"{NAME}-photos/{'ü' * 20} and spaces.jpg", 70_000)
+    put(f"{NAME}-photos/big.mov", 9 << 20)
+
+
+class Machine:
+    """A machine that isn't a node: only a home, and perhaps nothing in it."""
+
+    def __init__(self, home):
+        self.home = home
+
+    def run(self, *words, given=None, check=True):
+        environment = {"PATH": os.environ["PATH"], "ABIDE_HOME": str(self.home)}
+        done = subprocess.run(
+            [ABIDE, *map(str, words)], input=given, capture_output=True, text=True, env=environment, timeout=600
+        )
+        if check:
+            assert done.returncode == 0, f"abide {words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *words, **more):
+        return json.loads(self.run(*words, "--json", **more).stdout)
+
+    def refused(self, *words, why="", **more):
+        done = self.run(*words, check=False, **more)
+        assert done.returncode == 1, f"abide {words} was not refused: {done.stdout}"
+        assert why in done.stderr + done.stdout, f"{why!r} isn't said, but {done.stderr}{done.stdout}"
+        return done.stderr
+
+
+def files(folder):
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def compare(wanted, found):
+    lacking, more = files(wanted) - files(found), files(found) - files(wanted)
+    assert not lacking, f"lacking: {sorted(lacking)[:10]} ({len(lacking)})"
+    assert not more, f"too much: {sorted(more)[:10]} ({len(more)})"
+    wrong = [name for name in files(wanted) if not filecmp.cmp(wanted / name, found / name, shallow=False)]
+    assert not wrong, f"other bytes: {wrong[:10]} ({len(wrong)})"
+    return len(files(wanted))
+
+
+def search(cluster, secrets):
+    """Every byte of every file that nodes hold, their logs too. How many bytes that were."""
+    count = 0
+    for node in cluster.nodes:
+        for path in node.base.rglob("*"):
+            if not path.is_file():
+                continue
+            try:
+                held = path.read_bytes()
+            except FileNotFoundError:
+                continue
+            count += len(held)
+            for secret in secrets:
+                assert secret not in held, f"{secret!r} is in {path} of {node.name}"
+    return count
+
+
+def opened_metadata(cluster, node):
+    """What the records of a node's metadata logs say to who has the store's root key."""
+    keys = list(cluster.nodes[0].home.glob("*.key"))
+    assert len(keys) == 1, keys
+    text = ""
+    for drive in node.drives:
+        for path in sorted((Path(drive) / "meta").rglob("*")):
+            if path.is_file():
+                done = node.run("inspect", "log", "--key-file", keys[0], path, "--json", check=False)
+                text += done.stdout
+    return text
+
+
+def main():
+    value = seed()
+    chance = random.Random(value)
+    base = Path(tempfile.mkdtemp(prefix="abide-endtoend-"))
+    photos = base / "family"
+    fill(photos, chance)
+    with Cluster(NODES, 1) as cluster:
+        first = cluster.nodes[0]
+        first.run("policy", "default", CODE)
+        cluster.wait_until_whole()
+        made = first.json("volume", "create", "family", "--e2e", "--shares")
+        words = made["words"]
+        assert len(words.split()) == 24 and [len(share.split()) for share in made["shares"]] == [30] * 3, made
+        assert first.json("volume", "list")[0]["mode"] == "end-to-end"
+        # The node keeps nothing: the keys go to a machine that is none.
+        shutil.rmtree(first.home / "volumes")
+        mine, other = Machine(base / "mine"), Machine(base / "other")
+        near = chance.choice(cluster.nodes).cluster_address
+        mine.refused("ls", "family:/", why="no keys of a volume family are in")
+        mine.run("volume", "open", "family", "--words", "--from", near, given=words + "\n")
+        mine.run("key", "test", "family", given=words + "\n")
+        mine.run("key", "test", "family", "--shares", given="\n".join(made["shares"][1:]) + "\n")
+        stranger = "abandon " * 23 + "art"
+        mine.refused("key", "test", "family", given=stranger + "\n")
+        mine.refused("key", "test", "family", given=words.replace(words.split()[3], "quokka") + "\n", why="quokka")
+        other.refused("volume", "open", "family", "--words", "--from", near, given=stranger + "\n", why="no node can be asked")
+
+        began = time.monotonic()
+        done = mine.json("cp", "-r", photos, "family:/all")
+        took_in = time.monotonic() - began
+        size = sum(path.stat().st_size for path in photos.rglob("*") if path.is_file())
+        assert (done["files"], done["bytes"], done["failed"]) == (len(files(photos)), size, []), done
+        listed = {row["path"]: row for row in mine.json("ls", "-r", "family:/all")}
+        assert set(listed) == files(photos), "the listing"
+        assert all(row["bytes"] == (photos / path).stat().st_size for path, row in listed.items())
+        names = [row["path"] for row in mine.json("ls", "family:/all")]
+        assert names == [f"{NAME}-notes/", f"{NAME}-photos/"], names
+        began = time.monotonic()
+        mine.run("cp", "-r", "family:/all", base / "back")
+        took_out = time.monotonic() - began
+        count = compare(photos, base / "back")
+        print(
+            f"{count} files, {size / 1e6:.0f} MB: in {size / 1e6 / took_in:.1f} MB/s, out {size / 1e6 / took_out:.1f} MB/s",
+            flush=True,
+        )
+
+        # Replaced, removed: here and in the volume.
+        one = photos / f"{NAME}-notes/1/{NAME}-1.txt"
+        one.write_bytes(data(chance, 55_555))
+        mine.run("cp", one, f"family:/all/{NAME}-notes/1/{NAME}-1.txt")
+        gone = f"{NAME}-photos/2026/{NAME}-000.raw"
+        (photos / gone).unlink()
+        mine.run("rm", f"family:/all/{gone}")
+        mine.refused("cp", f"family:/all/{gone}", base / "none", why="nothing is at")
+        mine.run("cp", f"family:/all/{NAME}-notes/1/{NAME}-1.txt", base / "one")
+        assert (base / "one").read_bytes() == one.read_bytes()
+
+        # S3 can't serve it, and says why.
+        s3 = first.boto3()
+        for act in [
+            lambda: s3.list_objects_v2(Bucket="family"),
+            lambda: s3.put_object(Bucket="family", Key="x", Body=b"x"),
+            lambda: s3.get_object(Bucket="family", Key="x"),
+        ]:
+            try:
+                act()
+                raise AssertionError("S3 served an end-to-end volume")
+            except s3.exceptions.ClientError as error:
+                assert "end-to-end volume" in str(error), error
+
+        # A grant of a folder, in a file on another machine.
+        line = mine.run("grant", f"family:/all/{NAME}-notes", "--read", "--until", "2d").stdout
+        grant = base / "grant"
+        grant.write_text(line)
+        inside = {row["path"] for row in other.json("ls", "-r", "--grant", grant, ":/")}
+        assert inside == files(photos / f"{NAME}-notes"), inside
+        other.run("cp", "-r", "--grant", grant, ":/", base / "granted")
+        compare(photos / f"{NAME}-notes", base / "granted")
+        assert other.run("ls", "--grant", "-", ":/1/", given=line).stdout.count(NAME) == 8
+        other.refused("cp", "--grant", grant, one, ":/1/mine.txt", why="doesn't allow to write")
+        other.refused("rm", "--grant", grant, f":/1/{NAME}-1.txt", why="doesn't allow to delete")
+        other.refused("cp", "--grant", grant, f":/{NAME}-photos/big.mov", base / "none", why="nothing is at")
+        assert other.json("ls", "--grant", grant, ":/../") == []
+        # One that is narrower, one that may write, one that ended, one that somebody changed.
+        narrow = base / "narrow"
+        narrow.write_text(other.run("grant", "--grant", grant, ":/2", "--read").stdout)
+        compare_to = files(photos / f"{NAME}-notes" / "2")
+        assert {row["path"] for row in other.json("ls", "--grant", narrow)} == compare_to
+        write = base / "write"
+        write.write_text(mine.run("grant", f"family:/all/{NAME}-notes", "--write").stdout)
+        other.run("cp", "--grant", write, one, f":/1/{NAME}-new.txt")
+        shutil.copy(one, photos / f"{NAME}-notes/1/{NAME}-new.txt")
+        other.refused("ls", "--grant", write, ":/")
+        ended = base / "ended"
+        ended.write_text(mine.run("grant", f"family:/all/{NAME}-notes", "--read", "--until", "3s").stdout)
+        other.run("ls", "--grant", ended, ":/")
+        time.sleep(3.5)
+        other.refused("ls", "--grant", ended, ":/", why="the grant ended at")
+        changed = line.strip()
+        (base / "changed").write_text(changed[:60] + ("A" if changed[60] != "A" else "B") + changed[61:])
+        other.refused("ls", "--grant", base / "changed", ":/", why="mistyped")
+        mine.run("cp", "-r", "family:/all", base / "again")
+        compare(photos, base / "again")
+        first.run("volume", "revoke", "family")
+        wait_for(
+            "every node knows that the grant was revoked",
+            lambda: other.run("ls", "--grant", grant, ":/", check=False).returncode == 1, 20,
+        )
+
+        # Nobody but the owner learns anything: not from disks, nor with the store's own key.
+        secrets = [NAME.encode(), CONTENT, " ".join(words.split()[:3]).encode()]
+        searched = search(cluster, secrets)
+        s3.create_bucket(Bucket="plain")
+        s3.put_object(Bucket="plain", Key="numbat-in-the-open", Body=b"x" * 100)
+        shown = "".join(opened_metadata(cluster, node) for node in cluster.nodes)
+        assert "numbat-in-the-open" in shown or b"numbat-in-the-open".hex() in shown, "the search finds nothing at all"
+        for secret in (NAME, NAME.encode().hex(), CONTENT.decode(), CONTENT.hex()):
+            assert secret not in shown, secret
+        print(f"searched {searched / 1e6:.0f} MB of {NODES} nodes, and {len(shown) / 1e6:.1f} MB of opened metadata", flush=True)
+
+        # Everybody who votes dies. The words are enough.
+        cluster.wait_until_whole()
+        rows = first.status()["nodes"]
+        voters = [node for node in cluster.nodes if (cluster.row(rows, node) or {}).get("voter")]
+        lost = voters + ([first] if first not in voters else [])
+        left = [node for node in cluster.nodes if node not in lost]
+        assert len(voters) >= 3 and len(left) >= 2, f"{len(voters)} vote"
+        for node in lost:
+            node.kill()
+            shutil.rmtree(node.base)
+        print(f"{[node.name for node in lost]} are gone with their disks: all {len(voters)} that voted", flush=True)
+        shutil.rmtree(mine.home)
+        address = chance.choice(left).cluster_address
+        nobody = Machine(Path("/nonexistent"))
+        began = time.monotonic()
+        answer = nobody.json("rescue", "--volume", "--words", "--from", address, base / "rescued", given=words + "\n")
+        took = time.monotonic() - began
+        (rescued,) = (base / "rescued").iterdir()
+        # Empty files have no pieces, and what was removed has some still: the kit that the client brought to nodes knows both.
+        assert all(volume["kit"] for volume in answer["volumes"]), answer
+        count = compare(photos, rescued / "all")
+        print(f"rescued {count} files with the words alone in {took:.1f} s", flush=True)
+        nobody.refused("rescue", "--volume", "--words", "--from", address, given=stranger + "\n", why="no node can be asked")
+    shutil.rmtree(base)
+    print("only who has the words can read, and nothing else is needed", flush=True)
+
+
+if __name__ == "__main__":
+    main()
