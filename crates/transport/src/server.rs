@@ -1,7 +1,7 @@
 //! The listening side: who may come in, and what becomes of them.
 //!
 //! Invariants:
-//! 1. Nothing is said to a stranger: before a key is known for a member's (or its holder for a
+//! 1. Nothing is said to a stranger: before a key is known for a member's or a guest's (or its holder for a
 //!    ticket's) the only bytes that go out are TLS's own.
 //! 2. Strangers are bounded in count and time. If there are too many, the one who has waited longest
 //!    of those from the address that sent most gives way: a flood from a few addresses keeps

@@ -56,6 +56,9 @@ pub struct Drilled {
     pub failed: u64,
 }
 
+/// What a drill means for the store's health.
+type Verdict = Option<(Health, String)>;
+
 /// As it is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Record {
@@ -124,7 +127,7 @@ impl Inner {
     }
 
     /// How the last drill went, and what it means for the store's health: nothing as long as there are no other nodes.
-    pub(crate) fn drilled(&self) -> Result<(Option<Drilled>, Option<(Health, String)>)> {
+    pub(crate) fn drilled(&self) -> Result<(Option<Drilled>, Verdict)> {
         if self.cluster.get().is_none() {
             return Ok((None, None));
         }
