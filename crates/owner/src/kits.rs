@@ -30,8 +30,8 @@ use crate::reach::told_with;
 use crate::volume::Volume;
 use crate::{Error, Result};
 
-/// Nodes that keep a copy.
-const COPIES: usize = 3;
+/// Nodes that keep a copy: one more than the data survives the loss of, but at least and at most so many.
+const COPIES: std::ops::RangeInclusive<usize> = 3..=8;
 /// Names of a listing, and groups of a policy, at a time.
 const PAGE: usize = 1000;
 const GROUPS: usize = 1024;
@@ -167,7 +167,7 @@ impl Volume {
         };
         bytes.truncate(log.len() as usize);
         let label = Label::of(&log);
-        let nodes = holders(root, self.reach.nodes().keys().copied(), COPIES);
+        let nodes = holders(root, self.reach.nodes().keys().copied(), copies(log.state()));
         let brought = join_all(nodes.into_iter().map(async |node| {
             let done = self.bring(root, label, &bytes, node).await;
             (node, done.err().map(|error| error.to_string()))
@@ -300,6 +300,13 @@ impl Volume {
         }
         Ok(all)
     }
+}
+
+/// On how many nodes a kit goes.
+fn copies(state: &State) -> usize {
+    let segments = state.everything().flat_map(|(_, object)| object.body.segments());
+    let most = segments.map(|(segment, _)| usize::from(segment.code.m)).max().unwrap_or(0);
+    (most + 1).clamp(*COPIES.start(), *COPIES.end())
 }
 
 /// What the kit calls a version that it has as the rows have it.
