@@ -120,18 +120,25 @@ impl Node {
             Verb::Remove => Change::Remove(targets),
             Verb::Expunge => Change::Expunge(targets),
         };
-        let judged = inner.judge(change).await?;
-        let mut plan = judged.plan();
-        if !(apply || code.is_some()) {
+        for left in (0..JUDGED_MAX).rev() {
+            let judged = inner.judge(change.clone()).await?;
+            let mut plan = judged.plan();
+            if !(apply || code.is_some()) {
+                return Ok(plan);
+            }
+            judged.permit(code)?;
+            // Only from here on: judging a large store takes seconds, in which drives must be looked after.
+            let _one = inner.changing.lock().await;
+            if left > 0 && inner.check_unchanged(&judged).is_err() {
+                // Pieces go on moving by themselves: it is judged again, and may be refused for it.
+                continue;
+            }
+            inner.check_unchanged(&judged)?;
+            inner.carry_out(&judged).await?;
+            plan.applied = true;
             return Ok(plan);
         }
-        judged.permit(code)?;
-        // Only from here on: judging a large store takes seconds, in which drives must be looked after.
-        let _one = inner.changing.lock().await;
-        inner.check_unchanged(&judged)?;
-        inner.carry_out(&judged).await?;
-        plan.applied = true;
-        Ok(plan)
+        Err(outdated())
     }
 
     /// Plans that were carried out, newest last.
@@ -562,6 +569,9 @@ impl Inner {
         })
     }
 }
+
+/// A change is judged so often if the store changes under it.
+const JUDGED_MAX: usize = 5;
 
 /// What becomes of nodes and drives.
 struct NewStates<'a> {

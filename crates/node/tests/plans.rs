@@ -137,7 +137,11 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
         shown(&nodes[0], Verb::Remove, &["n5"]).await.is_ok_and(|plan| !plan.refused)
     })
     .await;
-    assert!(nodes[0].change(Verb::Remove, &names(&["n5"]), true, None).await.unwrap().applied);
+    until("it is removed", || async {
+        let done = nodes[0].change(Verb::Remove, &names(&["n5"]), true, None).await;
+        done.is_ok_and(|plan| plan.applied)
+    })
+    .await;
     nodes.pop().unwrap().close().await;
     check(&nodes[3], &bucket, 16).await;
     until("nothing lacks", || async { nodes[1].verify("bucket").await.is_ok_and(|all| all.findings.is_empty()) }).await;
