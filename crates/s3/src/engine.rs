@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
-use base::{Kinded, UserId};
+use base::{Kind, Kinded, UserId};
 use bytes::Bytes;
 use client::Client;
 use namespace::read::Found;
@@ -27,6 +27,8 @@ impl From<client::Error> for Error {
     fn from(error: client::Error) -> Self {
         match error {
             client::Error::Namespace(error) => Error::Namespace(error),
+            // That a drive may not be written says nothing of what the caller may do.
+            error if error.kind() == Kind::Denied => Error::Store { kind: Kind::Unreachable, text: error.to_string() },
             error => Error::Store { kind: error.kind(), text: error.to_string() },
         }
     }

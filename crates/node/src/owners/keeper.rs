@@ -216,7 +216,7 @@ impl Inner {
         let mut at = from;
         for part in bytes.chunks(PARCEL_BYTES_MAX) {
             let parcel = Parcel::new(&keeper.root, label, at, part);
-            match self.owners.shelves.take(&dir, parcel).await? {
+            match self.owners.shelves.take((&dir.path, dir.lock.clone()), parcel).await? {
                 Take::Grow | Take::Begin | Take::Fill | Take::Known => at += part.len() as u64,
                 // Its own copy is gone, or somebody else's is newer: both are settled by beginning anew.
                 other => return Err(Error::NotYet(format!("this node's copy of a kit doesn't fit ({other:?})"))),

@@ -11,7 +11,6 @@
 //! | somebody with an owner's ticket | what the ticket says, as many bytes, until then | no |
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -31,7 +30,7 @@ use tokio::sync::Semaphore;
 use transport::{Body, Caller, Fault, Guests, Request, Response, Service, ServiceId, Services};
 
 use super::guests::{self, GuestService};
-use crate::fleet::lock;
+use crate::fleet::{Mounted, lock};
 use crate::node::Inner;
 
 /// The service, on the wire.
@@ -300,14 +299,15 @@ impl Inner {
         }
         let none = || Fault::new(Kind::Unreachable, "no drive of this node takes a kit now");
         let dir = self.kit_drive(&parcel.label.volume).ok_or_else(none)?;
-        let take = self.owners.shelves.take(&dir, parcel).await.map_err(|error| fault(&error))?;
+        let take =
+            self.owners.shelves.take((&dir.path, dir.lock.clone()), parcel).await.map_err(|error| fault(&error))?;
         Ok(Response::new(Told::Kept(take).encode()))
     }
 
-    /// The drive's folder where the kit of a volume goes here: the same one as long as it works.
-    pub fn kit_drive(&self, volume: &PublicKey) -> Option<PathBuf> {
+    /// The drive where the kit of a volume goes here: the same one as long as it works.
+    pub fn kit_drive(&self, volume: &PublicKey) -> Option<Arc<Mounted>> {
         let rank = |id: &base::DriveId| crypt::hash(&[&volume.0[..], &id.0].concat());
         let up = self.fleet.up().into_iter().filter(|drive| !drive.full.load(Relaxed));
-        up.max_by_key(|drive| rank(&drive.id)).map(|drive| drive.path.clone())
+        up.max_by_key(|drive| rank(&drive.id))
     }
 }

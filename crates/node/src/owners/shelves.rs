@@ -15,6 +15,7 @@ use kit::spread::{Label, Parcel, Shelf, Take};
 
 use crate::error::{Error, Result};
 use crate::fleet::{folder, lock};
+use crate::identity::Lock;
 use crate::private;
 
 /// The folder in a drive's.
@@ -121,7 +122,7 @@ impl Shelves {
     }
 
     /// Keeps a parcel; durable when this returns. `drive` is where a new copy goes.
-    pub async fn take(&self, drive: &Path, parcel: Parcel) -> Result<Take> {
+    pub async fn take(&self, (drive, held): (&Path, Arc<Lock>), parcel: Parcel) -> Result<Take> {
         let volume = parcel.label.volume;
         let slot = {
             let mut copies = lock(&self.copies);
@@ -146,7 +147,13 @@ impl Shelves {
             }
         };
         let (disk, place) = (self.env.disk.clone(), dir.clone());
-        let write = move || write(&*disk, &place, take, &parcel, &shelf, before.map(|label| (old_dir, label)));
+        let write = move || {
+            // A folder that was deleted and made anew is not this drive any more.
+            if take == Take::Begin && !held.is_there() {
+                return Err("the drive's folder is gone".to_owned());
+            }
+            write(&*disk, &place, take, &parcel, &shelf, before.map(|label| (old_dir, label)))
+        };
         let wrote = self.env.blocking(write).await.map_err(client::Error::from)?;
         match wrote {
             Ok(()) => {
@@ -236,6 +243,12 @@ mod tests {
 
     use super::*;
 
+    /// Nobody else looks at these folders: each call locks anew what the one before let go.
+    fn held(env: &Env, drive: &Path) -> Arc<Lock> {
+        std::fs::create_dir_all(drive).unwrap();
+        Arc::new(Lock::take(&*env.disk, drive).unwrap())
+    }
+
     fn parcels(root: &VolumeRoot, log: &Log, bytes: &[u8], from: u64) -> Vec<Parcel> {
         Parcel::all(root, Label::of(log), bytes, from).collect()
     }
@@ -250,14 +263,14 @@ mod tests {
         let (mut bytes, mut log) = Log::create(&root, VolumeId(7), [1; 16], State::default(), || env.random()).unwrap();
         let shelves = Shelves::new(env.clone());
         for parcel in parcels(&root, &log, &bytes, 0) {
-            assert_eq!(shelves.take(&one, parcel).await.unwrap(), Take::Begin);
+            assert_eq!(shelves.take((&one, held(&env, &one)), parcel).await.unwrap(), Take::Begin);
         }
         let at = bytes.len() as u64;
         let position = Position { seq: 3, at: base::Wall(9) };
         bytes.extend(log.append(vec![Change::Position(position)], || env.random()).unwrap());
         let grown = parcels(&root, &log, &bytes, at);
-        assert_eq!(shelves.take(&one, grown[0].clone()).await.unwrap(), Take::Grow);
-        assert_eq!(shelves.take(&one, grown[0].clone()).await.unwrap(), Take::Known);
+        assert_eq!(shelves.take((&one, held(&env, &one)), grown[0].clone()).await.unwrap(), Take::Grow);
+        assert_eq!(shelves.take((&one, held(&env, &one)), grown[0].clone()).await.unwrap(), Take::Known);
         let read = shelves.read(public, 0, 1 << 20).await.unwrap().unwrap();
         assert_eq!(read, (Label::of(&log), bytes.clone()));
 
@@ -267,14 +280,14 @@ mod tests {
         assert_eq!(again.labels(None).await, [Label::of(&log)]);
         let (compact, log) = log.compact(|| env.random()).unwrap();
         for parcel in parcels(&root, &log, &compact, 0) {
-            assert_eq!(again.take(&two, parcel).await.unwrap(), Take::Begin);
+            assert_eq!(again.take((&two, held(&env, &two)), parcel).await.unwrap(), Take::Begin);
         }
         assert_eq!(again.read(public, 5, 10).await.unwrap().unwrap().1, compact[5..15]);
         assert!(std::fs::read_dir(one.join(DIR)).unwrap().next().is_none(), "the older one is gone");
-        assert_eq!(again.take(&two, grown[0].clone()).await.unwrap(), Take::Older);
+        assert_eq!(again.take((&two, held(&env, &two)), grown[0].clone()).await.unwrap(), Take::Older);
         let mut forged = parcels(&root, &log, &compact, 0).remove(0);
         forged.bytes[10] ^= 1;
-        assert_eq!(again.take(&two, forged).await.unwrap(), Take::Forged);
+        assert_eq!(again.take((&two, held(&env, &two)), forged).await.unwrap(), Take::Forged);
         assert!(again.has(&public));
         assert!(!again.has(&VolumeRoot::new([2; 32]).signing_key().public()));
     }
@@ -287,7 +300,7 @@ mod tests {
         let (bytes, log) = Log::create(&root, VolumeId(7), [1; 16], State::default(), || env.random()).unwrap();
         let shelves = Shelves::new(env.clone());
         for parcel in parcels(&root, &log, &bytes, 0) {
-            shelves.take(home.path(), parcel).await.unwrap();
+            shelves.take((home.path(), held(&env, home.path())), parcel).await.unwrap();
         }
         let path = copy_path(&home.path().join(DIR), &Label::of(&log));
         env.disk.open(&path, Open::Write).unwrap().set_len(bytes.len() as u64 - 1).unwrap();
@@ -295,6 +308,12 @@ mod tests {
         again.add_drive(home.path()).await.unwrap();
         assert!(again.labels(None).await.is_empty());
         // It is taken anew.
-        assert_eq!(again.take(home.path(), parcels(&root, &log, &bytes, 0).remove(0)).await.unwrap(), Take::Begin);
+        assert_eq!(
+            again
+                .take((home.path(), held(&env, home.path())), parcels(&root, &log, &bytes, 0).remove(0))
+                .await
+                .unwrap(),
+            Take::Begin
+        );
     }
 }
