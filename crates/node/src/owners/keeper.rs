@@ -99,6 +99,10 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
     let mut all: BTreeMap<u32, Following> = BTreeMap::new();
     let mut not_before: BTreeMap<u32, Instant> = BTreeMap::new();
     while inner.pause(EVERY).await {
+        // One machine alone has all its metadata on its drives as it is, several times.
+        if inner.cluster.get().is_none() {
+            continue;
+        }
         for drive in inner.fleet.up() {
             if drives.insert(drive.path.clone())
                 && let Err(error) = inner.owners.shelves.add_drive(&drive.path).await
