@@ -132,6 +132,8 @@ mod tests {
         ("/v1/nodes/invite", "lets a machine in, which takes nothing away"),
         ("/v1/plan", "gated: drain, remove, expunge"),
         ("/v1/pace", "what has no spare piece left is repaired whatever it says"),
+        ("/v1/volumes/create", "adds a volume; a name that is taken is refused"),
+        ("/v1/volumes/revoke", "closes doors; the owner makes new grants"),
         ("/v1/undo", "brings back; what it replaces can be had back in turn"),
         ("/v1/undo/keep", "gated: a shorter time gives up what is older"),
         ("/v1/purge", "gated"),

@@ -111,9 +111,16 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             Ok(Done::good(answer, shown))
         }
         Command::Scrub => post("/v1/scrub", json!({})).map(|answer| {
-            let damaged = answer["damaged"].as_u64().unwrap_or(0);
-            let shown = format!("{} pieces read, {damaged} damaged{}", text(&answer["pieces"]), repaired(damaged));
-            Done { good: damaged == 0, answer, shown }
+            let [damaged, metadata, left] =
+                ["damaged", "metadata", "metadata_left"].map(|what| answer[what].as_u64().unwrap_or(0));
+            let mut shown = format!("{} pieces read, {damaged} damaged{}", text(&answer["pieces"]), repaired(damaged));
+            if metadata > 0 {
+                let mended = metadata - left;
+                shown += &format!(
+                    "\n{metadata} places of the metadata's copies had rotted, {mended} are put right from other copies"
+                );
+            }
+            Done { good: damaged + metadata == 0, answer, shown }
         }),
         Command::Verify { what } => post("/v1/verify", json!({ "what": what })).map(verified),
         Command::Inspect(Inspect::Manifest { what }) => {

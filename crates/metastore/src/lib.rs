@@ -24,7 +24,7 @@ mod merge;
 mod overlay;
 mod record;
 
-pub use embedded::{Embedded, MemberSet, Mirror, Options};
+pub use embedded::{Embedded, MemberSet, Mirror, Options, Scrubbed};
 pub use error::Error;
 pub use memory::{MemoryStore, check_commit, weight};
 pub use record::{read_entry, write_entry};

@@ -5,6 +5,7 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::Seq;
 use base::kv::Batch;
@@ -151,4 +152,79 @@ async fn another_key_is_refused() {
     assert!(matches!(other, Err(Error::Foreign { .. })), "{:?}", other.err());
     let store = open(dir.path(), &[1], None).await.unwrap();
     check(&store, 3);
+}
+
+/// Flips a bit of the last byte of a file that was ever written.
+fn rot(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap();
+    let at = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[at] ^= 4;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_mirror_whose_member_set_rotted_is_a_mirror_still() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    fill(&store, 0, 60).await;
+    store.close().await.unwrap();
+    rot(&mirror(dir.path(), 1).dir.join("members"));
+    rot(&mirror(dir.path(), 2).dir.join("members"));
+    let store = open(dir.path(), &[1, 2, 3], None).await.unwrap();
+    assert_eq!(store.members().drives, [drive(1), drive(2), drive(3)]);
+    let remembered = store.members();
+    store.close().await.unwrap();
+    // With no mirror's own word left, what the drives remember counts.
+    rot(&mirror(dir.path(), 2).dir.join("members"));
+    let store = open(dir.path(), &[2], Some(remembered)).await.unwrap();
+    check(&store, 60);
+    let newer = store.members();
+    assert_eq!(newer.drives, [drive(2)]);
+    store.close().await.unwrap();
+    // One that the newest set doesn't name is none, rotten or not.
+    rot(&mirror(dir.path(), 1).dir.join("members"));
+    let stale = open(dir.path(), &[1, 3], Some(newer)).await;
+    assert!(matches!(stale, Err(Error::Stale { .. })), "{:?}", stale.err());
+}
+
+#[tokio::test]
+async fn what_rots_on_mirrors_is_put_right_by_a_scrub() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = common::open_in(&Env::real(), dir.path(), &[1, 2, 3], None, common::small()).await.unwrap();
+    fill(&store, 0, 60).await;
+    store.checkpoint().await.unwrap();
+    fill(&store, 60, 90).await;
+    let clean = store.scrub(Duration::ZERO).await.unwrap();
+    assert!(clean.bytes > 0 && clean.damaged == 0, "{clean:?}");
+    // Each file of which there is one in another mirror, in every mirror another one.
+    let mut logs: Vec<_> =
+        std::fs::read_dir(mirror(dir.path(), 2).dir).unwrap().map(|one| one.unwrap().path()).collect();
+    logs.retain(|path| path.file_name().unwrap().to_str().unwrap().starts_with("log-"));
+    logs.sort();
+    assert!(logs.len() > 2, "sealed files and the one that is written: {logs:?}");
+    rot(&mirror(dir.path(), 1).dir.join("members"));
+    rot(&mirror(dir.path(), 1).dir.join("map"));
+    rot(&logs[0]);
+    rot(logs.last().unwrap());
+    let found = store.scrub(Duration::ZERO).await.unwrap();
+    assert_eq!((found.damaged, found.left), (4, 0), "{found:?}");
+    let clean = store.scrub(Duration::ZERO).await.unwrap();
+    assert_eq!(clean.damaged, 0, "{clean:?}");
+    assert_eq!(store.members().drives.len(), 3, "a mirror was given up for what could be mended");
+    check(&store, 90);
+    fill(&store, 90, 120).await;
+    store.checkpoint().await.unwrap();
+    store.close().await.unwrap();
+    // Each has everything by itself.
+    for number in 1..=3 {
+        let copy = tempfile::tempdir().unwrap();
+        let (from, to) = (mirror(dir.path(), number).dir, mirror(copy.path(), number).dir);
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+        let alone = common::open_in(&Env::real(), copy.path(), &[number], None, common::small()).await.unwrap();
+        check(&alone, 120);
+    }
 }

@@ -93,6 +93,7 @@ impl Node {
         inner.run("keep proofs", crate::proof::keep(inner.clone()));
         inner.run("findings", heal::take_findings(inner.clone()));
         inner.run("upkeep", upkeep::keep(inner.clone()));
+        inner.run("scrub metadata", upkeep::keep_metadata(inner.clone()));
         inner.run("watch leaders", crate::owners::spare::watch(inner.clone()));
         inner.run("restore drills", crate::owners::drill::keep(inner.clone()));
         inner.run("keep kits", crate::owners::keeper::keep(inner.clone()));

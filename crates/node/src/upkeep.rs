@@ -38,6 +38,10 @@ const ORPHANS_STEP: usize = 256;
 /// Scrubbing in the background rests at least this long between steps.
 const SCRUB_REST: Duration = Duration::from_millis(250);
 
+/// The metadata is scrubbed so often, for the first time so long after a start.
+const METADATA_EVERY: Duration = Duration::from_secs(24 * 3600);
+const METADATA_FIRST: Duration = Duration::from_secs(600);
+
 /// How far slow work has come.
 pub(crate) struct Upkeep {
     done: Instant,
@@ -82,6 +86,19 @@ pub struct Scrubbed {
     pub damaged: u64,
     /// Pieces that weren't there; they are being rebuilt.
     pub missing: u64,
+    /// Places of the metadata's copies that weren't as they were written; put right from the other copies.
+    pub metadata: u64,
+    /// Those of them that could not be put right.
+    pub metadata_left: u64,
+}
+
+/// Reads all copies of the metadata once a day: little beside the pieces, and all of them hang on it.
+pub(crate) async fn keep_metadata(inner: Arc<Inner>) {
+    let mut rest = METADATA_FIRST;
+    while inner.pause(rest).await {
+        inner.scrub_metadata(SCRUB_REST).await;
+        rest = METADATA_EVERY;
+    }
 }
 
 /// Does what is due until the node is closed.
@@ -377,8 +394,39 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Reads all copies of the metadata that this node keeps, and puts right what rotted.
+    async fn scrub_metadata(&self, rest: Duration) -> metastore::Scrubbed {
+        let mut all = metastore::Scrubbed::default();
+        for shard in self.shards.all().into_iter().flat_map(|shard| shard.stores()) {
+            match shard.scrub(rest).await {
+                Ok(found) => {
+                    all.bytes += found.bytes;
+                    all.damaged += found.damaged;
+                    all.left += found.left;
+                }
+                // It was closed, or its copy here is being made anew.
+                Err(error) => tracing::info!(shard = shard.shard(), %error, "failed to scrub a shard's metadata"),
+            }
+        }
+        if all.damaged > 0 {
+            let text = format!(
+                "{} places of the metadata's copies had rotted: {}",
+                all.damaged,
+                match all.left {
+                    0 => "put right from the other copies".into(),
+                    left => format!("{left} could not be put right: replace the drives that fail"),
+                }
+            );
+            self.tell(Severity::Warning, "metadata", "", text);
+        }
+        all
+    }
+}
+
 impl Node {
-    /// Reads all pieces on all drives now and checks them; asks the drives for what they should have.
+    /// Reads all pieces on all drives now and checks them, and this node's copies of the metadata; asks the drives for
+    /// what they should have.
     pub async fn scrub(&self) -> Result<Scrubbed> {
         let inner = &self.0;
         let each = inner.fleet.up().into_iter().map(|drive| async move {
@@ -406,6 +454,8 @@ impl Node {
             all.bytes += sum.bytes;
             all.damaged += sum.damaged;
         }
+        let metadata = inner.scrub_metadata(Duration::ZERO).await;
+        (all.metadata, all.metadata_left) = (metadata.damaged, metadata.left);
         let began = inner.env.clock.wall();
         all.missing = inner.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
         inner.was_checked(began).await?;

@@ -182,13 +182,13 @@ fn refused() -> Vec<(Case, Change, &'static str, String)> {
         (
             nine(),
             bucket(3),
-            "3 segments (3145728 bytes) are in bucket photos",
+            "3 objects (3145728 bytes) are in bucket photos",
             "delete bucket photos once it is empty".into(),
         ),
         (
             nine(),
             Change::PurgeTrash { contents: Contents { objects: 4, bytes: 9 } },
-            "4 segments (9 bytes) could still be had back",
+            "4 objects (9 bytes) could still be had back",
             "wait until the trash's age has passed".into(),
         ),
         (nine(), voters(&[3, 4, 5]), "3 voters would leave and 3 join: one at a time", "let n3 join first".into()),

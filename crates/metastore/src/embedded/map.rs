@@ -105,6 +105,11 @@ impl Map {
         Ok(self)
     }
 
+    /// The file itself.
+    pub fn file(&self) -> Arc<dyn File> {
+        Arc::clone(&self.file)
+    }
+
     /// Whether the file is still where it was opened.
     pub fn is_in_place(&self) -> bool {
         self.file.is_at(&self.path)

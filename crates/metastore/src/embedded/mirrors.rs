@@ -165,8 +165,10 @@ impl Shared {
     }
 
     /// Gives the mirror a map of its own.
-    async fn copy_map(&self, side: &Arc<Side>) -> Result<(), Error> {
-        let maps = self.layers().1.maps.clone();
+    pub(super) async fn copy_map(&self, side: &Arc<Side>) -> Result<(), Error> {
+        let mut maps = self.layers().1.maps.clone();
+        // Its own last, if it has one: that is damaged.
+        maps.sort_by_key(|map| map.is_in(&side.dir));
         let (to, key, shard) = (Arc::clone(side), self.key.clone(), self.shard);
         let (cache, salt) = (self.options.cache_bytes, self.env.random());
         let work = move || {

@@ -43,12 +43,14 @@ mod mirrors;
 mod open;
 mod read;
 mod replay;
+mod scrub;
 mod sector;
 mod side;
 mod tail;
 
 pub use clean::Cleaned;
 pub use members::MemberSet;
+pub use scrub::Scrubbed;
 
 use map::MapView;
 use side::Side;

@@ -172,6 +172,7 @@ fn attach(asked: &Asked) -> Result<Vec<Arc<Side>>, Error> {
 /// Keeps the mirrors of the newest member set. Gives that set, and whether the shard is new.
 fn choose(asked: &Asked, sides: &mut Vec<Arc<Side>>) -> Result<(MemberSet, bool), Error> {
     let mut known = Vec::new();
+    let mut rotten = Vec::new();
     let mut any_log = false;
     let mut last = None;
     for side in sides.iter() {
@@ -191,15 +192,21 @@ fn choose(asked: &Asked, sides: &mut Vec<Arc<Side>>) -> Result<(MemberSet, bool)
             }
             Ok(set) => known.push((Arc::clone(side), set)),
             Err(error) => {
-                tracing::warn!(shard = asked.shard, drive = %side.drive, %error, "failed to open a mirror of the metadata");
+                tracing::warn!(shard = asked.shard, drive = %side.drive, %error, "failed to read a mirror's member set");
+                if matches!(error, Error::Damaged { .. }) {
+                    rotten.push(Arc::clone(side));
+                }
                 last = Some(error);
             }
         }
     }
-    if known.is_empty() {
+    // What rotted is that one small file: a drive that the newest set names holds everything, whatever its own copy
+    // of the set says.
+    let told = asked.expected.iter().filter(|set| rotten.iter().any(|side| set.drives.contains(&side.drive)));
+    if known.is_empty() && told.clone().next().is_none() {
         return Err(last.unwrap_or_else(|| Error::bug("no mirror and no error")));
     }
-    let sets = || known.iter().filter_map(|(_, set)| set.as_ref());
+    let sets = || known.iter().filter_map(|(_, set)| set.as_ref()).chain(told.clone());
     // A change that the power cut short can leave another set of the same epoch on a mirror. Where
     // the drives remember one, it is the one under which commits went on.
     let remembered = asked.expected.as_ref().filter(|expected| sets().any(|set| set == *expected));
@@ -231,6 +238,14 @@ fn choose(asked: &Asked, sides: &mut Vec<Arc<Side>>) -> Result<(MemberSet, bool)
         fresh || set.as_ref().is_some_and(|set| *set == newest && set.drives.contains(&side.drive))
     });
     *sides = live.map(|(side, _)| side).collect();
+    for side in rotten.into_iter().filter(|side| newest.drives.contains(&side.drive)) {
+        match members::write(&*side.disk, &side.dir, &newest) {
+            Ok(()) => sides.push(side),
+            Err(error) => {
+                tracing::warn!(shard = asked.shard, drive = %side.drive, %error, "failed to write a mirror of the metadata");
+            }
+        }
+    }
     if sides.is_empty() {
         return Err(Error::Stale { found, expected: newest.epoch, wanted: newest.drives });
     }

@@ -151,8 +151,7 @@ impl Shared {
             if log.head != good.head {
                 return Err(Error::damaged("the file's head differs"));
             }
-            let done = log.file.write_at(bytes, offset).and_then(|()| log.file.sync_data());
-            done.map_err(|error| Error::io(format!("repair {}", side.path(file).display()), &error))
+            side.put_right(file, offset, bytes)
         };
         let (shard, drive) = (self.shard, side.drive);
         match write() {

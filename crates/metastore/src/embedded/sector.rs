@@ -301,6 +301,36 @@ impl redb::StorageBackend for SectorFile {
     }
 }
 
+/// Bytes of a group of pages with their checksums.
+pub(crate) const GROUP_BYTES: u64 = (GROUP + 1) * PAGE;
+
+/// Looks whether the pages of a group are as their checksums say, the file's head with the first: whether more groups
+/// follow, or nothing if a page isn't. Asks the file alone, so that nobody may write it meanwhile.
+pub(crate) fn check(file: &dyn File, shard: u32, group: u64) -> io::Result<Option<bool>> {
+    let len = file.len()?;
+    let mut sums = vec![0; PAGE as usize];
+    if group == 0 {
+        file.read_at(&mut sums, 0)?;
+        if read_head(&sums, shard).is_err() {
+            return Ok(None);
+        }
+    }
+    let from = sums_place(group);
+    let pages = (len.saturating_sub(from) / PAGE).saturating_sub(1).min(GROUP);
+    if pages == 0 {
+        return Ok(Some(false));
+    }
+    file.read_at(&mut sums, from)?;
+    let mut bytes = vec![0; (pages * PAGE) as usize];
+    file.read_at(&mut bytes, from + PAGE)?;
+    let whole = bytes.chunks_exact(PAGE as usize).zip(sums.as_chunks::<8>().0).enumerate().all(|(at, (page, sum))| {
+        let sum = u64::from_le_bytes(*sum);
+        // The very first page is redb's own affair; a page that was never written has no sum.
+        (group == 0 && at == 0) || sum == 0 || sum == sum_of(page)
+    });
+    Ok(whole.then_some(len > from + GROUP_BYTES))
+}
+
 /// The file's path in a mirror's directory.
 pub(crate) fn path(dir: &Path) -> PathBuf {
     dir.join("map")

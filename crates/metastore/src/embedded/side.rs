@@ -273,6 +273,23 @@ impl Side {
         Ok(true)
     }
 
+    /// Whether a log file has these bytes at `offset`, as the file with its name says: one that is open may be another.
+    pub fn has(&self, number: u64, offset: u64, bytes: &[u8]) -> bool {
+        let mut found = vec![0; bytes.len()];
+        let read = self.disk.open(&self.path(number), Open::Read).and_then(|file| file.read_at(&mut found, offset));
+        read.is_ok() && found == bytes
+    }
+
+    /// Writes bytes of a log file again that another mirror has whole.
+    pub fn put_right(&self, number: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+        let write = || {
+            let file = self.disk.open(&self.path(number), Open::Write)?;
+            file.write_at(bytes, offset)?;
+            file.sync_data()
+        };
+        write().map_err(|error| Error::io(format!("repair {}", self.path(number).display()), &error))
+    }
+
     /// Puts right what lies from `offset` to the end of a log file.
     pub fn rewrite_from(&self, number: u64, offset: u64, bytes: &[u8]) -> Result<(), Error> {
         let log = self.log(number)?;

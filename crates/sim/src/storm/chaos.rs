@@ -137,13 +137,13 @@ pub async fn heal(stage: &Stage, victims: &[Victim]) -> Result<(), Failed> {
     let mut again = Json::Null;
     for _ in 0..REPAIR_SECS / 20 {
         again = stage.admin("POST", "/v1/scrub", &Json::Null).await?;
-        if again["damaged"] == 0 && again["missing"] == 0 {
+        if again["damaged"] == 0 && again["missing"] == 0 && again["metadata"] == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_secs(20)).await;
     }
     stage.note(format!("scrub: {again}"));
-    if again["damaged"] != 0 || again["missing"] != 0 {
+    if again["damaged"] != 0 || again["missing"] != 0 || again["metadata"] != 0 {
         return Err(format!("scrubs still find something: {again}, after {found}").into());
     }
     let verified = stage.admin("POST", "/v1/verify", &json!({ "what": BUCKET })).await?;

@@ -103,11 +103,23 @@ pub fn run(storm: Storm) -> Result<Report, String> {
     let trace = stage.trace();
     match ended {
         Ok(()) => Ok(Report { counts: stage.counts(), fingerprint: disk.fingerprint(), trace }),
-        Err(error) => {
-            let from = trace.len().saturating_sub(80);
-            Err(format!("{}\nseed {}: {error}", trace[from..].join("\n"), storm.seed))
+        Err(error) => Err(format!("{}\nseed {}: {error}", tail(&trace).join("\n"), storm.seed)),
+    }
+}
+
+/// The end of a trace, without what only repeats one of the lines shortly before it.
+fn tail(trace: &[String]) -> Vec<&str> {
+    const LINES: usize = 160;
+    const NEAR: usize = 16;
+    let said = |line: &String| line.split_once(" ms ").map_or(line.clone(), |(_, said)| said.to_owned());
+    let mut kept: Vec<&str> = Vec::new();
+    for (number, line) in trace.iter().enumerate() {
+        let is_news = trace[number.saturating_sub(NEAR)..number].iter().all(|before| said(before) != said(line));
+        if is_news {
+            kept.push(line);
         }
     }
+    kept.split_off(kept.len().saturating_sub(LINES))
 }
 
 /// Small files, so that a short run fills, seals, cleans and checkpoints many.
