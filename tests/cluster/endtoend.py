@@ -8,7 +8,6 @@ every byte.
 ENDTOEND_MB (40) is how much is stored.
 """
 
-import filecmp
 import json
 import os
 import random
@@ -21,6 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.cluster import Cluster  # noqa: E402
+from support.folders import compare, files  # noqa: E402
 from support.store import ABIDE, seed, wait_for  # noqa: E402
 
 STORED = int(float(os.environ.get("ENDTOEND_MB", "40")) * 1e6)
@@ -77,19 +77,6 @@ class Machine:
         assert done.returncode == 1, f"abide {words} was not refused: {done.stdout}"
         assert why in done.stderr + done.stdout, f"{why!r} isn't said, but {done.stderr}{done.stdout}"
         return done.stderr
-
-
-def files(folder):
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-
-def compare(wanted, found):
-    lacking, more = files(wanted) - files(found), files(found) - files(wanted)
-    assert not lacking, f"lacking: {sorted(lacking)[:10]} ({len(lacking)})"
-    assert not more, f"too much: {sorted(more)[:10]} ({len(more)})"
-    wrong = [name for name in files(wanted) if not filecmp.cmp(wanted / name, found / name, shallow=False)]
-    assert not wrong, f"other bytes: {wrong[:10]} ({len(wrong)})"
-    return len(files(wanted))
 
 
 def search(cluster, secrets):

@@ -7,11 +7,12 @@ of one node that is left, no local state, and must give back every byte of what 
 RESCUE_MB (60) is how much is stored.
 """
 
-import filecmp
+import json
 import os
 import random
 import re
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,9 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.cluster import Cluster  # noqa: E402
+from support.folders import compare, files  # noqa: E402
 from support.store import ABIDE, contents, seed, wait_for  # noqa: E402
-import json  # noqa: E402
-import subprocess  # noqa: E402
 
 STORED = int(float(os.environ.get("RESCUE_MB", "60")) * 1e6)
 NODES = 8
@@ -102,19 +102,6 @@ def kits_are_fresh(cluster):
     ) and all(len(kit["holders"]) == 3 for kit in kits.values()) and kits
 
 
-def compare(wanted, found):
-    """Every file of one folder is in the other with the same bytes, and no others are."""
-    def files(folder):
-        return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-
-    lacking, more = files(wanted) - files(found), files(found) - files(wanted)
-    assert not lacking, f"not restored: {sorted(lacking)[:10]} ({len(lacking)})"
-    assert not more, f"restored, though it was deleted: {sorted(more)[:10]} ({len(more)})"
-    wrong = [name for name in files(wanted) if not filecmp.cmp(wanted / name, found / name, shallow=False)]
-    assert not wrong, f"other bytes: {wrong[:10]} ({len(wrong)})"
-    return len(files(wanted))
-
-
 def reads_go_on(node, wanted):
     """With most voters away S3 gives every byte by kits, says so, and refuses writes with a time to wait."""
     client = node.boto3(read_timeout=60)
@@ -133,7 +120,7 @@ def reads_go_on(node, wanted):
                 data = (wanted / bucket / item["Key"]).read_bytes()
                 assert got["Body"].read() == data, f"{item['Key']} has other bytes"
                 assert item["Size"] == len(data) and got["ETag"] == item["ETag"]
-        stored = {str(path.relative_to(wanted / bucket)) for path in (wanted / bucket).rglob("*") if path.is_file()}
+        stored = files(wanted / bucket)
         assert keys == stored, f"listed otherwise: {sorted(keys ^ stored)[:10]}"
     # Buckets may have metadata shards of their own, one of which may still be led.
     refused = 0

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use base::{DriveId, GroupId, Kind, NodeId, PolicyId, SegmentId, VolumeId};
 use bytes::Bytes;
-use crypt::{StoreKeys, VolumeRoot};
+use crypt::{StoreKeys, VolumeKey, VolumeRoot};
 use env::Env;
 use kit::rescue::{Extent, From as Place, Key, Recovered};
 use kit::{Body, Object, Segment, State};
@@ -282,18 +282,23 @@ impl Plan {
             }
         }
         self.known.insert(segment.id, Arc::new(Known { holders }));
-        let mut root = [0; 32];
-        root[..8].copy_from_slice(&segment.root);
-        SegmentRef {
-            id: segment.id,
-            policy: segment.code.policy,
-            group: segment.group,
-            k: segment.code.k,
-            m: segment.code.m,
-            len: segment.len,
-            root,
-            wrapped_key: segment.wrapped_key(&self.opener.wrap, slot),
-        }
+        reference(segment, slot, &self.opener.wrap)
+    }
+}
+
+/// A kit's segment as a manifest names it; `slot` is 0 for the whole segment, and one more than a packed object's.
+pub fn reference(segment: &Segment, slot: u32, key: &VolumeKey) -> SegmentRef {
+    let mut root = [0; 32];
+    root[..8].copy_from_slice(&segment.root);
+    SegmentRef {
+        id: segment.id,
+        policy: segment.code.policy,
+        group: segment.group,
+        k: segment.code.k,
+        m: segment.code.m,
+        len: segment.len,
+        root,
+        wrapped_key: segment.wrapped_key(key, slot),
     }
 }
 

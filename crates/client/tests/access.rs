@@ -2,8 +2,7 @@
 //! name, a byte or a key of them.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

@@ -1,8 +1,7 @@
 //! Random histories of everything a volume can do, with faults, against a map of bytes.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

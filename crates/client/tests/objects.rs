@@ -1,8 +1,7 @@
 //! Objects come back byte-exact, whichever drives are left.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

@@ -1,8 +1,7 @@
 //! What a write promises while drives hang, straggle and vanish, and when its writer is cut off.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;

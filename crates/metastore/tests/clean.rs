@@ -1,8 +1,7 @@
 //! Room is given back, and nothing goes with it that somebody needs.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod common;
-
+use crate::common;
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -2,8 +2,7 @@
 //! is there, all or nothing, in order; or the store says that it isn't.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

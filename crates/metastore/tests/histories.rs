@@ -1,8 +1,7 @@
 //! Random histories, beside SQLite.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use base::kv::Batch;
 use common::disk::Drives;
 use common::{Chance, journal, open_in, random_batch, small};

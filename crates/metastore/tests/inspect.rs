@@ -1,8 +1,7 @@
 //! A log file as `abide inspect log` shows it, and the bytes of the first version.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
+use crate::common;
 use std::path::Path;
 
 use base::Seq;

@@ -1,8 +1,7 @@
 //! A shard on real directories: mirrors that vanish, return, join.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod common;
-
+use crate::common;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

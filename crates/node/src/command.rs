@@ -140,7 +140,7 @@ impl Node {
                         Kind::Conflict,
                     ));
                 }
-                Folder::Foreign(name) => {
+                Folder::Foreign(name) | Folder::Leftover(name) => {
                     return Err(folder(
                         &at,
                         format!("it holds something else ({name}): name an empty folder"),

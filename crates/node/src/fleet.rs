@@ -50,6 +50,10 @@ impl Mounted {
         id: DriveId,
         lock: Arc<Lock>,
     ) -> Result<Arc<Self>> {
+        // What is opened makes its folder: not where the drive's was a moment ago.
+        if !lock.is_there() {
+            return Err(Error::io(format!("open drive {}", path.display()))(std::io::ErrorKind::NotFound.into()));
+        }
         let store = PieceStore::open(env.clone(), path.join("pieces"), options.clone()).await?;
         // Room on the drive is known from the first moment on.
         store.check_path().await?;

@@ -80,6 +80,8 @@ pub enum Folder {
     Foreign(String),
     /// A drive whose identity can't be read.
     Damaged(String),
+    /// Nothing but what drives of a store have beside their identity: one was removed under a process that wrote to it.
+    Leftover(String),
 }
 
 /// Looks at a folder; changes nothing. Blocks.
@@ -99,8 +101,12 @@ pub fn look(disk: &dyn Disk, path: &Path) -> Result<Folder> {
     // `lost+found` is what a fresh file system has; a lock or a half-written identity alone are what
     // a first start leaves that was cut short.
     let ours = |name: &str| name == "lost+found" || name == LOCK || name == format!("{FILE}.new");
+    let left = |name: &str| ["pieces", "meta", "kits"].contains(&name);
     match entries.iter().find(|entry| !ours(&entry.name)) {
         None => Ok(Folder::Empty),
+        Some(entry) if entries.iter().all(|entry| ours(&entry.name) || left(&entry.name)) => {
+            Ok(Folder::Leftover(entry.name.clone()))
+        }
         Some(entry) => Ok(Folder::Foreign(entry.name.clone())),
     }
 }

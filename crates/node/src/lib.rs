@@ -13,6 +13,7 @@ pub mod command;
 pub mod error;
 pub mod identity;
 pub mod key;
+mod lived;
 pub mod members;
 pub mod recover;
 pub mod remote;

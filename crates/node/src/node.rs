@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::event::Events;
 use crate::fleet::{Fleet, Marks, lock};
 use crate::heal::Heal;
+use crate::lived::Lived;
 use crate::owners::Owners;
 use crate::proof::Safety;
 use crate::settings::Settings;
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     pub users: Mutex<Users>,
     /// What each policy's data survives, as it was found out last.
     pub safeties: Mutex<Vec<Safety>>,
+    /// How old the store is.
+    pub lived: Mutex<Lived>,
     /// Something happened that may give the healer work.
     pub wake: Notify,
     /// The node's own file is changed by one at a time.

@@ -192,6 +192,10 @@ pub(crate) fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result
 fn take(disk: &dyn Disk, path: &Path, what: Folder, found: &mut Found) -> Result<()> {
     match what {
         Folder::Foreign(_) | Folder::Damaged(_) => {}
+        Folder::Leftover(name) => found.notes.push(format!(
+            "{} has no identity any more, only {name}: the store goes on without it; once it is empty `abide drive add` makes it a new drive",
+            path.display()
+        )),
         Folder::Empty => {
             disk.create_dir_all(path).map_err(Error::io(format!("make the folder {}", path.display())))?;
             found.empty.push((path.to_path_buf(), Arc::new(Lock::take(disk, path)?)));
@@ -240,7 +244,8 @@ fn check_paths(disk: &dyn Disk, paths: &[PathBuf]) -> Result<()> {
 fn refuse(path: &Path, what: &Folder, cluster: Option<&(PathBuf, ClusterId)>) -> Result<()> {
     match what {
         Folder::Empty => Ok(()),
-        Folder::Foreign(name) => Err(folder(
+        Folder::Leftover(_) if cluster.is_some() => Ok(()),
+        Folder::Foreign(name) | Folder::Leftover(name) => Err(folder(
             path,
             format!(
                 "it holds something else ({name}): name an empty folder, or one that holds this store; nothing was touched"
@@ -358,6 +363,7 @@ async fn assemble(
         users: Default::default(),
         safeties: Default::default(),
         upkeep: upkeep::Upkeep::new(env.clock.now()).into(),
+        lived: crate::lived::Lived::new(env.clock.now()).into(),
         env,
         settings,
         id: cluster,

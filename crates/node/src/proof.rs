@@ -3,13 +3,14 @@
 //! 1. A drive is proven by a scrub that read everything on it, from when that began; a new one from when it joined, since
 //!    what is on it was synced before it was acknowledged.
 //! 2. That each drive has the pieces that rows say it has is asked of all of them once a day.
-//! 3. Proofs are rows of the catalog: a restart forgets none. Where one is too old the store isn't green.
+//! 3. Proofs are rows of the catalog, dated by the store's own age: a restart forgets none, and no wrong calendar makes
+//!    one old. Where one is too old the store isn't green.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Domain, DriveId, PolicyId, Wall};
+use base::{Domain, DriveId, PolicyId};
 use namespace::catalog::{self, DriveRow, DriveState, Severity};
 use serde::Serialize;
 
@@ -37,6 +38,8 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
             continue;
         }
         let done = async {
+            inner.count_age().await?;
+            inner.prove_new_drives().await?;
             inner.check_if_due().await?;
             inner.learn_safeties().await
         };
@@ -70,36 +73,50 @@ fn scrubbed(drive: DriveId) -> String {
     format!("scrubbed {drive}")
 }
 
-fn time(row: Option<Vec<u8>>) -> Option<Wall> {
-    Some(Wall(std::str::from_utf8(&row?).ok()?.parse().ok()?))
+fn age(row: Option<Vec<u8>>) -> Option<Duration> {
+    Some(Duration::from_secs(std::str::from_utf8(&row?).ok()?.parse().ok()?))
 }
 
 impl Inner {
-    fn proven(&self, row: &str) -> Result<Option<Wall>> {
-        Ok(time(self.look(|view| catalog::setting(view, row))?))
+    /// The store's age when that was proven.
+    fn proven(&self, row: &str) -> Result<Option<Duration>> {
+        Ok(age(self.look(|view| catalog::setting(view, row))?))
     }
 
-    async fn prove(&self, row: String, at: Wall) -> Result<()> {
-        let text = at.0.to_string();
+    async fn prove(&self, row: String, at: Duration) -> Result<()> {
+        let text = at.as_secs().to_string();
         self.change(move |_| Ok((catalog::put_setting(&row, Some(text.as_bytes())), ()))).await
     }
 
-    /// A scrub of the drive that began then has read all of it.
-    pub(crate) async fn was_scrubbed(&self, drive: DriveId, began: Wall) {
+    /// A scrub of the drive that began at this age of the store has read all of it.
+    pub(crate) async fn was_scrubbed(&self, drive: DriveId, began: Duration) {
         if let Err(error) = self.prove(scrubbed(drive), began).await {
             tracing::info!(%drive, %error, "that a drive was read through couldn't be noted: the next round will");
         }
     }
 
-    /// All drives were asked for what they should have, from then on.
-    pub(crate) async fn was_checked(&self, began: Wall) -> Result<()> {
+    /// All drives were asked for what they should have, from this age of the store on.
+    pub(crate) async fn was_checked(&self, began: Duration) -> Result<()> {
         self.prove(CHECKED.into(), began).await
+    }
+
+    /// What is on a drive that joins was synced a moment ago. Of what was taken out nothing is said any more.
+    async fn prove_new_drives(&self) -> Result<()> {
+        for drive in self.drive_rows()? {
+            let (row, is_out) = (scrubbed(drive.id), drive.state == DriveState::Removed);
+            match self.proven(&row)? {
+                None if !is_out => self.prove(row, self.age()?).await?,
+                Some(_) if is_out => self.change(|_| Ok((catalog::put_setting(&row, None), ()))).await?,
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Asks all drives for what they should have, if it is time. Who leads the volumes does it for all.
     pub(crate) async fn check_if_due(self: &Arc<Self>) -> Result<()> {
-        let now = self.env.clock.wall();
-        if self.proven(CHECKED)?.is_some_and(|at| age(now, at) < CHECK_EVERY && at <= now) {
+        let now = self.age()?;
+        if self.proven(CHECKED)?.is_some_and(|at| now.saturating_sub(at) < CHECK_EVERY) {
             return Ok(());
         }
         let lacking: u64 = self.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
@@ -117,13 +134,13 @@ impl Inner {
 
     /// How old the proofs are, and what of it is too old.
     pub(crate) fn proof(&self, rows: &[DriveRow]) -> Result<(Proof, Vec<String>)> {
-        let now = self.env.clock.wall();
+        let now = self.age()?;
         let here: Vec<&DriveRow> =
             rows.iter().filter(|row| matches!(row.state, DriveState::Active | DriveState::Draining)).collect();
         let (mut proof, mut stale) = (Proof::default(), Vec::new());
         for row in &here {
-            let at = self.proven(&scrubbed(row.id))?.unwrap_or(row.added).max(row.added);
-            let old = age(now, at);
+            // One that joined a moment ago isn't noted yet.
+            let old = self.proven(&scrubbed(row.id))?.map_or(Duration::ZERO, |at| now.saturating_sub(at));
             proof.scrubbed_secs = proof.scrubbed_secs.max(old.as_secs());
             if old > self.settings.scrub_every * SCRUBS_MAX {
                 let days = old.as_secs() / 86_400;
@@ -133,9 +150,8 @@ impl Inner {
                 ));
             }
         }
-        // A store that is younger than that was never asked, and what is there was acknowledged by all of them.
-        let oldest = here.iter().map(|row| row.added).min().unwrap_or(now);
-        let checked = age(now, self.proven(CHECKED)?.unwrap_or(oldest));
+        // If they were never asked, they are about to be.
+        let checked = self.proven(CHECKED)?.map_or(self.runs_for(), |at| now.saturating_sub(at));
         proof.checked_secs = checked.as_secs();
         if checked > CHECKED_MAX {
             let days = checked.as_secs() / 86_400;
@@ -191,9 +207,4 @@ impl Inner {
         *lock(&self.safeties) = all;
         Ok(())
     }
-}
-
-/// How long ago it was; nothing if a clock went back.
-fn age(now: Wall, at: Wall) -> Duration {
-    Duration::from_millis(now.0.saturating_sub(at.0))
 }

@@ -54,8 +54,8 @@ pub(crate) struct Upkeep {
 #[derive(Clone, Copy, Default)]
 struct Scrub {
     cursor: Option<Cursor>,
-    /// When this round began.
-    began: Option<Wall>,
+    /// The store's age when this round began.
+    began: Option<Duration>,
     /// When the next step is due.
     due: Instant,
     orphans: Orphans,
@@ -239,7 +239,7 @@ impl Inner {
             if now < due {
                 continue;
             }
-            let began = self.env.clock.wall();
+            let Ok(began) = self.age() else { return };
             let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await;
             let Ok(step) = step else { continue };
             let rest = self.scrub_rest(&drive, step.bytes);
@@ -430,7 +430,7 @@ impl Node {
     pub async fn scrub(&self) -> Result<Scrubbed> {
         let inner = &self.0;
         let each = inner.fleet.up().into_iter().map(|drive| async move {
-            let (mut sum, mut cursor, began) = (Scrubbed::default(), None, inner.env.clock.wall());
+            let (mut sum, mut cursor, began) = (Scrubbed::default(), None, inner.age()?);
             loop {
                 let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await?;
                 sum.bytes += step.bytes;
@@ -456,7 +456,7 @@ impl Node {
         }
         let metadata = inner.scrub_metadata(Duration::ZERO).await;
         (all.metadata, all.metadata_left) = (metadata.damaged, metadata.left);
-        let began = inner.env.clock.wall();
+        let began = inner.age()?;
         all.missing = inner.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
         inner.was_checked(began).await?;
         inner.wake.notify_one();

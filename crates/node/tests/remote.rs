@@ -1,8 +1,7 @@
 //! A client engine whose drives are all on other nodes, over real sockets and folders.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-mod cluster;
-
+use crate::cluster;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};

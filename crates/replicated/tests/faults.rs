@@ -1,8 +1,7 @@
 //! Faults that are planted on purpose: the tests that should catch them do.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod world;
-
+use crate::world;
 use std::sync::Arc;
 
 use base::kv::Batch;

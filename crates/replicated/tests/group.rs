@@ -1,8 +1,7 @@
 //! What a group does, one thing at a time.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod world;
-
+use crate::world;
 use std::time::Duration;
 
 use base::kv::Batch;

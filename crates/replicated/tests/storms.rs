@@ -2,8 +2,7 @@
 //! is there afterwards, once, in one order, on everybody; and reads never go back.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod world;
-
+use crate::world;
 use world::run;
 use world::story::Storm;
 

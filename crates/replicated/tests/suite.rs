@@ -1,8 +1,7 @@
 //! The contract of every shard store, on a group of three nodes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-mod world;
-
+use crate::world;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

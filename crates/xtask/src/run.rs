@@ -32,10 +32,11 @@ fn has_nextest() -> bool {
 /// Every test that cargo knows, the 200 simulated seeds among them.
 pub fn cargo_tests() -> Result<(), String> {
     if has_nextest() {
-        step("tests", &mut cargo(&["nextest", "run", "--workspace"]))?;
+        // Not the examples: they are measuring tools, which `check` compiles.
+        step("tests", &mut cargo(&["nextest", "run", "--workspace", "--lib", "--bins", "--tests"]))?;
         step("documentation's tests", &mut cargo(&["test", "--workspace", "--doc", "--quiet"]))
     } else {
-        step("tests", &mut cargo(&["test", "--workspace", "--quiet"]))
+        step("tests", &mut cargo(&["test", "--workspace", "--lib", "--bins", "--tests", "--quiet"]))
     }
 }
 
@@ -49,6 +50,8 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("kill -9 under load", "tests/crash/kill_nine.py"),
     ("real clients while two drives vanish", "tests/clients/run.py"),
     ("real clients while nodes are killed, hung, cut off and restarted", "tests/cluster/run.py --parts spread"),
+    ("everything read by the root key's words alone", "tests/cluster/rescue.py"),
+    ("volumes whose keys stay with their owner", "tests/cluster/endtoend.py"),
 ];
 
 /// Tests with the real binary, real clients and the independent reader.

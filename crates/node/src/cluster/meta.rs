@@ -233,6 +233,11 @@ impl Asker {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// That node leads.
+    pub fn heard(&self, leader: NodeId) {
+        *self.last() = Some(leader);
+    }
+
     /// Who led when it was last asked.
     pub fn leader(&self) -> Option<NodeId> {
         *self.last()

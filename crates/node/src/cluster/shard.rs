@@ -327,6 +327,11 @@ impl Member {
         self.replica()?.status().borrow().leader
     }
 
+    /// A node answered as only who leads does.
+    pub fn heard(&self, leader: NodeId) {
+        self.asker.heard(leader);
+    }
+
     /// Who leads, as far as anybody here knows.
     pub fn leads(&self) -> Option<NodeId> {
         self.leader().or(self.asker.leader())

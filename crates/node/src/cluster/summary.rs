@@ -142,13 +142,19 @@ impl Inner {
             return self.summary().await;
         };
         // Who leads, if anybody here knows; else one of those who may.
-        let leader = self.shards.get(VOLUMES).and_then(|shard| shard.member()?.leads());
+        let member = self.shards.get(VOLUMES).and_then(|shard| shard.member());
+        let leader = member.as_ref().and_then(|member| member.leads());
         let holders = cluster.holders_of(VOLUMES).into_iter().filter(|holder| Some(*holder) != leader);
         let mut last = Error::NotYet("no node leads the volumes just now".into());
         for node in leader.into_iter().chain(holders).filter(|node| *node != cluster.me) {
             let call = Call::new(SUMMARY, Class::Control, Bytes::new()).with_timeout(LIMIT);
             match cluster.endpoint.call(node, call).await.and_then(|reply| reply.decode()) {
-                Ok(summary) => return Ok(summary),
+                Ok(summary) => {
+                    if let Some(member) = member {
+                        member.heard(node);
+                    }
+                    return Ok(summary);
+                }
                 Err(error) => last = error.into(),
             }
         }

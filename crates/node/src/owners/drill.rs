@@ -63,6 +63,8 @@ type Verdict = Option<(Health, String)>;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Record {
     at: Wall,
+    /// The store's age then, in seconds: what it is judged by.
+    age: u64,
     objects: u64,
     bytes: u64,
     failed: u64,
@@ -70,7 +72,7 @@ struct Record {
 
 impl Record {
     fn text(&self) -> String {
-        format!("{} {} {} {}", self.at.0, self.objects, self.bytes, self.failed)
+        format!("{} {} {} {} {}", self.at.0, self.age, self.objects, self.bytes, self.failed)
     }
 
     fn sign(&self, key: &crypt::SigningKey) -> String {
@@ -89,7 +91,7 @@ impl Record {
         }
         let mut fields = text.split(' ').map(|field| field.parse::<u64>().ok());
         let mut next = || fields.next().flatten();
-        Some(Self { at: Wall(next()?), objects: next()?, bytes: next()?, failed: next()? })
+        Some(Self { at: Wall(next()?), age: next()?, objects: next()?, bytes: next()?, failed: next()? })
     }
 }
 
@@ -119,11 +121,11 @@ impl Inner {
     }
 
     fn drill_is_due(&self) -> Result<bool> {
-        let now = self.env.clock.wall();
+        let now = self.age()?;
         let after = |last: &Record| {
             if last.failed > 0 { AGAIN.min(self.settings.drill_every) } else { self.settings.drill_every }
         };
-        Ok(self.last_drill()?.is_none_or(|last| now.0.saturating_sub(last.at.0) >= after(&last).as_millis() as u64))
+        Ok(self.last_drill()?.is_none_or(|last| now.saturating_sub(Duration::from_secs(last.age)) >= after(&last)))
     }
 
     /// How the last drill went, and what it means for the store's health: nothing as long as there are no other nodes.
@@ -131,10 +133,9 @@ impl Inner {
         if self.cluster.get().is_none() {
             return Ok((None, None));
         }
-        let (now, last) = (self.env.clock.wall(), self.last_drill()?);
-        // A store that is younger than that wasn't stored for long without one.
-        let oldest = self.drive_rows()?.iter().map(|row| row.added).min().unwrap_or(now);
-        let age = Duration::from_millis(now.0.saturating_sub(last.map_or(oldest, |last| last.at).0));
+        let (now, last) = (self.age()?, self.last_drill()?);
+        // If none was ever held, one is about to be.
+        let age = last.map_or(self.runs_for(), |last| now.saturating_sub(Duration::from_secs(last.age)));
         let days = age.as_secs() / 86_400;
         let every = self.settings.drill_every;
         let verdict = match last {
@@ -158,8 +159,7 @@ impl Inner {
 
     /// Holds a drill and keeps what came of it.
     async fn drill(&self) -> Result<()> {
-        let began = self.env.clock.wall();
-        let mut record = Record { at: began, ..Record::default() };
+        let mut record = Record { at: self.env.clock.wall(), age: self.age()?.as_secs(), ..Record::default() };
         let mut volumes = self.volumes_of_buckets()?;
         let mut names = Vec::new();
         for _ in 0..BUCKETS.min(volumes.len()) {
@@ -360,11 +360,11 @@ mod tests {
     #[test]
     fn what_came_of_a_drill_is_read_back_and_nobody_else_writes_it() {
         let key = SigningKey::from_seed(&[1; 32]);
-        let record = Record { at: Wall(1_795_230_600_123), objects: 16, bytes: 5, failed: 1 };
+        let record = Record { at: Wall(1_795_230_600_123), age: 86_400, objects: 16, bytes: 5, failed: 1 };
         let row = record.sign(&key);
         assert_eq!(Record::read(row.as_bytes(), &key.public()), Some(record));
         assert_eq!(Record::read(row.as_bytes(), &SigningKey::from_seed(&[2; 32]).public()), None);
-        for wrong in [row.replacen("16", "17", 1), row[..row.len() - 1].to_owned(), String::new(), "1 2 3 4 zz".into()]
+        for wrong in [row.replacen("16", "17", 1), row[..row.len() - 1].to_owned(), String::new(), "1 2 3 4 5 zz".into()]
         {
             assert_eq!(Record::read(wrong.as_bytes(), &key.public()), None, "{wrong}");
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base::{Instant, Kind, NodeId, VolumeId};
 use client::Metadata as _;
 use client::changes::Attributes;
+use client::offline::reference;
 use client::spare::{Rows, Spares};
 use codec::Versioned;
 use crypt::PublicKey;
@@ -21,7 +22,7 @@ use kit::{Body, Log, Object, State};
 use metastore::remote::Wants;
 use namespace::catalog::shard_of;
 use namespace::kept::{Copied, Kept};
-use namespace::{SegmentRef, Slot, Span, Version, VersionId, Versioning};
+use namespace::{Span, Version, VersionId, Versioning};
 use tokio::sync::watch;
 use transport::{Call, Class};
 
@@ -254,28 +255,13 @@ fn rows_of(state: &State, volume: VolumeId, key: &crypt::VolumeKey) -> Result<Ma
 fn body_of(body: &Body, key: &crypt::VolumeKey) -> namespace::Body {
     match body {
         Body::Inline(bytes) => namespace::Body::Inline(bytes.clone()),
-        Body::Packed(segment, slot) => namespace::Body::Packed(reference(segment, Some(slot), key), *slot),
+        Body::Packed(segment, slot) => namespace::Body::Packed(reference(segment, 1 + slot.index, key), *slot),
         Body::Segments(segments) => {
-            namespace::Body::Segments(segments.iter().map(|segment| reference(segment, None, key)).collect())
+            namespace::Body::Segments(segments.iter().map(|segment| reference(segment, 0, key)).collect())
         }
         Body::Spans(spans) => {
             let span = |span: &kit::Span| Span { size: span.size, body: body_of(&span.body, key) };
             namespace::Body::Spans(spans.iter().map(span).collect())
         }
-    }
-}
-
-fn reference(segment: &kit::Segment, slot: Option<&Slot>, key: &crypt::VolumeKey) -> SegmentRef {
-    let mut root = [0; 32];
-    root[..8].copy_from_slice(&segment.root);
-    SegmentRef {
-        id: segment.id,
-        policy: segment.code.policy,
-        group: segment.group,
-        k: segment.code.k,
-        m: segment.code.m,
-        len: segment.len,
-        root,
-        wrapped_key: segment.wrapped_key(key, slot.map_or(0, |slot| slot.index + 1)),
     }
 }

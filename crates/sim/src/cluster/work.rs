@@ -153,9 +153,11 @@ impl Worker {
         Ok(self.truths)
     }
 
-    fn node(&mut self) -> usize {
+    /// Any node but the one where the last attempt failed, as every proxy does it.
+    fn node(&mut self, failed: Option<usize>) -> usize {
         let members = self.stage.members();
-        members[self.chance.below(members.len() as u64) as usize]
+        let at = self.chance.below(members.len() as u64) as usize;
+        if failed == Some(members[at]) { members[(at + 1) % members.len()] } else { members[at] }
     }
 
     /// Attempts, each at some node, until one says something.
@@ -163,8 +165,9 @@ impl Worker {
         let mut open = false;
         // What passed at machines that were well, and between attempts.
         let mut took = Duration::ZERO;
+        let mut failed = None;
         for attempt in 0..ATTEMPTS {
-            let (node, began) = (self.node(), now());
+            let (node, began) = (self.node(failed), now());
             let well = self.stage.well(node);
             let limit = if request.body.len() > SMALL { LONG_ATTEMPT } else { ATTEMPT };
             let answer = self.stage.s3(node, limit, request).await;
@@ -178,7 +181,7 @@ impl Worker {
                     }
                     return Ok(Done { answer: Some(answer), open });
                 }
-                _ => open = true,
+                _ => (open, failed) = (true, Some(node)),
             }
             let pause = Duration::from_millis(self.chance.below(100 << attempt));
             took += pause;
@@ -210,7 +213,7 @@ impl Worker {
 
     /// One attempt at something; whether it was answered.
     async fn hot_attempt(&mut self, key: &str) -> Result<bool, Failed> {
-        let (node, path, began) = (self.node(), path_of(key), now());
+        let (node, path, began) = (self.node(None), path_of(key), now());
         let well = self.stage.well(node);
         let serial = self.stage.next_serial();
         let body = hot_body(serial);

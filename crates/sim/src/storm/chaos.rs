@@ -166,6 +166,8 @@ async fn replace(stage: &Stage, path: &Path) -> Result<(), Failed> {
         }
         match stage.admin("POST", "/v1/drives/add", &json!({ "path": path })).await {
             Ok(_) => return Ok(()),
+            // What a process that began meanwhile made anew in the old folder.
+            Err(error) if error.to_string().contains("something else") => stage.disk.remove_tree(path),
             // The old folder's loss may not have been noticed yet.
             Err(error) => last = error.to_string(),
         }

@@ -210,12 +210,12 @@ impl Stage {
         Err(format!("{} {} finds no answer for two minutes: {last}", request.method, request.path).into())
     }
 
-    /// One call of the control interface.
     /// Whether what is deleted is kept for longer than the storm lasts.
     pub fn keeps_deleted(&self) -> bool {
         self.seed.is_multiple_of(2)
     }
 
+    /// One call of the control interface.
     pub async fn admin(&self, method: &str, path: &str, wish: &Json) -> Result<Json, Failed> {
         let body = if wish.is_null() { String::new() } else { wish.to_string() };
         let request = Request { method, path, body: body.as_bytes(), ..Request::default() };
