@@ -364,7 +364,8 @@ mod tests {
         let row = record.sign(&key);
         assert_eq!(Record::read(row.as_bytes(), &key.public()), Some(record));
         assert_eq!(Record::read(row.as_bytes(), &SigningKey::from_seed(&[2; 32]).public()), None);
-        for wrong in [row.replacen("16", "17", 1), row[..row.len() - 1].to_owned(), String::new(), "1 2 3 4 5 zz".into()]
+        for wrong in
+            [row.replacen("16", "17", 1), row[..row.len() - 1].to_owned(), String::new(), "1 2 3 4 5 zz".into()]
         {
             assert_eq!(Record::read(wrong.as_bytes(), &key.public()), None, "{wrong}");
         }
