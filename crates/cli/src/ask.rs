@@ -111,8 +111,8 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
             Ok(Done::good(answer, shown))
         }
         Command::Scrub => post("/v1/scrub", json!({})).map(|answer| {
-            let [damaged, metadata, left] =
-                ["damaged", "metadata", "metadata_left"].map(|what| answer[what].as_u64().unwrap_or(0));
+            let [damaged, metadata, left, unread] = ["damaged", "metadata", "metadata_left", "metadata_unread"]
+                .map(|what| answer[what].as_u64().unwrap_or(0));
             let mut shown = format!("{} pieces read, {damaged} damaged{}", text(&answer["pieces"]), repaired(damaged));
             if metadata > 0 {
                 let mended = metadata - left;
@@ -120,7 +120,12 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
                     "\n{metadata} places of the metadata's copies had rotted, {mended} are put right from other copies"
                 );
             }
-            Done { good: damaged + metadata == 0, answer, shown }
+            if unread > 0 {
+                shown += &format!(
+                    "\n{unread} copies of the metadata could not be read, they may just be made anew: `abide scrub` again"
+                );
+            }
+            Done { good: damaged + metadata + unread == 0, answer, shown }
         }),
         Command::Verify { what } => post("/v1/verify", json!({ "what": what })).map(verified),
         Command::Inspect(Inspect::Manifest { what }) => {

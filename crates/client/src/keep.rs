@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::kv::View;
-use base::{GroupId, PieceId, PolicyId, SegmentId, VolumeId};
+use base::{GroupId, Kind, Kinded, PieceId, PolicyId, SegmentId, VolumeId};
+use codec::Versioned;
 use namespace::{Body, Version};
 use placement::GroupRow;
 
 use crate::compact::{self, Compacted};
-use crate::core::WRITE_MAX;
+use crate::core::{READ_MAX, WRITE_MAX};
+use crate::drives::Holder;
 use crate::findings::Finding;
+use crate::header::PieceHeader;
 use crate::repair::{Job, Rebuilt};
 use crate::source::Source;
 use crate::{Bucket, Client, Error, recode, verify};
@@ -63,11 +66,14 @@ impl Client {
 
     /// Deletes every piece of a segment wherever its group may have it; the drives that couldn't be
     /// asked are given: their pieces are orphans when they return.
+    ///
+    /// With `only_of` a piece goes only if its own header names that volume: rows that somebody else than the store
+    /// wrote may name anything.
     pub async fn delete_pieces(
         &self,
         segment: SegmentId,
-        policy: PolicyId,
-        group: GroupId,
+        (policy, group): (PolicyId, GroupId),
+        only_of: Option<VolumeId>,
     ) -> Result<Vec<base::DriveId>, Error> {
         let row = self.core().group(policy, group).await?;
         let mut by_drive: BTreeMap<base::DriveId, Vec<PieceId>> = BTreeMap::new();
@@ -80,6 +86,10 @@ impl Client {
         for (drive, pieces) in by_drive {
             match self.drives().get(drive) {
                 Some(holder) => {
+                    let mut pieces = pieces;
+                    if let Some(volume) = only_of {
+                        pieces = self.pieces_of(&*holder, pieces, volume).await?;
+                    }
                     let piece = PieceId { segment, index: 0 };
                     self.core().within(WRITE_MAX, piece, holder.delete(pieces)).await?;
                 }
@@ -87,6 +97,28 @@ impl Client {
             }
         }
         Ok(left)
+    }
+
+    /// Those of the pieces whose headers say that they are the volume's.
+    async fn pieces_of(
+        &self,
+        holder: &dyn Holder,
+        pieces: Vec<PieceId>,
+        volume: VolumeId,
+    ) -> Result<Vec<PieceId>, Error> {
+        let mut own = Vec::new();
+        for piece in pieces {
+            match self.core().within(READ_MAX, piece, holder.header(piece)).await {
+                Ok(header) if PieceHeader::decode(&header).is_ok_and(|header| header.volume == volume) => {
+                    own.push(piece)
+                }
+                // Another's; or damaged, which a scrub rebuilds or throws away.
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), Kind::Missing | Kind::Damaged) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(own)
     }
 
     /// Reads every piece of every segment of a version and compares it with its root.

@@ -338,10 +338,25 @@ async fn a_pack_is_compacted_without_a_byte_lost() {
     assert!(done.moved > 0 && done.left == 0, "{done:?}");
     let garbage = namespace::read::garbage(&*rig.volumes.read().unwrap(), rig.bucket.volume, None, 100).unwrap();
     assert!(garbage.iter().any(|garbage| garbage.segment == pack));
-    rig.client.delete_pieces(pack, segment.policy, segment.group).await.unwrap();
+    rig.client.delete_pieces(pack, (segment.policy, segment.group), None).await.unwrap();
     for (key, bytes) in keys.iter().zip(&all).skip(20) {
         rig.check(&rig.version(key).await, bytes, key).await;
     }
+}
+
+#[tokio::test]
+async fn rows_of_one_volume_delete_no_piece_of_another() {
+    let rig = Rig::new(2, 1, 3).await;
+    let content = bytes(7, 3 * MIB);
+    let version = rig.put("own", &content).await;
+    let Body::Segments(segments) = &version.body else { panic!() };
+    let (segment, place) = (segments[0].id, (segments[0].policy, segments[0].group));
+    let other = base::VolumeId(rig.bucket.volume.0 + 1);
+    rig.client.delete_pieces(segment, place, Some(other)).await.unwrap();
+    rig.check(&version, &content, "own").await;
+    rig.client.delete_pieces(segment, place, Some(rig.bucket.volume)).await.unwrap();
+    let found = rig.client.verify(&rig.bucket, &version).await.unwrap();
+    assert_eq!(found.len(), 3, "its own are deleted: {found:?}");
 }
 
 #[tokio::test]

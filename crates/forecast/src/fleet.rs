@@ -78,6 +78,30 @@ pub struct Event {
     pub hours: f64,
 }
 
+/// Who types commands: sensible ones, and slips.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Operator {
+    /// Commands in a year; 0: there is nobody.
+    pub commands: f64,
+    /// The share of them that are slips: eleven nodes instead of one, the wrong policy, the last site.
+    pub typos: f64,
+    /// Whether what the gate refuses is done all the same. No file says so: it is there to show that the years'
+    /// own check notices what comes of it.
+    pub ignores_gate: bool,
+}
+
+/// Nodes that come, and perhaps go, by and by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Growth {
+    /// Nodes on the first day: the first ones of the list. The others join in its order.
+    pub first: usize,
+    /// How many join, and later leave, in a day.
+    pub per_day: f64,
+    /// Nodes that are left in the end. Once all have joined the first ones of the list leave by being drained and removed,
+    /// each when the gate permits it. As many as there are: none leaves.
+    pub left: usize,
+}
+
 /// Machines, hazards and upkeep. Rates are per year of 365 days.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fleet {
@@ -107,6 +131,12 @@ pub struct Fleet {
     pub workers: usize,
     /// What hits many at once.
     pub events: Vec<Event>,
+    /// Who types commands.
+    pub operator: Operator,
+    /// Nodes that aren't there from the first day.
+    pub growth: Option<Growth>,
+    /// After so many days nothing fails any more and nobody types: to see how soon all is whole again. No file says so.
+    pub calm_after_days: Option<f64>,
 }
 
 impl Default for Fleet {
@@ -125,9 +155,12 @@ impl Default for Fleet {
             after_minutes: 60.0,
             drive_mb_s: 50.0,
             node_mb_s: 100.0,
-            // The leader of the volumes repairs, nobody else.
-            workers: 1,
+            // Each node rebuilds what it gets.
+            workers: 0,
             events: Vec::new(),
+            operator: Operator::default(),
+            growth: None,
+            calm_after_days: None,
         }
     }
 }
@@ -267,7 +300,15 @@ impl Fleet {
             ("repair.after_minutes".to_owned(), self.after_minutes, 0.0..=1e6),
             ("repair.drive_mb_per_s".to_owned(), self.drive_mb_s, some.clone()),
             ("repair.node_mb_per_s".to_owned(), self.node_mb_s, some),
+            ("operator.commands_per_year".to_owned(), self.operator.commands, rate.clone()),
+            ("operator.typos".to_owned(), self.operator.typos, 0.0..=1.0),
         ];
+        if let Some(growth) = self.growth {
+            let nodes = self.machines.len() as f64;
+            numbers.push(("growth.first".to_owned(), growth.first as f64, 1.0..=nodes));
+            numbers.push(("growth.per_day".to_owned(), growth.per_day, 0.01..=1e4));
+            numbers.push(("growth.left".to_owned(), growth.left as f64, 1.0..=nodes));
+        }
         for (number, event) in self.events.iter().enumerate() {
             let at = |what| format!("event {}: {what}", number + 1);
             numbers.push((at("per_year"), event.per_year, rate.clone()));
@@ -287,7 +328,7 @@ impl Fleet {
 }
 
 /// An id that depends on a number alone.
-fn id(number: usize, kind: &[u8]) -> [u8; 16] {
+pub(crate) fn id(number: usize, kind: &[u8]) -> [u8; 16] {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&(number as u64 + 1).to_be_bytes());
     id[8..8 + kind.len()].copy_from_slice(kind);

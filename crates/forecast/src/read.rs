@@ -11,7 +11,7 @@ use policy::Rule;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use crate::fleet::{Error, Event, Fleet, Machine, NODES_MAX, Strikes};
+use crate::fleet::{Error, Event, Fleet, Growth, Machine, NODES_MAX, Strikes};
 
 /// Bytes of a file at the most.
 pub const FILE_BYTES_MAX: usize = 16 << 20;
@@ -22,7 +22,8 @@ pub fn parse(text: &str) -> Result<Fleet, Error> {
         return Err(Error::Form(format!("it has more than {FILE_BYTES_MAX} bytes")));
     }
     let table: Table = text.parse().map_err(|error: toml::de::Error| Error::Form(error.to_string()))?;
-    let top = Keys::new("", &table, &["policy", "used", "drives", "nodes", "repair", "node", "event"])?;
+    let known = ["policy", "used", "drives", "nodes", "repair", "operator", "growth", "node", "event"];
+    let top = Keys::new("", &table, &known)?;
     let mut fleet = Fleet::default();
     if let Some(text) = top.text("policy")? {
         fleet.rule = Rule::parse(text).map_err(|error| Error::value("policy", error.to_string()))?;
@@ -40,14 +41,30 @@ pub fn parse(text: &str) -> Result<Fleet, Error> {
     repair.number("drive_mb_per_s", &mut fleet.drive_mb_s)?;
     repair.number("node_mb_per_s", &mut fleet.node_mb_s)?;
     fleet.workers = repair.count("nodes")?.unwrap_or(fleet.workers);
+    let operator = top.table("operator", &["commands_per_year", "typos"])?;
+    operator.number("commands_per_year", &mut fleet.operator.commands)?;
+    operator.number("typos", &mut fleet.operator.typos)?;
     for (number, table) in top.tables("node")?.into_iter().enumerate() {
         read_nodes(&format!("node {}", number + 1), table, &mut fleet.machines)?;
     }
     for (number, table) in top.tables("event")?.into_iter().enumerate() {
         fleet.events.push(read_event(&format!("event {}", number + 1), table)?);
     }
+    fleet.growth = read_growth(&top, fleet.machines.len())?;
     fleet.check()?;
     Ok(fleet)
+}
+
+/// `[growth]`, if it is there; so many nodes are listed.
+fn read_growth(top: &Keys<'_>, nodes: usize) -> Result<Option<Growth>, Error> {
+    let keys = top.table("growth", &["first", "per_day", "left"])?;
+    if keys.table.is_none() {
+        return Ok(None);
+    }
+    let (first, left) = (keys.count("first")?.unwrap_or(nodes), keys.count("left")?.unwrap_or(nodes));
+    let mut growth = Growth { first, per_day: 1.0, left };
+    keys.number("per_day", &mut growth.per_day)?;
+    Ok(Some(growth))
 }
 
 /// A `[[node]]`: one machine, or `count` of its kind.
@@ -268,6 +285,9 @@ mod tests {
             ("drives = { fail_per_year = -1 }\n", "drives.fail_per_year: -1"),
             ("drives = { fail_per_yaer = 1 }\n", "did you mean \"fail_per_year\"?"),
             ("repair = { nodes = -1 }\n", "a whole number"),
+            ("operator = { comands_per_year = 1 }\n", "did you mean \"commands_per_year\"?"),
+            ("operator = { typos = 2 }\n", "operator.typos: 2"),
+            ("growth = { first = 9 }\n", "growth.first: 9 is not from 1 to 5"),
             ("event = [{ strikes = \"siet\" }]\n", "\"siet\" is no domain"),
             ("event = [{ strikes = \"site\", dead = 2 }]\n", "event 1: dead: 2"),
             ("event = [{ per_year = 2 }]\n", "strikes: is missing"),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::fleet::{Error, Fleet, Machine};
 use crate::run::run;
-use crate::tally::Tally;
+use crate::tally::{Asked, Orders, Tally};
 
 /// Fleets with more nodes aren't asked what one more would change: next to nothing.
 const MORE_NODES_MAX: usize = 200;
@@ -241,6 +241,7 @@ impl Report {
                 "group_days_by_spare": tally.by_spare, "group_days_by_spare_after_worst": tally.after_worst,
                 "group_days_lost_with_worst": tally.after_worst_lost, "worst_domain": tally.worst_domain,
             },
+            "operator": orders_json(&tally.orders), "growth": growth_json(tally),
             "losses_of": costs, "one_more_machine": more,
         })
     }
@@ -298,7 +299,7 @@ impl Report {
         let (low, high) = tally.loss_interval();
         let position = tally.position_bytes;
         let row = |name: &str, value: String| (name.to_owned(), value);
-        vec![
+        let mut figures = vec![
             row(
                 "expected loss a year, chain",
                 format!(
@@ -332,8 +333,74 @@ impl Report {
                 "waited to be rebuilt",
                 format!("{:.1} hours on average, {:.1} at most", tally.repair_days() * 24.0, tally.oldest_hours),
             ),
-        ]
+        ];
+        figures.extend(orders_rows(&tally.orders));
+        if tally.joined + tally.left > 0 {
+            figures.push(row("joined, left", growth_text(tally)));
+        }
+        figures
     }
+}
+
+/// What an operator asked for, if there was one.
+fn orders_rows(orders: &Orders) -> Vec<(String, String)> {
+    let (all, slips) = (orders.sum(), orders.slips());
+    if all.asked == 0 {
+        return Vec::new();
+    }
+    let asked = format!(
+        "{} commands: {} done, {} refused; {} of them slips: {} done, {} refused",
+        all.asked, all.done, all.refused, slips.asked, slips.done, slips.refused
+    );
+    let by_it = format!(
+        "{} groups; {} commands broke what the gate promises; {} pieces given up",
+        orders.lost_groups, orders.broken, orders.given_up_positions
+    );
+    let mut rows = vec![("operator".to_owned(), asked), ("lost by commands".to_owned(), by_it)];
+    rows.extend(orders.complaints.iter().map(|one| ("  broken".to_owned(), one.clone())));
+    rows
+}
+
+/// The same, or nothing.
+fn orders_json(orders: &Orders) -> Value {
+    if orders.kinds.is_empty() {
+        return Value::Null;
+    }
+    let asked = |one: &Asked| json!({ "asked": one.asked, "done": one.done, "refused": one.refused });
+    let kinds = orders.kinds.iter().map(|(kind, one)| {
+        let mut value = asked(one);
+        value["what"] = json!(kind);
+        value["slip"] = json!(one.is_slip);
+        value
+    });
+    json!({
+        "commands": asked(&orders.sum()), "slips": asked(&orders.slips()), "kinds": kinds.collect::<Vec<_>>(),
+        "groups_lost": orders.lost_groups, "broken": orders.broken, "complaints": orders.complaints,
+        "given_up": orders.given_up_positions,
+    })
+}
+
+fn growth_text(tally: &Tally) -> String {
+    let whole = match tally.whole_hours {
+        Some(hours) => format!("all pieces in their place {hours:.1} hours after the last"),
+        None => "not all pieces in their place since".to_owned(),
+    };
+    let least = tally.evened_positions as f64 / tally.evened_least.max(1.0);
+    format!(
+        "{}, {} nodes; {} pieces moved to even out, {least:.2} of the least; {} missing beside others; {whole}",
+        tally.joined, tally.left, tally.evened_positions, tally.lost_meanwhile
+    )
+}
+
+fn growth_json(tally: &Tally) -> Value {
+    if tally.joined + tally.left == 0 {
+        return Value::Null;
+    }
+    json!({
+        "joined": tally.joined, "left": tally.left, "evened": tally.evened_positions,
+        "evened_least": tally.evened_least, "lost_meanwhile": tally.lost_meanwhile,
+        "rules_broken": tally.broken_rules, "groups_crowded": tally.crowded_groups, "whole_after_hours": tally.whole_hours,
+    })
 }
 
 /// `1 year`, `2.5 years`.
@@ -382,6 +449,22 @@ mod tests {
             let bare = after.by_spare.first().copied().unwrap_or(0);
             assert_eq!(bare, cost.bare, "{} {}", cost.kind, cost.name);
         }
+    }
+
+    #[test]
+    fn an_owner_reads_what_was_asked_for_refused_and_done() {
+        let quiet = report(&small(), 0.1, 1).unwrap();
+        assert!(!quiet.text().contains("operator") && quiet.json()["operator"].is_null(), "{}", quiet.text());
+        let operator = crate::Operator { commands: 300.0, typos: 0.5, ..Default::default() };
+        let report = report(&Fleet { operator, ..small() }, 0.1, 1).unwrap();
+        let (all, text, json) = (report.tally.orders.sum(), report.text(), report.json());
+        assert!(all.done > 0 && all.refused > 0, "{text}");
+        assert!(
+            text.contains(&format!("{} commands: {} done, {} refused", all.asked, all.done, all.refused)),
+            "{text}"
+        );
+        assert_eq!(json["operator"]["commands"]["refused"], all.refused);
+        assert_eq!(json["operator"]["kinds"].as_array().unwrap().len(), report.tally.orders.kinds.len());
     }
 
     #[test]

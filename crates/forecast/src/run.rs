@@ -4,12 +4,16 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use base::{Domain, GroupId, Instant, PolicyId, SegmentId, VolumeId};
+use placement::map::State;
 use steward::{Need, Steward, Target};
 
 use crate::chance::Chance;
 use crate::fleet::{Error, Event, Fleet, Strikes};
 use crate::tally::{Day, Tally};
 use crate::world::World;
+
+mod growth;
+mod operator;
 
 /// Years in one run at the most; moments are 64-bit nanoseconds.
 pub const YEARS_MAX: f64 = 500.0;
@@ -47,6 +51,14 @@ enum What {
     Day(u32),
     /// Repairs may be possible that weren't.
     Wake,
+    /// The operator types something.
+    Command,
+    /// The next node joins, or begins to leave.
+    Grow,
+    /// A node that is being emptied may be empty.
+    Leave(u32),
+    /// Evening out may have more to do.
+    Even,
 }
 
 /// Lets `years` pass over a fleet. The same seed gives the same years.
@@ -92,6 +104,18 @@ struct Run<'a> {
     /// Nodes that rebuild, the least busy first.
     workers: BTreeSet<(u64, u32)>,
     awake: bool,
+    /// The operator's own chance.
+    whim: Chance,
+    /// Drives that are drained by a slip.
+    slipped: Vec<u32>,
+    /// Nodes that haven't joined yet, or left because the fleet became smaller.
+    apart: BTreeSet<u32>,
+    /// Nodes that were told to leave.
+    leaving: usize,
+    /// When the last one joined or left.
+    settled_at: u64,
+    /// Whether another wave is due.
+    is_evening: bool,
 }
 
 impl<'a> Run<'a> {
@@ -123,6 +147,12 @@ impl<'a> Run<'a> {
             move_busy: vec![0; drives],
             workers: (0..workers as u32).map(|worker| (0, worker)).collect(),
             awake: false,
+            whim: Chance::new(operator::seed(seed)),
+            slipped: Vec::new(),
+            apart: BTreeSet::new(),
+            leaving: 0,
+            settled_at: 0,
+            is_evening: false,
         };
         run.begin();
         Ok(run)
@@ -134,6 +164,8 @@ impl<'a> Run<'a> {
         (0..self.fleet.events.len()).for_each(|event| self.plan_strike(event));
         self.after(self.fleet.replace_days * DAY, What::Restock);
         self.after(DAY, What::Day(1));
+        self.plan_command();
+        self.plan_growth();
     }
 
     fn pass(&mut self, end: Instant) {
@@ -144,6 +176,7 @@ impl<'a> Run<'a> {
             self.now = Instant(at);
             self.happen(what);
             self.repair();
+            self.note_whole();
             let backlog = self.world.backlog_bytes();
             self.world.tally.backlog_bytes_max = self.world.tally.backlog_bytes_max.max(backlog);
         }
@@ -178,8 +211,14 @@ impl<'a> Run<'a> {
         self.after(wait * YEAR, What::Strike(number));
     }
 
+    /// Whether what fails, and who types, has come to rest.
+    fn is_calm(&self) -> bool {
+        self.fleet.calm_after_days.is_some_and(|days| self.now.0 as f64 >= days * DAY)
+    }
+
     fn happen(&mut self, what: What) {
         match what {
+            What::Death | What::Outage | What::Strike(_) | What::Command if self.is_calm() => {}
             What::Death => {
                 // A dead one that is drawn can't die again: so the rate falls with those that are left.
                 let drive = self.chance.below(self.node_of.len()) as u32;
@@ -208,6 +247,10 @@ impl<'a> Run<'a> {
             }
             What::Day(day) => self.day(day),
             What::Wake => self.awake = false,
+            What::Command => self.command(),
+            What::Grow => self.grow(),
+            What::Leave(node) => self.leave(node),
+            What::Even => self.even_again(),
         }
     }
 
@@ -236,7 +279,8 @@ impl<'a> Run<'a> {
         self.notice(silent);
     }
 
-    fn away(&mut self, drives: Vec<u32>, span: f64) {
+    fn away(&mut self, mut drives: Vec<u32>, span: f64) {
+        drives.retain(|drive| self.world.state(*drive) < State::Gone);
         if drives.is_empty() {
             return;
         }
@@ -278,6 +322,8 @@ impl<'a> Run<'a> {
                     self.ask_anew(group);
                 }
             }
+            // What was on its way off it goes on.
+            self.world.leaving(*drive).into_iter().for_each(|position| self.plan_move(position));
         }
         // Drives may have been given up while there was none to take their place: in the dark.
         let found = self.world.rehome_rest();

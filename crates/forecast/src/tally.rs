@@ -1,5 +1,7 @@
 //! What was counted while years passed.
 
+use std::collections::BTreeMap;
+
 use base::Instant;
 
 /// Longest table of spare pieces: a code's pieces, none missing to all.
@@ -14,6 +16,55 @@ pub struct Day {
     pub backlog_bytes: f64,
     /// Groups that lack pieces.
     pub lacking_groups: u64,
+}
+
+/// How often something was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Times.
+    pub asked: u64,
+    /// Times that the gate refused it.
+    pub refused: u64,
+    /// Times that it was done.
+    pub done: u64,
+    /// Whether it is a slip.
+    pub is_slip: bool,
+}
+
+/// What an operator asked for, and what came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Orders {
+    /// By what it was.
+    pub kinds: BTreeMap<&'static str, Asked>,
+    /// Pieces that were on what was declared lost or taken out.
+    pub given_up_positions: u64,
+    /// Groups that were lost while a piece was missing that a command had given up.
+    pub lost_groups: u64,
+    /// Commands after which the drives themselves showed what the gate promises not to happen.
+    pub broken: u64,
+    /// What it was, of the first of them.
+    pub complaints: Vec<String>,
+}
+
+impl Orders {
+    /// Commands in all, slips among them.
+    pub fn sum(&self) -> Asked {
+        Self::add(self.kinds.values())
+    }
+
+    /// The slips.
+    pub fn slips(&self) -> Asked {
+        Self::add(self.kinds.values().filter(|kind| kind.is_slip))
+    }
+
+    fn add<'a>(kinds: impl Iterator<Item = &'a Asked>) -> Asked {
+        kinds.fold(Asked::default(), |sum, one| Asked {
+            asked: sum.asked + one.asked,
+            refused: sum.refused + one.refused,
+            done: sum.done + one.done,
+            is_slip: one.is_slip,
+        })
+    }
 }
 
 /// The figures of a run.
@@ -45,8 +96,26 @@ pub struct Tally {
     pub rebuilt_in_vain: u64,
     /// Positions read for that.
     pub read_positions: f64,
-    /// Positions moved to new drives.
+    /// Positions moved: to new drives, and off drives that leave.
     pub moved_positions: u64,
+    /// Pieces that went missing while another of their group was: repair during repair.
+    pub lost_meanwhile: u64,
+    /// Times that a row was changed so that it has more of its pieces in one domain than the policy allows, and hadn't before.
+    pub broken_rules: u64,
+    /// Groups that have more pieces in one domain than that in the end, wherever rows want them.
+    pub crowded_groups: u64,
+    /// What an operator asked for.
+    pub orders: Orders,
+    /// Nodes that joined, and those that left.
+    pub joined: u64,
+    /// Nodes that were emptied and taken out because the fleet became smaller.
+    pub left: u64,
+    /// Positions that waves for evenness moved.
+    pub evened_positions: u64,
+    /// The least that these could be: what drives held beyond their share whenever more of that was found.
+    pub evened_least: f64,
+    /// Hours from the last that joined, left or failed until all pieces of all groups were there and where they belong.
+    pub whole_hours: Option<f64>,
     /// The most bytes to rebuild at any time.
     pub backlog_bytes_max: f64,
     /// The longest that a dead or gone piece waited until it was rebuilt, in hours.

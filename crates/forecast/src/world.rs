@@ -5,15 +5,22 @@
 //! 3. A position *lacks* from its piece's death, or from the moment its drive is given up, until it is rebuilt or
 //!    the drive returns.
 //! 4. A group whose `alive` falls below k is lost for good: it is counted, and left alone from then on.
+//! 5. A drive that was taken out, or hasn't joined yet, is dead and stays so: nothing happens to it.
 
 use std::collections::BTreeSet;
 
 use base::{Domain, Instant, PolicyId};
+use placement::map::State;
 use placement::outcome::Held;
 use placement::{Caps, GroupRow, Places, Spec, rebalance, spread};
 
 use crate::fleet::{Error, Fleet};
 use crate::tally::Tally;
+
+mod mapped;
+mod members;
+
+pub(crate) use mapped::POLICY;
 
 /// No drive.
 const NOWHERE: u32 = u32::MAX;
@@ -21,8 +28,10 @@ const NOWHERE: u32 = u32::MAX;
 const FULL: f64 = 0.95;
 
 /// A drive.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Drive {
+    /// What operators made of it; whether it works is another matter.
+    state: State,
     /// Reasons for which it is away; any is enough.
     away: u16,
     dead: bool,
@@ -39,10 +48,22 @@ struct Drive {
     size: f64,
 }
 
+impl Drive {
+    fn new(size: u64, is_member: bool) -> Self {
+        let state = if is_member { State::Active } else { State::Removed };
+        let (held, buried, named) = Default::default();
+        Self { state, away: 0, dead: !is_member, gone: false, life: 0, held, buried, named, size: size as f64 }
+    }
+}
+
 /// All of it.
 pub(crate) struct World {
     places: Places,
     caps: Caps,
+    /// Drives on which the policy allows pieces, whoever is a member.
+    admitted: Vec<bool>,
+    /// Pieces of a group that one domain of each kind may hold.
+    rules: [usize; Domain::COUNT],
     spec: Spec,
     n: usize,
     k: u8,
@@ -60,6 +81,10 @@ pub(crate) struct World {
     lacking: u64,
     /// Positions that lack and for which there was no drive.
     homeless: BTreeSet<u32>,
+    /// Positions that lack because a command gave their piece up.
+    given_up: BTreeSet<u32>,
+    /// Positions beyond drives' shares that the last wave left where they are.
+    uneven: f64,
     /// What is counted.
     pub tally: Tally,
 }
@@ -67,15 +92,22 @@ pub(crate) struct World {
 impl World {
     /// A fleet on its first day: the groups as placement builds them, everything in its place.
     pub fn new(fleet: &Fleet) -> Result<Self, Error> {
-        let caps = fleet.check()?;
-        let (places, spec) = (fleet.places(), fleet.spec());
+        let mut caps = fleet.check()?;
+        let (mut places, spec) = (fleet.places(), fleet.spec());
+        let admitted: Vec<bool> = places.list().iter().map(|place| place.open).collect();
+        let first = fleet.growth.map_or(fleet.machines.len(), |growth| growth.first);
+        let sizes = fleet.machines.iter().enumerate();
+        let sizes = sizes.flat_map(|(node, machine)| machine.drives.iter().map(move |size| (*size, node < first)));
+        let drives: Vec<Drive> = sizes.map(|(size, is_member)| Drive::new(size, is_member)).collect();
+        if fleet.growth.is_some() {
+            (0..drives.len()).for_each(|at| places.set_open(at, admitted[at] && drives[at].state == State::Active));
+            caps = Caps::check(&places, &spec, &[])?;
+        }
         let rows = spread::build(&places, &spec, &caps);
-        let (n, drives) = (spec.n(), fleet.drives());
-        let sizes = fleet.machines.iter().flat_map(|machine| &machine.drives);
-        let drives: Vec<Drive> =
-            sizes.map(|size| Drive { size: *size as f64, ..Drive::default() }).take(drives).collect();
+        let n = spec.n();
         let loads = spread::loads(&places, &rows);
-        let usable = fleet.bytes() as f64 * f64::from(caps.usable_permille) / 1000.0 * fleet.used;
+        let all: f64 = drives.iter().filter(|drive| drive.state == State::Active).map(|drive| drive.size).sum();
+        let usable = all * f64::from(caps.usable_permille) / 1000.0 * fleet.used;
         let mut world = Self {
             n,
             k: spec.k,
@@ -87,6 +119,9 @@ impl World {
             unreadable: vec![0; rows.len()],
             lacking: 0,
             homeless: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            uneven: 0.0,
+            rules: members::rules(&spec, &caps),
             tally: Tally {
                 drives: drives.len(),
                 groups: rows.len(),
@@ -98,6 +133,7 @@ impl World {
             },
             places,
             caps,
+            admitted,
             spec,
             rows,
             loads,
@@ -191,12 +227,17 @@ impl World {
         if self.drives[drive as usize].dead {
             return false;
         }
+        self.tally.deaths += 1;
+        self.perish(drive, now)
+    }
+
+    /// What is on it is gone. True if it answered before.
+    fn perish(&mut self, drive: u32, now: Instant) -> bool {
         let answered = self.answers(drive);
         if answered {
             self.hide(drive, now);
         }
         self.drives[drive as usize].dead = true;
-        self.tally.deaths += 1;
         for position in std::mem::take(&mut self.drives[drive as usize].held) {
             let (group, _) = self.group(position);
             self.holder[position as usize] = NOWHERE;
@@ -239,6 +280,9 @@ impl World {
         self.readable_again(group, now);
         self.lost[group as usize] = true;
         self.tally.losses.push((now, group));
+        let first = group * self.n as u32;
+        let is_by_command = self.given_up.range(first..first + self.n as u32).next().is_some();
+        self.tally.orders.lost_groups += u64::from(is_by_command);
         for at in 0..self.n {
             let position = self.position(group, at);
             self.settled(position);
@@ -248,6 +292,9 @@ impl World {
     fn lacks(&mut self, position: u32, now: Instant) {
         let (group, _) = self.group(position);
         if self.since[position as usize] == 0 && !self.lost[group as usize] {
+            let first = group as usize * self.n;
+            let is_second = self.since[first..first + self.n].iter().any(|since| *since > 0);
+            self.tally.lost_meanwhile += u64::from(is_second);
             self.since[position as usize] = now.0 + 1;
             self.lacking += 1;
         }
@@ -274,7 +321,10 @@ impl World {
             let (group, at) = self.group(position);
             self.gains(group, now);
             if was_gone && self.settled(position) > 0 {
-                self.name(position, drive);
+                // One that is being emptied gets nothing back: it stays on its way to where the row says.
+                if self.drives[drive as usize].state == State::Active {
+                    self.name(position, drive);
+                }
                 self.rows[group as usize].from[usize::from(at)] = self.places.list()[drive as usize].drive;
                 back.insert(group);
             }
@@ -348,15 +398,19 @@ impl World {
     fn take(&mut self, changed: &[GroupRow]) -> Vec<u32> {
         let mut positions = Vec::new();
         for row in changed {
+            let mut was_broken = None;
             for at in 0..self.n {
                 let position = self.position(row.group.0, at);
                 let to = self.places.index(row.members[at]).map_or(NOWHERE, |index| index as u32);
                 if to != self.member(row.group.0, at) {
+                    was_broken.get_or_insert_with(|| self.breaks_rules(row.group.0));
                     self.name(position, to);
                     positions.push(position);
                 }
             }
             self.rows[row.group.0 as usize].version = row.version;
+            let is_broken = was_broken == Some(false) && self.breaks_rules(row.group.0);
+            self.tally.broken_rules += u64::from(is_broken);
         }
         positions
     }
@@ -373,7 +427,10 @@ impl World {
     /// New drives in place of the dead. Returns positions to rebuild now, and moves to even out what there is.
     pub fn restock(&mut self) -> (Vec<u32>, Vec<u32>) {
         // A drive whose death wasn't noticed yet is replaced the next time.
-        let known = |drive: &usize| self.drives[*drive].dead && self.drives[*drive].gone;
+        let known = |drive: &usize| {
+            let drive = &self.drives[*drive];
+            drive.dead && drive.gone && drive.state == State::Active
+        };
         let dead: Vec<usize> = (0..self.drives.len()).filter(known).collect();
         for drive in &dead {
             let drive = &mut self.drives[*drive];
@@ -422,6 +479,7 @@ impl World {
         }
         let from = std::mem::replace(&mut self.holder[position as usize], to);
         self.drives[to as usize].held.push(position);
+        self.given_up.remove(&position);
         self.rows[group as usize].from[usize::from(at)] = self.places.list()[to as usize].drive;
         let since = self.settled(position);
         if from == NOWHERE {
@@ -491,6 +549,7 @@ impl World {
         let oldest = self.since.iter().filter(|since| **since > 0).min();
         let waited = oldest.map_or(0.0, |since| (now.0 + 1 - since) as f64 / 3600e9);
         self.tally.oldest_hours = self.tally.oldest_hours.max(waited);
+        self.tally.crowded_groups = self.crowded() as u64;
     }
 
     /// Drives of each domain of a kind.

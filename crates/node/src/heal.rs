@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{DriveId, GroupId, Instant, NodeId, PolicyId, SegmentId, VolumeId};
-use client::{Bucket, Fault, Finding};
+use client::{Bucket, Fault, Finding, Rebuilt};
 use namespace::Command;
 use namespace::catalog::{self, DriveState, NodeState, Severity};
 use steward::{Class, Dial, Limits, Need, Pace, Steward, Target};
@@ -18,10 +18,14 @@ use crate::error::Result;
 use crate::fleet::lock;
 use crate::groups;
 use crate::node::{Inner, PAGE};
-use crate::pass::{self, Ask};
+use crate::pass::{self, Ask, Wanted};
 
-/// What all work may take when the dial is at its end: usually it stands in the middle.
+/// What all work may take of one node when the dial is at its end: usually it stands in the middle.
 const LIMITS: Limits = Limits { in_flight: 8, bytes_per_s: 512 << 20 };
+/// Segments at once for each node more.
+const MORE_IN_FLIGHT: usize = 2;
+/// Nodes that count.
+const HANDS_MAX: usize = 32;
 /// The setting of the store that says where the dial stands.
 pub(crate) const PACE: &str = "pace";
 /// Notes are looked through this often, if nothing says that there are new ones.
@@ -90,7 +94,7 @@ impl Heal {
     /// Another node repairs from now on: what this one meant to do is that one's affair.
     fn rest(&mut self) {
         if self.looked.is_some() || self.steward.progress().pieces > 0 {
-            *self = Self::new();
+            *self = Self { read_bytes: self.read_bytes, ..Self::new() };
         }
     }
 }
@@ -98,7 +102,7 @@ impl Heal {
 /// Looks for what is missing, and repairs it.
 pub(crate) async fn heal(inner: Arc<Inner>) {
     while !inner.is_closing() {
-        // One node repairs for all: who leads the first shard of volumes.
+        // One node decides for all: who leads the first shard of volumes.
         if !inner.leads_volumes() {
             lock(&inner.heal).rest();
             inner.env.timeout(REST, inner.wake.notified()).await;
@@ -180,8 +184,15 @@ impl Inner {
 
     async fn look_for_needs(self: &Arc<Self>) -> Result<()> {
         let now = self.env.clock.now();
-        let pace = self.pace()?;
-        lock(&self.heal).steward.set_pace(pace);
+        let (pace, more) = (self.pace()?, self.hands().min(HANDS_MAX) - 1);
+        {
+            let mut heal = lock(&self.heal);
+            heal.steward.set_pace(pace);
+            heal.steward.set_limits(Limits {
+                in_flight: LIMITS.in_flight + MORE_IN_FLIGHT * more,
+                bytes_per_s: LIMITS.bytes_per_s * (more as u64 + 1),
+            });
+        }
         let is_moving = self
             .look(crate::groups::load)?
             .iter()
@@ -281,21 +292,21 @@ impl Inner {
 
     /// Asks groups that were settled a while ago once more.
     async fn recheck(self: &Arc<Self>) -> Result<()> {
-        loop {
-            let now = self.env.clock.now();
-            let due = {
-                let mut heal = lock(&self.heal);
-                match heal.settled.front() {
-                    Some((at, ..)) if *at <= now => heal.settled.pop_front(),
-                    _ => None,
-                }
-            };
-            let Some((_, policy, group, moved)) = due else { return Ok(()) };
-            let Some(row) = self.group(policy, group)? else { continue };
-            for volume in self.volumes()? {
-                self.walk_group(volume, policy, &row, &moved).await?;
-            }
+        let now = self.env.clock.now();
+        let due: Vec<_> = lock(&self.heal).settled.iter().take_while(|(at, ..)| *at <= now).cloned().collect();
+        let mut wanted = Wanted::new();
+        for (_, policy, group, moved) in &due {
+            let Some(row) = self.group(*policy, *group)? else { continue };
+            wanted.entry((*policy, *group)).or_insert_with(|| (row, BTreeSet::new())).1.extend(moved);
         }
+        if !wanted.is_empty() {
+            self.walk_over(wanted).await?;
+        }
+        // Only now: what couldn't be asked is asked again. Nobody else takes from the front.
+        let mut heal = lock(&self.heal);
+        let done = due.len().min(heal.settled.len());
+        heal.settled.drain(..done);
+        Ok(())
     }
 
     /// Says so once everything that was missing is rebuilt.
@@ -368,6 +379,11 @@ impl Inner {
         self.wake.notify_one();
     }
 
+    /// Counts what a rebuild read on this node.
+    pub fn has_read(&self, rebuilt: &Rebuilt) {
+        lock(&self.heal).read_bytes += rebuilt.read;
+    }
+
     /// Rebuilds what has a drive to go to; `None` if the segment is gone.
     async fn rebuild(&self, need: &Need) -> Result<Option<(Vec<u8>, u64)>> {
         let Target { volume, policy, group, segment } = need.target;
@@ -379,8 +395,7 @@ impl Inner {
         if missing.is_empty() {
             return Ok(Some((Vec::new(), 0)));
         }
-        let rebuilt = self.client.rebuild(volume, segment, (policy, &row), &missing).await?;
-        lock(&self.heal).read_bytes += rebuilt.read;
+        let rebuilt = self.rebuild_somewhere(need.target, &row, &missing).await?;
         let done: BTreeSet<u8> = rebuilt.pieces.iter().copied().collect();
         self.note(need.target, |mut noted| {
             noted.extend(&rebuilt.damaged);

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use base::{DriveId, PieceId, PolicyId, SegmentId, VolumeId};
+use base::{DriveId, GroupId, PieceId, PolicyId, SegmentId, VolumeId};
 use namespace::catalog::PolicyRow;
+use namespace::read::InUse;
 use namespace::rows::SegmentRow;
 use placement::GroupRow;
 use steward::{Class, Need, Target};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::groups;
 use crate::node::{Inner, PAGE};
 
@@ -33,7 +34,7 @@ impl Ask {
         }
     }
 
-    fn indices(self, row: &GroupRow) -> Vec<u8> {
+    fn indices(self, row: &GroupRow) -> BTreeSet<u8> {
         (0..row.members.len()).filter(|index| self.wants(row, *index)).map(|index| index as u8).collect()
     }
 }
@@ -53,76 +54,113 @@ pub(crate) fn need(target: Target, row: &SegmentRow, missing: impl IntoIterator<
     Need { target, missing: missing.into_iter().collect(), parity: row.m, piece_bytes: len.div_ceil(k) }
 }
 
+/// Where rows of segments lie: by policy and group.
+type Place = (PolicyId, GroupId);
+
+/// The groups of a walk, with the indices of the pieces that are asked for.
+pub(crate) type Wanted = BTreeMap<Place, (GroupRow, BTreeSet<u8>)>;
+
+/// A walk over the rows of a volume begins behind this, to come to a group's first.
+fn before((policy, group): Place) -> Option<(PolicyId, GroupId, SegmentId)> {
+    const LAST: SegmentId = SegmentId([0xff; 16]);
+    match (policy.0.checked_sub(1), group.0.checked_sub(1)) {
+        (_, Some(group)) => Some((policy, GroupId(group), LAST)),
+        (Some(policy), None) => Some((PolicyId(policy), GroupId(u32::MAX), LAST)),
+        (None, None) => None,
+    }
+}
+
 impl Inner {
     /// Walks over all groups that have pieces to ask for; tells the steward what is missing.
     pub async fn walk(self: &Arc<Self>, ask: Ask) -> Result<Vec<Walked>> {
-        let volumes = self.volumes()?;
         let policies: Vec<(PolicyRow, Vec<GroupRow>)> = self.look(groups::load)?;
-        let mut walked = Vec::new();
+        let mut wanted = Wanted::new();
         for (policy, rows) in policies {
             for row in rows {
                 let indices = ask.indices(&row);
-                if indices.is_empty() {
-                    continue;
+                if !indices.is_empty() {
+                    wanted.insert((policy.id, row.group), (row, indices));
                 }
-                let mut lacking = 0;
-                for volume in &volumes {
-                    lacking += self.walk_group(*volume, policy.id, &row, &indices).await?;
-                    if self.is_closing() {
-                        return Ok(walked);
-                    }
-                }
-                walked.push(Walked { policy: policy.id, row, lacking });
             }
         }
-        Ok(walked)
+        self.walk_over(wanted).await
     }
 
-    pub async fn walk_group(
-        self: &Arc<Self>,
-        volume: VolumeId,
-        policy: PolicyId,
-        row: &GroupRow,
-        indices: &[u8],
-    ) -> Result<u64> {
-        let group = row.group;
-        let (mut after, mut lacking) = (None, 0);
-        let leaving = self.leaving()?;
-        loop {
-            let read = move |view: &dyn base::kv::View| {
-                namespace::read::segments_of_group(view, volume, policy, group, after, PAGE)
-            };
-            let page = self.scan(volume, read).await?;
-            after = page.last().map(|(segment, _)| *segment);
-            let mut missing: BTreeMap<SegmentId, BTreeSet<u8>> = BTreeMap::new();
-            // All drives at once: each may be a round trip away.
-            let asked = indices.iter().map(|index| async {
-                let pieces: Vec<PieceId> =
-                    page.iter().map(|(segment, _)| PieceId { segment: *segment, index: *index }).collect();
-                let there = self.holds(row.members[usize::from(*index)], &pieces).await;
-                pieces.into_iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece)
-            });
-            for piece in futures_util::future::join_all(asked).await.into_iter().flatten() {
-                missing.entry(piece.segment).or_default().insert(piece.index);
-            }
-            for (segment, found) in &page {
-                let Some(missing) = missing.remove(segment) else { continue };
-                lacking += missing.len() as u64;
-                let target = Target { volume, policy, group, segment: *segment };
-                // Nothing lacks of what is still where it comes from: that can wait for what does.
-                let (moves, lost): (BTreeSet<u8>, BTreeSet<u8>) =
-                    missing.into_iter().partition(|index| self.is_on_its_way(row, *index));
-                self.need(need(target, found, lost));
-                let (leave, even) = moves.into_iter().partition::<Vec<u8>, _>(|index| {
-                    row.from.get(usize::from(*index)).is_some_and(|drive| leaving.contains(drive))
-                });
-                self.need_for(Class::Drain, need(target, found, leave));
-                self.need_for(Class::Rebalance, need(target, found, even));
-            }
-            if page.len() < PAGE || self.is_closing() {
-                return Ok(lacking);
+    /// Walks over these groups. Each volume's rows are read once, in their order, and each drive is asked once for all that
+    /// a page names: the number of groups costs nothing.
+    ///
+    /// # Errors
+    /// If rows can't be read, or the node is being closed: what was not walked lacks nothing by nobody's word.
+    pub async fn walk_over(self: &Arc<Self>, wanted: Wanted) -> Result<Vec<Walked>> {
+        let mut lacking: BTreeMap<Place, u64> = BTreeMap::new();
+        let first = wanted.keys().next().copied();
+        for volume in self.volumes()? {
+            let mut next = first;
+            let mut after = None;
+            while let Some(place) = next {
+                after = after.or_else(|| before(place));
+                let page = self.scan(volume, move |view| namespace::read::segments(view, volume, after, PAGE)).await?;
+                for (place, count) in self.walk_page(volume, &wanted, &page).await? {
+                    *lacking.entry(place).or_default() += count;
+                }
+                if self.is_closing() {
+                    return Err(Error::NotYet("this node is being closed".into()));
+                }
+                let Some(last) = page.last().filter(|_| page.len() == PAGE) else { break };
+                let reached = (last.policy, last.group);
+                // What nobody asks for is skipped.
+                after = wanted.contains_key(&reached).then_some((last.policy, last.group, last.segment));
+                next = wanted.range(reached..).next().map(|(place, _)| *place);
             }
         }
+        let walked = |(place, (row, _)): (Place, (GroupRow, _))| Walked {
+            policy: place.0,
+            lacking: lacking.get(&place).copied().unwrap_or(0),
+            row,
+        };
+        Ok(wanted.into_iter().map(walked).collect())
+    }
+
+    /// How many pieces of these segments their drives lack, by group.
+    async fn walk_page(&self, volume: VolumeId, wanted: &Wanted, page: &[InUse]) -> Result<BTreeMap<Place, u64>> {
+        let mut asked: BTreeMap<DriveId, Vec<(Place, PieceId)>> = BTreeMap::new();
+        for InUse { policy, group, segment, .. } in page {
+            let place = (*policy, *group);
+            let Some((row, indices)) = wanted.get(&place) else { continue };
+            for index in indices {
+                let drive = row.members[usize::from(*index)];
+                asked.entry(drive).or_default().push((place, PieceId { segment: *segment, index: *index }));
+            }
+        }
+        // All drives at once: each may be a round trip away.
+        let asked = asked.into_iter().map(|(drive, pieces)| async move {
+            let ids: Vec<PieceId> = pieces.iter().map(|(_, piece)| *piece).collect();
+            let there = self.holds(drive, &ids).await;
+            pieces.into_iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece).collect::<Vec<_>>()
+        });
+        let mut missing: BTreeMap<(Place, SegmentId), BTreeSet<u8>> = BTreeMap::new();
+        for (place, piece) in futures_util::future::join_all(asked).await.into_iter().flatten() {
+            missing.entry((place, piece.segment)).or_default().insert(piece.index);
+        }
+        let leaving = self.leaving()?;
+        let mut lacking: BTreeMap<Place, u64> = BTreeMap::new();
+        for InUse { policy, group, segment, row: found } in page {
+            let place = (*policy, *group);
+            let Some((row, _)) = wanted.get(&place) else { continue };
+            let Some(missing) = missing.remove(&(place, *segment)) else { continue };
+            *lacking.entry(place).or_default() += missing.len() as u64;
+            let target = Target { volume, policy: *policy, group: *group, segment: *segment };
+            // Nothing lacks of what is still where it comes from: that can wait for what does.
+            let (moves, lost): (BTreeSet<u8>, BTreeSet<u8>) =
+                missing.into_iter().partition(|index| self.is_on_its_way(row, *index));
+            self.need(need(target, found, lost));
+            let (leave, even) = moves.into_iter().partition::<Vec<u8>, _>(|index| {
+                row.from.get(usize::from(*index)).is_some_and(|drive| leaving.contains(drive))
+            });
+            self.need_for(Class::Drain, need(target, found, leave));
+            self.need_for(Class::Rebalance, need(target, found, even));
+        }
+        Ok(lacking)
     }
 
     /// Whether a piece goes elsewhere from a drive that answers.

@@ -90,6 +90,8 @@ pub struct Scrubbed {
     pub metadata: u64,
     /// Those of them that could not be put right.
     pub metadata_left: u64,
+    /// Stores of the metadata that could not be read: they were just being closed or made anew.
+    pub metadata_unread: u64,
 }
 
 /// Reads all copies of the metadata once a day: little beside the pieces, and all of them hang on it.
@@ -155,6 +157,8 @@ impl Inner {
 
     /// Deletes the pieces of segments that were freed before `old`.
     async fn collect(&self, volume: VolumeId, old: Wall) -> Result<()> {
+        // Guests name the segments of such a volume themselves.
+        let only_of = self.is_sealed(volume)?.then_some(volume);
         let mut after = None;
         loop {
             let page = self.scan(volume, move |view| namespace::read::garbage(view, volume, after, PAGE)).await?;
@@ -163,7 +167,8 @@ impl Inner {
             let mut collected: Vec<SegmentId> = Vec::new();
             for garbage in page.into_iter().filter(|garbage| garbage.row.freed <= old) {
                 // Drives that aren't there are asked for orphans when they return.
-                match self.client.delete_pieces(garbage.segment, garbage.row.policy, garbage.row.group).await {
+                let place = (garbage.row.policy, garbage.row.group);
+                match self.client.delete_pieces(garbage.segment, place, only_of).await {
                     Ok(_) => collected.push(garbage.segment),
                     Err(error) => {
                         tracing::info!(segment = %garbage.segment, %error, "failed to delete a freed segment")
@@ -395,18 +400,19 @@ impl Inner {
 }
 
 impl Inner {
-    /// Reads all copies of the metadata that this node keeps, and puts right what rotted.
-    async fn scrub_metadata(&self, rest: Duration) -> metastore::Scrubbed {
-        let mut all = metastore::Scrubbed::default();
+    /// Reads all copies of the metadata that this node keeps, and puts right what rotted; and how many of them could not
+    /// be read.
+    async fn scrub_metadata(&self, rest: Duration) -> (metastore::Scrubbed, u64) {
+        let (mut all, mut unread) = (metastore::Scrubbed::default(), 0);
         for shard in self.shards.all().into_iter().flat_map(|shard| shard.stores()) {
+            tracing::debug!(shard = shard.shard(), "scrubbing metadata");
             match shard.scrub(rest).await {
-                Ok(found) => {
-                    all.bytes += found.bytes;
-                    all.damaged += found.damaged;
-                    all.left += found.left;
-                }
+                Ok(found) => all.add(found),
                 // It was closed, or its copy here is being made anew.
-                Err(error) => tracing::info!(shard = shard.shard(), %error, "failed to scrub a shard's metadata"),
+                Err(error) => {
+                    tracing::info!(shard = shard.shard(), %error, "failed to scrub a shard's metadata");
+                    unread += 1;
+                }
             }
         }
         if all.damaged > 0 {
@@ -420,7 +426,7 @@ impl Inner {
             );
             self.tell(Severity::Warning, "metadata", "", text);
         }
-        all
+        (all, unread)
     }
 }
 
@@ -440,6 +446,7 @@ impl Node {
                 }
                 cursor = step.next;
                 if cursor.is_none() {
+                    tracing::debug!(drive = %drive.id, pieces = sum.pieces, "all pieces are read");
                     inner.was_scrubbed(drive.id, began).await;
                 }
                 if cursor.is_none() || inner.is_closing() {
@@ -454,8 +461,10 @@ impl Node {
             all.bytes += sum.bytes;
             all.damaged += sum.damaged;
         }
-        let metadata = inner.scrub_metadata(Duration::ZERO).await;
-        (all.metadata, all.metadata_left) = (metadata.damaged, metadata.left);
+        tracing::debug!("the drives are scrubbed: the metadata is next");
+        let (metadata, unread) = inner.scrub_metadata(Duration::ZERO).await;
+        tracing::debug!("the metadata is scrubbed: drives are asked for what they should have");
+        (all.metadata, all.metadata_left, all.metadata_unread) = (metadata.damaged, metadata.left, unread);
         let began = inner.age()?;
         all.missing = inner.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
         inner.was_checked(began).await?;

@@ -147,6 +147,8 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
     until("nothing lacks", || async { nodes[1].verify("bucket").await.is_ok_and(|all| all.findings.is_empty()) }).await;
     let status = nodes[1].status().await.unwrap();
     assert_eq!((status.nodes.len(), status.drives.len()), (5, 10));
+    let read: Vec<u64> = nodes.iter().map(|node| node.gauges().repair_read_bytes).collect();
+    assert!(read.iter().filter(|bytes| **bytes > 0).count() > 1, "pieces are moved by those who get them: {read:?}");
 
     // A drain that was a slip is taken back.
     until("another may be emptied", || async {

@@ -9,17 +9,28 @@ use std::time::Instant;
 use replicated::lies::Lie as Replicas;
 use sim::cluster::{Always, Kind, Report, Storm, run};
 use sim::disk::Lie;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 
 /// Seeds that CI runs.
 const SEEDS: u64 = 200;
 /// Tests that share them, so that they run side by side.
 const LANES: u64 = 4;
 
+/// Lines of the store's log bear the simulated time.
+struct Simulated;
+
+impl FormatTime for Simulated {
+    fn format_time(&self, to: &mut Writer<'_>) -> std::fmt::Result {
+        write!(to, "{:>8} ms ", turmoil::sim_elapsed().unwrap_or_default().as_millis())
+    }
+}
+
 /// What the store itself says, if somebody asks with `ABIDE_LOG=debug`.
 fn listen() {
     if let Ok(filter) = std::env::var("ABIDE_LOG") {
         let filter = tracing_subscriber::EnvFilter::new(filter);
-        let log = tracing_subscriber::fmt().with_env_filter(filter).without_time().with_writer(std::io::stderr);
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_timer(Simulated).with_writer(std::io::stderr);
         // Another test of this process may have done so.
         let _ = log.try_init();
     }
@@ -130,9 +141,27 @@ fn thirty_machines_at_three_sites_weather_a_storm() {
     alone("thirty_machines_at_three_sites_weather_a_storm", || weather([crowd(30, 30)].into_iter()));
 }
 
+#[test]
+fn machines_come_and_go_in_storms_and_nothing_is_lost() {
+    alone("machines_come_and_go_in_storms_and_nothing_is_lost", || {
+        let (first, count) = (number("ABIDE_SIM_SEED").unwrap_or(1), number("ABIDE_SIM_COUNT").unwrap_or(1));
+        let turnover = |seed| Storm {
+            nodes: 5,
+            joins: false,
+            turnover: true,
+            typos: true,
+            phases: 3,
+            kind: Kind::Promised,
+            ..Storm::new(seed)
+        };
+        weather((first..first + count).map(turnover));
+    });
+}
+
 /// A storm in which a fault has its chance, and no other one.
 fn planted(seed: u64, always: Always) -> Storm {
-    let fair = Storm { nodes: 3, joins: false, skew: false, shards: false, clients: 4, ..Storm::new(seed) };
+    let fair =
+        Storm { nodes: 3, joins: false, skew: false, shards: false, typos: false, clients: 4, ..Storm::new(seed) };
     Storm { kind: Kind::Anything, always: Some(always), lie: Lie::None, replicas: Replicas::None, ..fair }
 }
 
@@ -143,7 +172,7 @@ fn is_found_out(test: &str, wrong: impl Fn(u64) -> Storm) {
     if let Some(seed) = number(PLANTED) {
         listen();
         let storm = match seed {
-            SOUND => Storm { lie: Lie::None, replicas: Replicas::None, ..wrong(1) },
+            SOUND => Storm { lie: Lie::None, replicas: Replicas::None, careless: false, ..wrong(1) },
             seed => wrong(seed),
         };
         weathered(storm).unwrap_or_else(|error| panic!("{error}"));
@@ -182,6 +211,17 @@ fn an_acknowledgement_before_a_majority_has_it_is_found_out() {
 fn a_read_of_a_deposed_leader_is_found_out() {
     is_found_out("a_read_of_a_deposed_leader_is_found_out", |seed| Storm {
         replicas: Replicas::StaleRead,
+        ..planted(seed, Always::Cut)
+    });
+}
+
+#[test]
+fn codes_that_are_repeated_for_mistyped_commands_are_found_out() {
+    is_found_out("codes_that_are_repeated_for_mistyped_commands_are_found_out", |seed| Storm {
+        kind: Kind::Calm,
+        always: None,
+        typos: true,
+        careless: true,
         ..planted(seed, Always::Cut)
     });
 }

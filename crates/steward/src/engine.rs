@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{GroupId, Instant, PolicyId};
 
-use crate::pace::{Dial, Pace, Press, UserLoad};
+use crate::pace::{Dial, Limits, Pace, Press, UserLoad};
 use crate::progress::{ClassProgress, Progress, Rate, eta};
 use crate::{Class, Need, Target};
 
@@ -98,6 +98,11 @@ impl Steward {
     /// Turns the dial.
     pub fn set_pace(&mut self, pace: Pace) {
         self.dial.set_pace(pace);
+    }
+
+    /// What all work may take at the most from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.dial.set_limits(limits);
     }
 
     /// How users fare.

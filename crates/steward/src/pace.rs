@@ -122,6 +122,11 @@ impl Dial {
         self.pace = pace;
     }
 
+    /// Changes what all work may take at the most.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// What users leave of the pace now, in thousandths.
     pub fn share_permille(&self) -> u32 {
         self.share

@@ -16,6 +16,7 @@ cargo xtask COMMAND
   check                the gate: formatting, lints, floors, licences; writes nothing
   test                 check, every test, real third-party clients, the independent reader
   test --fast          only what cargo runs: no third-party clients, no real processes
+  test --outside       only real processes and clients, with the release build
   sim [SEED [COUNT]]   simulated storms from SEED on, COUNT of them (default: 1 1000)
   dev-cluster N        N real nodes on this machine until Ctrl-C (`dev-cluster --help`)
   clients              installs the third-party clients that the tests use into target/clients
@@ -26,7 +27,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
         ["check"] => check::all(),
-        ["test"] => check::all().and_then(|()| run::cargo_tests()).and_then(|()| run::outside_tests()),
+        ["test"] => check::all().and_then(|()| run::cargo_tests()).and_then(|()| run::outside_tests(false)),
+        ["test", "--outside"] => run::outside_tests(true),
         ["test", "--fast"] => check::all().and_then(|()| run::cargo_tests()),
         ["sim", rest @ ..] => run::sim(rest),
         ["dev-cluster", rest @ ..] => cluster::dev_cluster(rest),

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Instant;
 
 use crate::clients;
 
@@ -54,14 +55,19 @@ const OUTSIDE: &[(&str, &str)] = &[
     ("volumes whose keys stay with their owner", "tests/cluster/endtoend.py"),
 ];
 
-/// Tests with the real binary, real clients and the independent reader.
-pub fn outside_tests() -> Result<(), String> {
-    step("release build", &mut cargo(&["build", "--release", "-p", "cli"]))?;
+/// Tests with the real binary, real clients and the independent reader. The binary is the one that the other tests
+/// built, with every assertion in it; a build of its own for the release takes longer than all these tests together.
+pub fn outside_tests(release: bool) -> Result<(), String> {
+    let profile = if release { "release" } else { "test" };
+    let build = ["build", "--workspace", "--bins", "--profile", profile];
+    step("the binary", &mut cargo(&build))?;
+    let folder = root().join("target").join(if release { "release" } else { "debug" });
+    let abide = folder.join("abide");
     let bin = clients::install()?;
     let python = bin.join("python");
     let path = std::env::join_paths(
         std::iter::once(bin.clone())
-            .chain(std::iter::once(root().join("target/release")))
+            .chain(std::iter::once(folder))
             .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
     )
     .map_err(|error| format!("PATH: {error}"))?;
@@ -72,20 +78,25 @@ pub fn outside_tests() -> Result<(), String> {
             return Err(format!("{what}: {script} is missing"));
         }
         // Once: a byte that is lost only now and then is lost.
-        step(what, Command::new(&python).arg(script).args(words).env("PATH", &path))?;
+        let began = Instant::now();
+        step(what, Command::new(&python).arg(script).args(words).env("PATH", &path).env("ABIDE", &abide))?;
+        println!("({:.0} s)", began.elapsed().as_secs_f64());
     }
-    s3tests(&python, &path)
+    s3tests(&python, &path, &abide)
 }
 
 /// The ratchet over ceph/s3-tests, where a clone is at hand: one machine, then a cluster that lacks a node.
-fn s3tests(python: &Path, path: &std::ffi::OsStr) -> Result<(), String> {
+fn s3tests(python: &Path, path: &std::ffi::OsStr, abide: &Path) -> Result<(), String> {
     let Some(clone) = std::env::var_os("S3TESTS") else {
         println!("\n== ceph/s3-tests: S3TESTS names no clone, so the ratchet is not run here");
         return Ok(());
     };
-    step("ceph/s3-tests ratchet", Command::new("tests/s3tests/run").env("S3TESTS", &clone).env("PATH", path))?;
+    step(
+        "ceph/s3-tests ratchet",
+        Command::new("tests/s3tests/run").env("S3TESTS", &clone).env("PATH", path).env("ABIDE", abide),
+    )?;
     let mut cluster = Command::new(python);
-    cluster.arg("tests/cluster/ratchet.py").env("S3TESTS", &clone).env("PATH", path);
+    cluster.arg("tests/cluster/ratchet.py").env("S3TESTS", &clone).env("PATH", path).env("ABIDE", abide);
     step("ceph/s3-tests ratchet, five nodes of which one is down", &mut cluster)
 }
 

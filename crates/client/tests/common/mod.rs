@@ -381,7 +381,7 @@ impl Rig {
         let garbage = namespace::read::garbage(&*self.volumes.read().unwrap(), volume, None, 1000).unwrap();
         for garbage in &garbage {
             let (policy, group) = (garbage.row.policy, garbage.row.group);
-            self.client.delete_pieces(garbage.segment, policy, group).await.unwrap();
+            self.client.delete_pieces(garbage.segment, (policy, group), None).await.unwrap();
         }
         let segments = garbage.into_iter().map(|garbage| garbage.segment).collect();
         self.client.commit(&self.bucket, Command::CollectedGarbage { segments }).await.unwrap();

@@ -76,7 +76,8 @@ impl Embedded {
 }
 
 impl Scrubbed {
-    fn add(&mut self, other: Self) {
+    /// Adds what another scrub read and found.
+    pub fn add(&mut self, other: Self) {
         self.bytes += other.bytes;
         self.damaged += other.damaged;
         self.left += other.left;
@@ -127,6 +128,7 @@ impl Shared {
             logs.range(from..).next().map(|(number, _)| *number)
         };
         let Some(number) = number else { return Ok((None, Scrubbed::default())) };
+        tracing::debug!(shard = self.shard, number, "scrubbing a log file");
         let shared = Arc::clone(self);
         let found = self.env.blocking(move || shared.scrub_file(number)).await?;
         Ok((Some(number + 1), found))
@@ -179,6 +181,7 @@ impl Shared {
             return done(Scrubbed::default());
         };
         let (asked, shard) = (Arc::clone(&side), self.shard);
+        tracing::debug!(shard, %drive, group, "scrubbing a map");
         let check = move || {
             let map: Arc<Map> = asked.map()?;
             sector::check(&*map.file(), shard, group)

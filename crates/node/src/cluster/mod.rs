@@ -5,7 +5,8 @@
 //! metadata shard that may be led elsewhere) over [`meta`] (what its leader is asked) and
 //! [`replicas`] (messages between replicas); [`follow`] (what this node does when the catalog changes),
 //! [`voters`] (who holds the shards), [`grow`] (more of them), [`care`] (the replicas here, and those that are lost), [`rounds`] and
-//! [`checkpoints`] (what is needed when most nodes are lost for good), [`rotate`] (new keys), [`courier`] (liveness), [`fresh`] (what other nodes are writing).
+//! [`checkpoints`] (what is needed when most nodes are lost for good), [`rotate`] (new keys), [`courier`] (liveness), [`fresh`] (what other nodes are writing),
+//! [`hands`] (pieces are rebuilt where they will lie).
 
 pub(crate) mod shard;
 
@@ -18,6 +19,7 @@ mod follow;
 mod found;
 mod fresh;
 mod grow;
+mod hands;
 mod meta;
 pub(crate) mod plan;
 mod replicas;
@@ -53,6 +55,7 @@ use crate::owners::service::{OWNERS, OwnerDoor, OwnerService};
 use crate::remote::{Limits, PIECES, PieceService, Remotes, ServiceLimits};
 use courier::{LIVENESS, LivenessService, Post};
 use fresh::{FRESH, FreshService};
+use hands::{HANDS, HandsService};
 use meta::{Asker, METADATA, MetaService};
 use replicas::{REPLICAS, ReplicaService, Ways};
 use rotate::{KEYS, KeyService};
@@ -128,6 +131,7 @@ pub(crate) struct Cluster {
     summary: Arc<SummaryService>,
     owners: Arc<OwnerService>,
     users: Arc<UsersService>,
+    hands: Arc<HandsService>,
     /// Who keeps each shard.
     holders: watch::Sender<BTreeMap<u32, Vec<NodeId>>>,
 }
@@ -156,6 +160,8 @@ impl Cluster {
         services.insert(OWNERS, owners.clone());
         let users: Arc<UsersService> = Arc::default();
         services.insert(USERS, users.clone());
+        let hands: Arc<HandsService> = Arc::default();
+        services.insert(HANDS, hands.clone());
         let carrier = TcpCarrier::new(env.clone(), start.identity.key.clone(), settings.transport.connect)?;
         let endpoint = Endpoint::start(
             env.clone(),
@@ -191,6 +197,7 @@ impl Cluster {
             summary,
             owners,
             users,
+            hands,
             holders,
         }))
     }
@@ -210,6 +217,7 @@ impl Cluster {
         guests.set(inner);
         self.endpoint.welcome(Arc::new(OwnerDoor::new(self.owners.clone(), guests)));
         self.users.set(inner);
+        self.hands.set(inner);
         self.groups.set(inner);
         self.keys.set(inner);
     }

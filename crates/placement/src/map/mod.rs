@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{ClusterId, Demand, Domain, DriveId, Epoch, Kind, Kinded, NodeId, PolicyId, Wall};
 use codec::Versioned;
-use crypt::{PublicKey, SIGNATURE_BYTES, SigningKey};
+use crypt::{SIGNATURE_BYTES, SigningKey};
 
 use crate::caps::{Caps, Spec, Unmet};
 use crate::group::GroupRow;
@@ -23,6 +23,7 @@ use crate::labels::{self, Labels};
 use crate::place::{Given, Places};
 use crate::survive::{self, Survival};
 
+pub use crypt::PublicKey;
 pub use encode::{ADDRESSES_MAX, DRIVES_MAX, MAP_BYTES_MAX, NODES_MAX, POLICIES_MAX};
 
 /// What a map's signature is bound to; it is over the map's hash.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::cluster::stage::{Failed, Order, Place, Stage, name};
-use crate::cluster::{Always, Kind, Storm, settle};
+use crate::cluster::{Always, Kind, Storm, operator, settle};
 use crate::disk::Faults;
 
 /// How long the store serves in peace before trouble begins, and after it ended.
@@ -91,10 +91,15 @@ pub async fn deal(stage: Stage, storm: Storm, phase: u64) -> Result<(), String> 
 async fn dealt(stage: &Stage, storm: Storm, phase: u64) -> Result<(), Failed> {
     let mut chance = Chance::new(stage.seed ^ (phase + 7) << 50);
     pause(&mut chance, PEACE_MS).await;
-    if storm.joins && phase == 0 {
-        settle::invite(stage, storm.nodes).await?;
+    let comes = match (storm.turnover, storm.joins && phase == 0) {
+        (true, _) => Some(storm.nodes + phase as usize),
+        (false, true) => Some(storm.nodes),
+        (false, false) => None,
+    };
+    if let Some(number) = comes {
+        settle::invite(stage, number).await?;
         if chance.percent(50) {
-            stage.ready(storm.nodes, START_SECS).await?;
+            stage.ready(number, START_SECS).await?;
         }
     }
     if storm.always == Some(Always::Cut) {
@@ -108,8 +113,13 @@ async fn dealt(stage: &Stage, storm: Storm, phase: u64) -> Result<(), Failed> {
         Kind::Promised => promised(stage, &mut chance, storm.victims).await?,
         Kind::Anything => anything(stage, &mut chance, storm.always == Some(Always::Blackout)).await?,
     }
-    if storm.joins {
-        stage.ready(storm.nodes, START_SECS).await?;
+    if let Some(number) = comes {
+        stage.ready(number, START_SECS).await?;
+    }
+    if storm.turnover {
+        // Not the first one, which has the root key.
+        let members = stage.members();
+        operator::part(stage, members[1 + chance.below(members.len() as u64 - 1) as usize]).await?;
     }
     pause(&mut chance, PEACE_MS).await;
     Ok(())

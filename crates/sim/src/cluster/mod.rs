@@ -13,6 +13,7 @@
 
 mod chaos;
 mod live;
+mod operator;
 mod settle;
 mod stage;
 mod work;
@@ -59,6 +60,12 @@ pub struct Storm {
     pub victims: usize,
     /// One more joins in the middle.
     pub joins: bool,
+    /// In each phase one joins and one leaves.
+    pub turnover: bool,
+    /// Somebody mistypes commands all the time.
+    pub typos: bool,
+    /// And repeats the codes of what is refused, to see whether that is found out.
+    pub careless: bool,
     /// Two or three metadata shards for volumes instead of one.
     pub shards: bool,
     /// Clients at once.
@@ -104,10 +111,13 @@ impl Storm {
             sites: 0,
             victims: 1,
             joins,
+            turnover: false,
+            careless: false,
             clients: 3,
             phases: 2,
             skew,
             shards: chance.percent(5),
+            typos: chance.percent(40),
             always: None,
             lie: Lie::None,
             replicas: replicated::lies::Lie::None,
@@ -132,7 +142,7 @@ pub struct Report {
 /// What the store did wrong, after the end of the trace.
 pub fn run(storm: Storm) -> Result<Report, String> {
     replicated::lies::plant(storm.replicas);
-    let machines = storm.nodes + usize::from(storm.joins);
+    let machines = storm.nodes + if storm.turnover { storm.phases as usize } else { usize::from(storm.joins) };
     let nodes_per_shard = storm.shards.then_some((storm.nodes / 2).max(1));
     let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites, nodes_per_shard);
     stage.places.iter().for_each(|place| place.disk.plant(storm.lie));
@@ -204,6 +214,9 @@ async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
     }
     settle::found(&stage, storm.nodes).await?;
     work::make_buckets(&stage).await?;
+    if storm.typos {
+        operator::prepare(&stage).await?;
+    }
     let world = world::env(storm.seed, &stage.places[0].disk);
     let recorder = Recorder::new(world.clock.clone());
     let mut all: Vec<Truths> = vec![Truths::new(); storm.clients];
@@ -211,6 +224,7 @@ async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
         stage.weather(true);
         stage.note(format!("phase {phase}"));
         let trouble = tokio::spawn(chaos::deal(stage.clone(), storm, phase));
+        let typist = storm.typos.then(|| tokio::spawn(operator::mistype(stage.clone(), phase, storm.careless)));
         let workers: Vec<_> = all
             .drain(..)
             .enumerate()
@@ -224,8 +238,12 @@ async fn drive(stage: Stage, storm: Storm) -> Result<(), Failed> {
             all.push(worker.await?.map_err(Failed::from)?);
         }
         trouble.await?.map_err(Failed::from)?;
+        if let Some(typist) = typist {
+            typist.await?.map_err(Failed::from)?;
+        }
         settle::settle(&stage).await?;
     }
+    operator::check(&stage, storm).await?;
     settle::check(&stage, &all).await?;
     let history = recorder.history();
     let seconds = turmoil::sim_elapsed().unwrap_or_default().as_secs();

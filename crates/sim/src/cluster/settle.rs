@@ -145,7 +145,7 @@ async fn scrub(stage: &Stage, members: &[usize]) -> Result<(), Failed> {
             for (number, scrubbed) in some.iter().zip(join_all(scrubs).await) {
                 let scrubbed = scrubbed?;
                 stage.note(format!("{} scrub: {scrubbed}", name(*number)));
-                if scrubbed["damaged"] != 0 || scrubbed["missing"] != 0 || scrubbed["metadata"] != 0 {
+                if ["damaged", "missing", "metadata", "metadata_unread"].iter().any(|what| scrubbed[what] != 0) {
                     is_clean = false;
                     found = scrubbed;
                 }

@@ -54,6 +54,8 @@ pub struct Counts {
     pub stall_ms: u64,
     /// Operations in the histories of hot keys.
     pub history: u64,
+    /// Commands that were mistyped.
+    pub typos: u64,
     /// Simulated seconds.
     pub seconds: u64,
 }
@@ -72,6 +74,8 @@ struct Here {
     ticket: Option<String>,
     /// It became a node once.
     joined: bool,
+    /// It was taken out.
+    left: bool,
     life: u64,
     serving: bool,
     running: bool,
@@ -198,9 +202,14 @@ impl Stage {
         (!here.troubled).then_some(here.troubles)
     }
 
-    /// The machines that became nodes.
+    /// The machines that became nodes, and are.
     pub fn members(&self) -> Vec<usize> {
-        (0..self.places.len()).filter(|number| self.has_joined(*number)).collect()
+        (0..self.places.len()).filter(|number| self.has_joined(*number) && !self.here(*number).left).collect()
+    }
+
+    /// It is no node any more.
+    pub fn leaves(&self, number: usize) {
+        self.here(number).left = true;
     }
 
     pub fn is_stormy(&self) -> bool {

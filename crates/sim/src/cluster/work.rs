@@ -63,7 +63,7 @@ fn path_of(key: &str) -> String {
     format!("/{BUCKET}/{key}")
 }
 
-fn now() -> Duration {
+pub fn now() -> Duration {
     turmoil::sim_elapsed().unwrap_or_default()
 }
 
@@ -86,7 +86,7 @@ pub async fn make_buckets(stage: &Stage) -> Result<(), Failed> {
     make_bucket(stage, BUCKET).await
 }
 
-async fn make_bucket(stage: &Stage, name: &str) -> Result<(), Failed> {
+pub async fn make_bucket(stage: &Stage, name: &str) -> Result<(), Failed> {
     let path = format!("/{name}");
     let answer = read(stage, 0, Request { method: "PUT", path: &path, ..Request::default() }).await?;
     if answer.status == 200 { Ok(()) } else { Err(wrong("the bucket can't be made", &answer)) }
@@ -104,6 +104,31 @@ async fn read(stage: &Stage, number: usize, request: Request<'_>) -> Result<Answ
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Err(format!("{} {} finds no answer for a minute: {last}", request.method, request.path).into())
+}
+
+/// Stores an object that nobody else touches.
+pub async fn put_plain(stage: &Stage, bucket: &str, key: &str, body: &[u8]) -> Result<(), Failed> {
+    let path = format!("/{bucket}/{key}");
+    let answer = read(stage, 0, Request { method: "PUT", path: &path, body, ..Request::default() }).await?;
+    if answer.status == 200 { Ok(()) } else { Err(wrong(&path, &answer)) }
+}
+
+/// Deletes one.
+pub async fn delete_plain(stage: &Stage, bucket: &str, key: &str) -> Result<(), Failed> {
+    let path = format!("/{bucket}/{key}");
+    let answer = read(stage, 0, Request { method: "DELETE", path: &path, ..Request::default() }).await?;
+    if answer.status == 204 { Ok(()) } else { Err(wrong(&path, &answer)) }
+}
+
+/// Reads one through a machine, if it is there.
+pub async fn get_plain(stage: &Stage, number: usize, bucket: &str, key: &str) -> Result<Option<Vec<u8>>, Failed> {
+    let path = format!("/{bucket}/{key}");
+    let answer = read(stage, number, Request { method: "GET", path: &path, ..Request::default() }).await?;
+    match answer.status {
+        200 => Ok(Some(answer.body.to_vec())),
+        404 => Ok(None),
+        _ => Err(wrong(&path, &answer)),
+    }
 }
 
 /// The bytes of a hot key's value: they say which it is.
