@@ -125,7 +125,8 @@ def site(places):
         left = [node for node in cluster.nodes if node not in lost]
         with Probes(3, "heal", Some(left, chance), value) as probes:
             idle = busy(probes, 15)
-            read, made = figure(left, "abide_repair_read_bytes_total"), figure(left, "abide_repaired_bytes_total")
+            each = [figure([node], "abide_repair_read_bytes_total") for node in left]
+            read, made = sum(each), figure(left, "abide_repaired_bytes_total")
             began = time.monotonic()
             for node in lost:
                 node.machine.cut()
@@ -148,9 +149,12 @@ def site(places):
         probes.check()
         read, made = (figure(left, "abide_repair_read_bytes_total") - read,
                       figure(left, "abide_repaired_bytes_total") - made)
+        hands = sum(figure([node], "abide_repair_read_bytes_total") > before for node, before in zip(left, each))
         for node in left:
             compare(node.boto3(), count, value)
         done, what = probes.longest
+        print(f"{hands} of {len(left)} nodes rebuilt pieces", flush=True)
+        assert hands > len(left) / 2, "repair is not spread over nodes"
         print(f"full redundancy after {took:.0f} s ({AWAY} s of them waited); {made / 1e6:.1f} MB of pieces rebuilt")
         print(f"{read / max(made, 1):.2f} bytes read for each byte rebuilt; {DATA_PIECES} if each segment lacked one piece")
         print(f"p99 {p99(idle) * 1e3:.0f} ms idle, {p99(during) * 1e3:.0f} ms meanwhile; "

@@ -58,9 +58,13 @@ const OUTSIDE: &[(&str, &str)] = &[
 /// Tests with the real binary, real clients and the independent reader. The binary is the one that the other tests
 /// built, with every assertion in it; a build of its own for the release takes longer than all these tests together.
 pub fn outside_tests(release: bool) -> Result<(), String> {
-    let profile = if release { "release" } else { "test" };
-    let build = ["build", "--workspace", "--bins", "--profile", profile];
-    step("the binary", &mut cargo(&build))?;
+    // Asked for as the tests were, or cargo would build half of it again with other features.
+    let build: &[&str] = if release {
+        &["build", "--release", "-p", "cli"]
+    } else {
+        &["test", "--workspace", "--lib", "--bins", "--tests", "--no-run", "--quiet"]
+    };
+    step("the binary", &mut cargo(build))?;
     let folder = root().join("target").join(if release { "release" } else { "debug" });
     let abide = folder.join("abide");
     let bin = clients::install()?;
