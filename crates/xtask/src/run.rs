@@ -56,7 +56,8 @@ const OUTSIDE: &[(&str, &str)] = &[
 ];
 
 /// Tests with the real binary, real clients and the independent reader. The binary is the one that the other tests
-/// built, with every assertion in it; a build of its own for the release takes longer than all these tests together.
+/// built: with their assertions and the features that they ask for, less optimised than what ships. With `release` it is
+/// what ships; that build took a sixth of CI's time.
 pub fn outside_tests(release: bool) -> Result<(), String> {
     // Asked for as the tests were, or cargo would build half of it again with other features.
     let build: &[&str] = if release {
