@@ -240,6 +240,23 @@ def main():
             node.kill()
             shutil.rmtree(node.base)
         print(f"{[node.name for node in lost]} are gone with their disks: all {len(voters)} that voted", flush=True)
+
+        # Nobody leads: who has the key goes on reading, and is told by what; nothing is written.
+        began = time.monotonic()
+        seen = mine.run("ls", "-r", "family:/all", "--json")
+        first_listing = time.monotonic() - began
+        assert {row["path"] for row in json.loads(seen.stdout)} == files(photos), "the listing by kit"
+        assert "read by its kit" in seen.stderr, seen.stderr
+        by_kit = mine.json("cp", "-r", "family:/all", base / "by-kit")
+        assert by_kit["read_by_kit"] and by_kit["failed"] == [], by_kit
+        count = compare(photos, base / "by-kit")
+        print(f"{count} files were read by the kit; the first listing took {first_listing:.1f} s", flush=True)
+        mine.refused("cp", one, "family:/all/refused", why="nobody leads the volume's metadata")
+        mine.refused("rm", "family:/all/refused", why="nobody leads the volume's metadata")
+        # A machine with no kit of its own gets a node's.
+        shutil.rmtree(mine.home / "kits")
+        mine.run("cp", f"family:/all/{NAME}-photos/big.mov", base / "big")
+        assert (base / "big").read_bytes() == (photos / f"{NAME}-photos/big.mov").read_bytes()
         shutil.rmtree(mine.home)
         address = chance.choice(left).cluster_address
         nobody = Machine(Path("/nonexistent"))

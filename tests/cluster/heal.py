@@ -31,7 +31,6 @@ AWAY = 10
 HEALED_MAX = float(os.environ.get("HEAL_MAX", "400"))
 # Of the code 4+2, the default for eight nodes: pieces that are read for those of a segment that are rebuilt.
 DATA_PIECES = 4
-EXPANSION = 6 / 4
 
 
 class Some:
@@ -170,7 +169,10 @@ def join(places):
         nodes = list(cluster.nodes)
         with Probes(2, "heal", Some(nodes, chance), value) as probes:
             before = figure(nodes, "abide_repaired_bytes_total")
-            held = pieces(nodes[0], count)
+            # What is above the fair share of a drive must move: of what is stored then, and of what was deleted or overwritten
+            # and is kept for a while. What comes later comes to all alike.
+            held = [drive["used"] for drive in nodes[0].status()["drives"]]
+            least = sum(max(0.0, used - sum(held) / (NODES + 1)) for used in held)
             new = cluster.add(places[NODES], ["--label", "site=s5", "--repair-after", str(AWAY)])
             print("a ninth node joins", flush=True)
 
@@ -181,12 +183,6 @@ def join(places):
             wait_for("the new node has its share of what was stored", has_its_share, HEALED_MAX)
             wait_for("that has arrived", lambda: arrived(nodes[0], probes), HEALED_MAX)
             moved = figure(cluster.nodes, "abide_repaired_bytes_total") - before
-            # What is above the fair share of a drive must move, by what was stored; probes add to all alike.
-            fair = sum(held.values()) / (NODES + 1)
-            surplus = sum(max(0.0, many - fair) for many in held.values()) / sum(held.values())
-            # What was deleted or overwritten is kept for a while, and moves like the rest.
-            totals = nodes[0].status()["totals"]
-            least = surplus * (totals["bytes"] + totals["deleted_bytes"]) * EXPANSION
         probes.check()
         print(f"the new node holds {share(nodes[0], new, count):.1%} of the pieces of what was stored, {1 / (NODES + 1):.1%} is fair")
         for node in (nodes[0], new):

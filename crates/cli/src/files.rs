@@ -43,6 +43,8 @@ struct Copied {
     bytes: u64,
     skipped: Told,
     failed: Told,
+    /// Of when the kit is that was read by, if nobody led the volume's metadata.
+    by_kit: Option<Wall>,
 }
 
 fn wall(time: SystemTime) -> Option<Wall> {
@@ -71,9 +73,10 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
     let began = Instant::now();
     let (copied, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
-        let copied = match (from, to) {
+        let mut copied = match (from, to) {
             (_, Some((_, path))) => {
                 let (jobs, skipped) = uploads(Path::new(&what.source), path, what.recursive)?;
+                volume.check_led().await.map_err(|error| error.to_string())?;
                 let mut copied = Copied { skipped, ..Copied::default() };
                 run(&volume, jobs, true, &mut copied).await;
                 copied
@@ -89,13 +92,14 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
         if let Some(name) = keep {
             remember(home, &name, &volume).await?;
         }
+        copied.by_kit = volume.read_by_kit();
         Ok::<_, String>((copied, volume.name().to_owned()))
     })?;
     Ok(told(&copied, &name, is_up, began.elapsed()))
 }
 
 fn told(copied: &Copied, name: &str, is_up: bool, took: Duration) -> Done {
-    let Copied { files, bytes: count, skipped, failed } = copied;
+    let Copied { files, bytes: count, skipped, failed, by_kit } = copied;
     let speed = *count as f64 / took.as_secs_f64().max(0.001);
     let way = if is_up { "to" } else { "from" };
     let paint_it = if failed.is_empty() { Paint::Green } else { Paint::Yellow };
@@ -123,6 +127,7 @@ fn told(copied: &Copied, name: &str, is_up: bool, took: Duration) -> Done {
         "seconds": took.as_secs_f64(),
         "skipped": list(skipped),
         "failed": list(failed),
+        "read_by_kit": by_kit.map(|at| at.rfc3339()),
     });
     Done { good: failed.is_empty(), answer, shown: lines.join("\n") }
 }
@@ -358,6 +363,7 @@ pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
     let (count, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
         let failed = |error: owner::Error| error.to_string();
+        volume.check_led().await.map_err(failed)?;
         let path = match kind_of(&volume, path).await {
             Ok(path) => path,
             // Who may delete may not be allowed to look.

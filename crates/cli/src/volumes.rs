@@ -140,14 +140,20 @@ pub async fn open(home: &Path, way: Way, from: &[String]) -> Result<Volume, Stri
         Key::Owner(_) => None,
     };
     let opened = Volume::open(Env::real(), key, &at).await;
+    let opened = opened.inspect(|volume| volume.set_kits(&home.join("kits")));
     opened.map_err(|error| match until {
         Some(until) => format!("{error}\nthe grant ended at {}: ask its owner for a new one", until.rfc3339()),
         None => format!("{error}\n{hint}"),
     })
 }
 
-/// Remembers where the volume's nodes listen now.
+/// Remembers where the volume's nodes listen now, and what is in it; or says that it was read by what was remembered.
 pub async fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), String> {
+    if let Some(at) = volume.read_by_kit() {
+        let what = "nobody leads the volume's metadata now: this was read by its kit";
+        eprintln!("{what}, as of {}; writes wait until the nodes that are away are back", at.rfc3339());
+        return Ok(());
+    }
     // What was asked for is done: a kit that is behind says so, and fails nothing.
     match volume.keep_kit(&home.join("kits")).await {
         Ok(kept) => {

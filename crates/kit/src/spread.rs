@@ -24,6 +24,12 @@ pub fn holders(root: &VolumeRoot, nodes: impl IntoIterator<Item = NodeId>, count
     all.into_iter().rev().take(count).map(|(_, node)| node).collect()
 }
 
+/// On how many nodes a kit goes whose data survives the loss of so many: one more, three to eight. Fewer would be lost before
+/// the data is, and the small objects that only the kit has with it.
+pub fn copies(survives: usize) -> usize {
+    (survives + 1).clamp(3, 8)
+}
+
 /// Which copy of which log, and how long it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label {

@@ -9,12 +9,20 @@ use base::NodeId;
 use codec::Versioned;
 use common::{Dice, VOLUME, log_of, object, put, root};
 use crypt::VolumeRoot;
-use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Shelf, Take, holders, newest_first};
+use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Shelf, Take, copies, holders, newest_first};
 use kit::{Body, Change, Log};
 use proptest::prelude::*;
 
 fn nodes(count: u8) -> Vec<NodeId> {
     (0..count).map(|at| NodeId([at; 16])).collect()
+}
+
+#[test]
+fn a_kit_has_more_copies_than_its_data_may_lose_pieces() {
+    for survives in 0..8 {
+        assert!(copies(survives) > survives && copies(survives) >= 3);
+    }
+    assert_eq!(copies(40), 8, "whole copies cost their bytes");
 }
 
 #[test]

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::kv::Batch;
+use base::{DriveId, Instant};
 use codec::Versioned;
 use namespace::catalog::{self, Severity};
+use placement::map::State;
 use placement::rebalance::{self, Limits, Why};
 
 use crate::error::Result;
@@ -21,12 +23,12 @@ use crate::node::Inner;
 const IN_FLIGHT: usize = 48;
 /// How soon after a wave it is looked whether it has arrived.
 const NEXT: Duration = Duration::from_secs(5);
-/// A drive that holds so much more than its share, in thousandths, is a reason to move data. Waves go on to the tolerance
-/// of [`Limits`], which is lower: what users write and delete all the time doesn't begin one after the other.
+/// A drive that holds so much more than its share, in thousandths, is a reason to begin. Waves then follow each other to the
+/// tolerance of [`Limits`], which is lower: what users write and delete all the time doesn't begin one after the other.
 const UNEVEN_PERMILLE: u64 = 60;
 /// The same for one that holds less.
 const EMPTY_PERMILLE: u64 = 100;
-/// A wave that moves less than one part in so many of all that is stored could have waited: the next one does, twice as
+/// What moved less than one part in so many of all that is stored could have waited: the next time does, twice as
 /// long each time.
 const WORTHWHILE: u64 = 50;
 /// But no longer than this.
@@ -37,48 +39,97 @@ const LOOK_SHARE: u32 = 20;
 /// Evens out until the node is closed.
 pub(crate) async fn keep(inner: Arc<Inner>) {
     let every = inner.settings.even_every;
-    let (mut pause, mut wait, mut small_from) = (every, every, inner.env.clock.now());
+    let mut pause = every;
+    let now = inner.env.clock.now();
+    let mut course = Course { budget: None, moved: 0, wait: every, not_before: now, drives: Vec::new() };
     while inner.pause(pause).await {
         pause = every;
         if !inner.system.is_led_here() {
             continue;
         }
         let began = inner.env.clock.now();
-        match inner.unless_closing(inner.even_out(began >= small_from)).await {
+        match inner.unless_closing(inner.even_out(&mut course)).await {
             // The next wave follows soon.
-            Some(Ok(Wave::UnderWay)) => pause = every.min(NEXT),
-            Some(Ok(Wave::Large)) => (pause, wait, small_from) = (every.min(NEXT), every, began),
-            Some(Ok(Wave::Small)) => (wait, small_from) = ((wait * 2).min(WAIT_MAX), began + wait),
-            Some(Ok(Wave::None)) | None => {}
+            Some(Ok(true)) => pause = every.min(NEXT),
+            Some(Ok(false)) | None => {}
             Some(Err(error)) => tracing::debug!(%error, "nothing can be evened out now: trying again"),
         }
         pause = pause.max(inner.env.clock.now().since(began) * LOOK_SHARE);
     }
 }
 
+/// Wave after wave, from where drives are uneven to where they are not.
+struct Course {
+    /// Bytes of pieces that may still move, while one is under way: what was off at its beginning and a fifth. Users who write
+    /// and delete meanwhile make other drives uneven, and it would never end.
+    budget: Option<u64>,
+    /// Bytes of pieces that it moved.
+    moved: u64,
+    /// How long after a small one nothing new begins, unless drives come or go.
+    wait: Duration,
+    not_before: Instant,
+    drives: Vec<(DriveId, State)>,
+}
+
+impl Course {
+    fn drives_are(&mut self, drives: Vec<(DriveId, State)>, every: Duration, now: Instant) {
+        if self.drives != drives {
+            (self.drives, self.wait, self.not_before) = (drives, every, now);
+        }
+    }
+
+    fn end(&mut self, stored: u64, every: Duration, now: Instant) {
+        // Where nothing could be done nothing was wasted.
+        if self.budget.take().is_some() && self.moved > 0 {
+            let is_worthwhile = self.moved >= stored / WORTHWHILE;
+            self.wait = if is_worthwhile { every } else { (self.wait * 2).min(WAIT_MAX) };
+            self.not_before = now + self.wait;
+        }
+    }
+}
+
 impl Inner {
-    /// Begins the next wave, if there is something to even out and nothing more urgent; a small one only if it may be.
-    async fn even_out(&self, may_be_small: bool) -> Result<Wave> {
+    /// Begins the next wave, if there is something to even out and nothing more urgent. Whether one is under way then.
+    async fn even_out(&self, course: &mut Course) -> Result<bool> {
         let map = self.map()?;
         let is_moving = map.policies.iter().flat_map(|policy| &policy.groups).any(|row| row.moving().next().is_some());
         if map.drives.len() < 2 || is_moving || self.lacking().await?.any() {
-            return Ok(if is_moving { Wave::UnderWay } else { Wave::None });
+            return Ok(is_moving);
         }
         let (held, up) = (self.held().await?, self.up());
         let down = map.drives.iter().map(|drive| drive.id).filter(|id| !up.contains(id)).collect();
         let stored: u64 = held.values().map(|held| held.bytes).sum();
         let held = |policy, group| held.get(&(policy, group)).copied().unwrap_or_default();
         let limits = Limits { in_flight: IN_FLIGHT, ..Limits::default() };
-        let is_uneven = rebalance::evenness(&map, &down, limits, &held).iter().any(|(_, even)| {
-            even.fullest_permille > 1000 + UNEVEN_PERMILLE || even.emptiest_permille < 1000 - EMPTY_PERMILLE
-        });
         let mut moves = rebalance::next(&map, &down, limits, &held);
-        moves.retain(|one| is_uneven || matches!(one.why, Why::Spread | Why::Leave));
-        let bytes: u64 = moves.iter().map(|one| one.bytes).sum();
-        let is_large = bytes >= stored / WORTHWHILE;
-        if moves.is_empty() || !(is_large || may_be_small) {
-            return Ok(Wave::None);
+        let (now, every) = (self.env.clock.now(), self.settings.even_every);
+        course.drives_are(map.drives.iter().map(|drive| (drive.id, map.drive_state(drive))).collect(), every, now);
+        if course.budget.is_none() && now >= course.not_before {
+            let tables = rebalance::evenness(&map, &down, limits, &held);
+            let is_uneven = tables.iter().any(|(_, even)| {
+                even.fullest_permille > 1000 + UNEVEN_PERMILLE || even.emptiest_permille < 1000 - EMPTY_PERMILLE
+            });
+            let off: u64 = tables.iter().map(|(_, even)| even.bytes_left).sum();
+            if is_uneven {
+                (course.budget, course.moved) = (Some(off + off / 5), 0);
+            }
         }
+        // Positions are whole: the last one may take more than is left.
+        let mut left = course.budget;
+        moves.retain(|one| match one.why {
+            Why::Spread | Why::Leave => true,
+            Why::Free => left.is_some(),
+            Why::Load => {
+                let may = left.is_some_and(|left| left > 0);
+                left = left.map(|left| left.saturating_sub(one.bytes));
+                may
+            }
+        });
+        if moves.is_empty() {
+            course.end(stored, every, now);
+            return Ok(false);
+        }
+        let bytes: u64 = moves.iter().map(|one| one.bytes).sum();
         let seen = placed(&map);
         let begun = self.change(|view| {
             let mut batch = Batch::default();
@@ -96,6 +147,7 @@ impl Inner {
             Ok((batch, true))
         });
         if begun.await? {
+            (course.budget, course.moved) = (left, course.moved + bytes);
             self.client.map_changed();
             self.wake.notify_one();
             let count = moves.iter().filter(|one| one.why != Why::Free).count();
@@ -105,18 +157,6 @@ impl Inner {
                 self.tell(Severity::Info, "rebalance", "", text);
             }
         }
-        Ok(if is_large { Wave::Large } else { Wave::Small })
+        Ok(true)
     }
-}
-
-/// What a look came to.
-enum Wave {
-    /// Nothing is to be done.
-    None,
-    /// What was begun before hasn't arrived.
-    UnderWay,
-    /// One was begun that moves next to nothing.
-    Small,
-    /// One was begun.
-    Large,
 }

@@ -12,7 +12,7 @@ use base::{DriveId, GroupId, Instant, NodeId, PolicyId, SegmentId, VolumeId};
 use client::{Bucket, Fault, Finding, Rebuilt};
 use namespace::Command;
 use namespace::catalog::{self, DriveState, NodeState, Severity};
-use steward::{Class, Dial, Limits, Need, Pace, Steward, Target};
+use steward::{Class, Dial, Limits, Need, Pace, Progress, Steward, Target};
 
 use crate::error::Result;
 use crate::fleet::lock;
@@ -51,6 +51,8 @@ pub(crate) struct Heal {
     told: u64,
     /// Bytes of pieces that were read to rebuild others, since the start.
     pub read_bytes: u64,
+    /// What was done while this node decided before, and another one in between.
+    before: Progress,
     /// Bytes rebuilt lately, for the time that is left.
     pub rate: Rate,
 }
@@ -87,6 +89,7 @@ impl Heal {
             settled: VecDeque::new(),
             told: 0,
             read_bytes: 0,
+            before: Progress::default(),
             rate: Rate::default(),
         }
     }
@@ -94,7 +97,19 @@ impl Heal {
     /// Another node repairs from now on: what this one meant to do is that one's affair.
     fn rest(&mut self) {
         if self.looked.is_some() || self.steward.progress().pieces > 0 {
-            *self = Self { read_bytes: self.read_bytes, ..Self::new() };
+            let before = Progress { pieces: 0, bytes: 0, ..self.progress() };
+            *self = Self { read_bytes: self.read_bytes, before, ..Self::new() };
+        }
+    }
+
+    /// What is left, and what was done since the start.
+    pub fn progress(&self) -> Progress {
+        let (now, before) = (self.steward.progress(), &self.before);
+        Progress {
+            done_pieces: now.done_pieces + before.done_pieces,
+            done_bytes: now.done_bytes + before.done_bytes,
+            failures: now.failures + before.failures,
+            ..now
         }
     }
 }
@@ -437,5 +452,27 @@ impl Inner {
     /// A bucket's handle for work on its volume.
     pub fn bucket_of(&self, volume: VolumeId) -> Bucket {
         Bucket::of_volume(volume)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::SegmentId;
+
+    use super::*;
+
+    #[test]
+    fn what_was_done_stays_counted_when_another_node_decides() {
+        let mut heal = Heal::new();
+        let target = Target { volume: VolumeId(1), policy: PolicyId(1), group: GroupId(0), segment: SegmentId([1; 16]) };
+        for turn in 1..4 {
+            heal.steward.need(Need { target, missing: [0, 3].into(), parity: 2, piece_bytes: 10 });
+            assert!(heal.steward.next(Instant(0)).is_some());
+            heal.steward.done(target, &[0], 10);
+            heal.steward.failed(target, Instant(0));
+            heal.rest();
+            let Progress { pieces, done_pieces, done_bytes, failures, .. } = heal.progress();
+            assert_eq!((pieces, done_pieces, done_bytes, failures), (0, turn, 10 * turn, turn));
+        }
     }
 }

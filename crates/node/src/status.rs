@@ -192,7 +192,7 @@ impl Node {
         let repair = self.0.repair_left();
         let (repaired_bytes, repair_read_bytes) = {
             let heal = lock(&self.0.heal);
-            (heal.steward.progress().done_bytes, heal.read_bytes)
+            (heal.progress().done_bytes, heal.read_bytes)
         };
         let drives = self.0.fleet.all().into_iter().map(|drive| {
             let health = drive.store.health();
@@ -408,7 +408,7 @@ impl Inner {
 
     fn repair_left(&self) -> Repair {
         let heal = lock(&self.heal);
-        let progress = heal.steward.progress();
+        let progress = heal.progress();
         Repair {
             pieces: progress.pieces,
             bytes: progress.bytes,

@@ -32,6 +32,8 @@ pub(crate) struct Directors {
     endpoint: Endpoint,
     nodes: Vec<NodeId>,
     right: Right,
+    /// A question about rows is asked for so long.
+    patience: Duration,
     /// Who answered last.
     turn: AtomicUsize,
 }
@@ -45,9 +47,16 @@ fn nonsense() -> client::Error {
 }
 
 impl Directors {
-    pub fn new(env: Env, endpoint: Endpoint, nodes: Vec<NodeId>, right: Right) -> Arc<Self> {
-        let turn = usize::from_le_bytes(env.random()) % nodes.len().max(1);
-        Arc::new(Self { env, endpoint, nodes, right, turn: AtomicUsize::new(turn) })
+    /// Who can read by a kit asks for rows for as long as `spare_after`.
+    pub fn new(
+        env: Env,
+        endpoint: Endpoint,
+        nodes: Vec<NodeId>,
+        right: Right,
+        spare_after: Option<Duration>,
+    ) -> Arc<Self> {
+        let turn = AtomicUsize::new(usize::from_le_bytes(env.random()) % nodes.len().max(1));
+        Arc::new(Self { env, endpoint, nodes, right, patience: spare_after.unwrap_or(PATIENCE), turn })
     }
 
     async fn ask_one(&self, node: NodeId, question: bytes::Bytes) -> transport::Result<Answer> {
@@ -59,6 +68,14 @@ impl Directors {
 
     /// Asks one node after the other until one answers. What is asked may be asked twice: works are done once.
     pub async fn ask(&self, wish: Wish) -> Done<Answer> {
+        if !matches!(wish, Wish::Fetch(_)) {
+            return self.ask_for(wish, PATIENCE).await;
+        }
+        let answer = self.env.timeout(self.patience, self.ask_for(wish, self.patience)).await;
+        answer.unwrap_or_else(|| Err(failed(Kind::Unreachable, "no node that was asked found somebody who leads")))
+    }
+
+    async fn ask_for(&self, wish: Wish, patience: Duration) -> Done<Answer> {
         let question: bytes::Bytes = Question { right: self.right.clone(), wish }.encode().into();
         let began = self.env.clock.now();
         let (mut turn, mut asked) = (self.turn.load(Ordering::Relaxed), 0);
@@ -73,7 +90,7 @@ impl Directors {
                 Err(error) => error,
             };
             let kind = error.kind();
-            if !kind.is_transient() || self.env.clock.now().since(began) >= PATIENCE {
+            if !kind.is_transient() || self.env.clock.now().since(began) >= patience {
                 return Err(failed(kind, error));
             }
             (turn, asked) = (turn + 1, asked + 1);

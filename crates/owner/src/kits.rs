@@ -11,12 +11,12 @@ use base::{GroupId, Kinded, NodeId, PolicyId};
 use client::changes::{Attributes, put};
 use client::guest::{Answer, Wish};
 use codec::Versioned;
-use crypt::VolumeRoot;
+use crypt::{PublicKey, VolumeRoot};
 use env::{Env, Open};
 use futures_util::future::join_all;
 use kit::ask::{Ask, Told};
 use kit::log::Seen;
-use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, holders};
+use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, copies, holders};
 use kit::{Change, Group, Log, Position, State};
 use metastore::remote::Rows;
 use namespace::VersionId;
@@ -30,8 +30,6 @@ use crate::reach::told_with;
 use crate::volume::Volume;
 use crate::{Error, Result};
 
-/// Nodes that keep a copy: one more than the data survives the loss of, but at least and at most so many.
-const COPIES: std::ops::RangeInclusive<usize> = 3..=8;
 /// Names of a listing, and groups of a policy, at a time.
 const PAGE: usize = 1000;
 const GROUPS: usize = 1024;
@@ -54,13 +52,19 @@ fn damaged(what: &'static str) -> Error {
 }
 
 /// The log on this machine's disk.
-struct Shelf {
+pub(crate) struct Shelf {
     env: Env,
     log: PathBuf,
     seen: PathBuf,
 }
 
 impl Shelf {
+    /// Of the volume of this key, in a folder.
+    pub fn new(env: &Env, folder: &Path, volume: &PublicKey) -> Self {
+        let (log, seen) = (folder.join(format!("{volume}.kit")), folder.join(format!("{volume}.seen")));
+        Self { env: env.clone(), log, seen }
+    }
+
     fn failed(&self) -> impl Fn(std::io::Error) -> Error {
         let path = self.log.clone();
         move |error| Error::File { path: path.clone(), why: error.to_string() }
@@ -74,7 +78,7 @@ impl Shelf {
     }
 
     /// The log's bytes, if it is there and is what was seen last.
-    async fn open(&self, root: &VolumeRoot) -> Result<Option<(Vec<u8>, Log)>> {
+    pub async fn open(&self, root: &VolumeRoot) -> Result<Option<(Vec<u8>, Log)>> {
         let (disk, log, seen) = (self.env.disk.clone(), self.log.clone(), self.seen.clone());
         let read = move || {
             let one = |path: &Path| {
@@ -137,9 +141,7 @@ impl Volume {
     /// If the rows can't be read, or the folder not written. That a node takes no copy is told by [`Kept::holders`].
     pub async fn keep_kit(&self, folder: &Path) -> Result<Option<Kept>> {
         let Some(root) = &self.root else { return Ok(None) };
-        let name = self.public().to_string();
-        let (log, seen) = (folder.join(format!("{name}.kit")), folder.join(format!("{name}.seen")));
-        let shelf = Shelf { env: self.env.clone(), log, seen };
+        let shelf = Shelf::new(&self.env, folder, &self.public());
         let random = || self.env.random();
         let known = shelf.open(root).await?;
         let mut changes = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
@@ -167,7 +169,7 @@ impl Volume {
         };
         bytes.truncate(log.len() as usize);
         let label = Label::of(&log);
-        let nodes = holders(root, self.reach.nodes().keys().copied(), copies(log.state()));
+        let nodes = holders(root, self.reach.nodes().keys().copied(), copies(survives(log.state())));
         let brought = join_all(nodes.into_iter().map(async |node| {
             let done = self.bring(root, label, &bytes, node).await;
             (node, done.err().map(|error| error.to_string()))
@@ -302,11 +304,10 @@ impl Volume {
     }
 }
 
-/// On how many nodes a kit goes.
-fn copies(state: &State) -> usize {
+/// How many pieces of a segment may be lost at the most.
+fn survives(state: &State) -> usize {
     let segments = state.everything().flat_map(|(_, object)| object.body.segments());
-    let most = segments.map(|(segment, _)| usize::from(segment.code.m)).max().unwrap_or(0);
-    (most + 1).clamp(*COPIES.start(), *COPIES.end())
+    segments.map(|(segment, _)| usize::from(segment.code.m)).max().unwrap_or(0)
 }
 
 /// What the kit calls a version that it has as the rows have it.

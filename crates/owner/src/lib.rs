@@ -4,7 +4,7 @@
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
 //! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
 //! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`kits`] (the kit of
-//! such a volume, kept by its clients).
+//! such a volume, kept by its clients) and `spare` (reading by it when nobody leads).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod holder;
@@ -17,6 +17,7 @@ pub mod volume;
 
 mod directors;
 mod drive;
+mod spare;
 
 pub use reach::Reach;
 pub use restore::{Restored, restore};

@@ -191,7 +191,7 @@ pub async fn survey(reach: &Reach, keys: Keys, mut told: impl FnMut(Progress)) -
 }
 
 /// Which copies of kits nodes have.
-async fn labels(reach: &Reach, broken: &mut Vec<(NodeId, String)>) -> Vec<(Label, NodeId)> {
+pub(crate) async fn labels(reach: &Reach, broken: &mut Vec<(NodeId, String)>) -> Vec<(Label, NodeId)> {
     let nodes: Vec<NodeId> = reach.nodes().keys().copied().collect();
     let answers = join_all(nodes.iter().map(|node| reach.told(*node, Ask::Kits, Class::Small))).await;
     let mut labels = Vec::new();
@@ -206,7 +206,7 @@ async fn labels(reach: &Reach, broken: &mut Vec<(NodeId, String)>) -> Vec<(Label
 }
 
 /// The newest kit of a volume that is whole and its owner's, and why newer ones aren't.
-async fn newest_kit(
+pub(crate) async fn newest_kit(
     reach: &Reach,
     root: &VolumeRoot,
     labels: &[(Label, NodeId)],

@@ -37,6 +37,7 @@ use crypt::{PublicKey, SigningKey, VolumeRoot};
 use env::Env;
 use futures_util::future::join_all;
 use grant::{Caveat, Claim, Grant, Refusal, Verb};
+use kit::Object;
 use metastore::remote::Rows;
 use namespace::catalog;
 use namespace::read::{Entry as Listed, Found, ListQuery};
@@ -45,6 +46,7 @@ use namespace::{Attrs, Command, Condition, NewVersion, Version};
 use crate::directors::{Catalog, Directors, VolumeRows};
 use crate::drive::{GuestDrive, Way};
 use crate::reach::Reach;
+use crate::spare::{AFTER, Shown, Spare, Spares, sealed_of};
 use crate::{Error, Result};
 
 /// The attribute that holds an object's [`Attributes`], sealed.
@@ -126,6 +128,7 @@ pub struct Volume {
     pub(crate) root: Option<VolumeRoot>,
     claim: Option<Claim>,
     mapped: Mutex<Instant>,
+    pub(crate) spares: Spares,
 }
 
 fn invalid(what: &'static str) -> Error {
@@ -156,7 +159,8 @@ impl Volume {
         let reach = Reach::open_with(env.clone(), shown, pass, addresses).await?;
         let right = Right { volume: public, claim: claim.clone() };
         let nodes = reach.nodes().keys().copied().collect();
-        let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone());
+        let spare_after = matches!(key, Key::Owner(_)).then_some(AFTER);
+        let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone(), spare_after);
         let about = directors.about().await?;
         let (folder, prefix, root) = match key {
             Key::Owner(root) => {
@@ -177,7 +181,9 @@ impl Volume {
         let way = Way::new(env.clone(), reach.endpoint().clone(), right);
         let mapped = Mutex::new(env.clock.now());
         let folder = Arc::new(folder);
-        let volume = Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped };
+        let spares = Spares::default();
+        let volume =
+            Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped, spares };
         let rows = volume.directors.map().await?;
         volume.place(&rows).await?;
         Ok(volume)
@@ -297,15 +303,24 @@ impl Volume {
         }
     }
 
-    fn entry(&self, path: &str, name: String, version: &Version) -> Result<Entry> {
-        let attributes = match version.attrs.get(SEALED) {
+    fn entry(&self, path: &str, name: String, (size, written): (u64, Wall), sealed: Option<&[u8]>) -> Result<Entry> {
+        let attributes = match sealed {
             None => Attributes::default(),
             Some(sealed) => {
                 let bytes = self.folder.key().at(path).open_bytes(ATTRIBUTES, sealed).map_err(client::Error::from)?;
                 Attributes::decode(&bytes).map_err(client::Error::from)?
             }
         };
-        Ok(Entry { name, size: version.size, written: version.modified, attributes })
+        Ok(Entry { name, size, written, attributes })
+    }
+
+    fn entry_of(&self, path: &str, name: String, version: &Version) -> Result<Entry> {
+        let sealed = version.attrs.get(SEALED).map(Vec::as_slice);
+        self.entry(path, name, (version.size, version.modified), sealed)
+    }
+
+    fn entry_in_kit(&self, path: &str, name: String, object: &Object) -> Result<Entry> {
+        self.entry(path, name, (object.size, object.modified), sealed_of(object)?.as_deref())
     }
 
     /// What is known of an object.
@@ -313,21 +328,33 @@ impl Volume {
     /// # Errors
     /// Of kind `Missing` if there is none.
     pub async fn stat(&self, path: &str) -> Result<Entry> {
-        let version = self.version(path, false).await?;
-        self.entry(path, last(path).to_owned(), &version)
+        let (key, name) = (self.sealed(path)?, || last(path).to_owned());
+        let led = async { self.entry_of(path, name(), &self.version(path, false).await?) };
+        self.rows_or_kit(led, |spare| self.entry_in_kit(path, name(), spare.object(&key)?)).await
     }
 
-    /// Bytes of an object; a range that goes on beyond its end ends there.
+    /// Bytes of an object; a range that goes on beyond its end ends there. If nobody leads the volume's metadata it is read by the
+    /// volume's kit ([`Volume::read_by_kit`]), and so is what else is asked for.
     ///
     /// # Errors
     /// Of kind `Missing` if there is none. That pieces are too few shows as it is read.
     pub async fn read(&self, path: &str, range: Range<u64>) -> Result<(Entry, ReadStream)> {
         self.refresh();
-        let version = self.version(path, true).await?;
-        let end = range.end.min(version.size);
-        let range = range.start.min(end)..end;
-        let stream = self.client.read_as(&self.bucket, &version, range, &self.access(path))?;
-        Ok((self.entry(path, last(path).to_owned(), &version)?, stream))
+        let (key, name) = (self.sealed(path)?, || last(path).to_owned());
+        let within = |size: u64| {
+            let end = range.end.min(size);
+            range.start.min(end)..end
+        };
+        let led = async {
+            let version = self.version(path, true).await?;
+            let stream = self.client.read_as(&self.bucket, &version, within(version.size), &self.access(path))?;
+            Ok((self.entry_of(path, name(), &version)?, stream))
+        };
+        let by_kit = |spare: &Spare| {
+            let object = spare.object(&key)?;
+            Ok((self.entry_in_kit(path, name(), object)?, spare.read(path, object, within(object.size))?))
+        };
+        self.rows_or_kit(led, by_kit).await
     }
 
     /// What is in a folder, by true names; `""` is the topmost one.
@@ -344,29 +371,45 @@ impl Volume {
         }
         let key = self.folder.key().at(folder);
         let open = |sealed: &str| key.open_name(sealed).map_err(client::Error::from);
-        let mut query =
-            ListQuery { prefix: prefix.clone(), delimiter: "/".into(), limit: PAGE, ..ListQuery::default() };
-        let mut all = Vec::new();
-        loop {
-            let page = self.client.list(&self.bucket, &query).await?;
-            for entry in page.entries {
-                all.push(match entry {
-                    Listed::Item(object) => {
-                        let name = open(object.key.strip_prefix(&prefix).unwrap_or_default())?;
-                        self.entry(&format!("{folder}{name}"), name, &object.version)?
-                    }
-                    Listed::Prefix(path) => {
-                        let name = path.strip_prefix(&prefix).and_then(|name| name.strip_suffix('/'));
-                        let name = open(name.unwrap_or_default())? + "/";
-                        Entry { name, size: 0, written: Wall(0), attributes: Attributes::default() }
-                    }
-                });
+        let folder_named = |sealed: &str| {
+            let (size, written, attributes) = Default::default();
+            Ok::<_, Error>(Entry { name: open(sealed)? + "/", size, written, attributes })
+        };
+        let led = async {
+            let mut query =
+                ListQuery { prefix: prefix.clone(), delimiter: "/".into(), limit: PAGE, ..ListQuery::default() };
+            let mut all = Vec::new();
+            loop {
+                let page = self.client.list(&self.bucket, &query).await?;
+                for entry in page.entries {
+                    all.push(match entry {
+                        Listed::Item(object) => {
+                            let name = open(object.key.strip_prefix(&prefix).unwrap_or_default())?;
+                            self.entry_of(&format!("{folder}{name}"), name, &object.version)?
+                        }
+                        Listed::Prefix(path) => {
+                            let name = path.strip_prefix(&prefix).and_then(|name| name.strip_suffix('/'));
+                            folder_named(name.unwrap_or_default())?
+                        }
+                    });
+                }
+                match page.next {
+                    Some(next) => query.after = Some(next.after),
+                    None => return Ok(all),
+                }
             }
-            match page.next {
-                Some(next) => query.after = Some(next.after),
-                None => break,
-            }
-        }
+        };
+        let by_kit = |spare: &Spare| {
+            let shown = spare.list(&prefix).into_iter().map(|shown| match shown {
+                Shown::Folder(sealed) => folder_named(sealed),
+                Shown::File(sealed, object) => {
+                    let name = open(sealed)?;
+                    self.entry_in_kit(&format!("{folder}{name}"), name, object)
+                }
+            });
+            shown.collect::<Result<Vec<_>>>()
+        };
+        let mut all = self.rows_or_kit(led, by_kit).await?;
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }

@@ -299,6 +299,59 @@ fn bytes_are_evened_out_rather_than_groups_and_empty_groups_cost_nothing() {
 }
 
 #[test]
+fn who_joins_gets_its_share_though_nobody_has_half_a_piece_too_many() {
+    // So many groups hold something that each drive has about that many pieces.
+    for (nodes, pieces) in [(8, 15), (30, 14), (80, 14), (80, 5)] {
+        let mut map = cluster(nodes, 1, 0);
+        place(&mut map, &Spec::new(4, 2));
+        let groups = (nodes * pieces / 6) as u32;
+        let weigh = |group: GroupId| u64::from(group.0 < groups) << 20;
+        let limits = Limits { in_flight: 48, ..Limits::default() };
+        even_out(&mut map, limits, &weigh);
+        join(&mut map, nodes, &[1000 * GIB], &[]);
+        let moved = even_out(&mut map, limits, &weigh);
+        let new = loads(&map, &weigh)[&drive_id(nodes, 0)] / f64::from(1 << 20);
+        let share = f64::from(groups * 6) / (nodes + 1) as f64;
+        println!(
+            "{nodes} nodes of {pieces} pieces: the new one has {new} of {share:.1}, {} moved",
+            moved.weight / 1048576.0
+        );
+        assert!(new >= (share - 1.0).min(share * 0.95).floor(), "{new} of {share}");
+        assert!(moved.weight / f64::from(1 << 20) <= share * 1.2 + 1.0, "{moved:?}");
+    }
+}
+
+#[test]
+fn tables_that_hold_nothing_dont_keep_data_waiting() {
+    let mut map = cluster(8, 2, 4);
+    place(&mut map, &Spec::new(2, 2));
+    let empty = map.policies.remove(0);
+    place(&mut map, &Spec::new(4, 2));
+    map.policies[0].id = PolicyId(2);
+    map.policies.insert(0, empty);
+    join(&mut map, 8, &[1000 * GIB; 2], &["site=new"]);
+    let held = |policy: PolicyId, _: GroupId| Held { segments: 1, bytes: u64::from(policy == PolicyId(2)) << 20 };
+    let limits = Limits { in_flight: 16, ..Limits::default() };
+    let first = rebalance::next(&map, &BTreeSet::new(), limits, &held);
+    assert_eq!(first.len(), 16);
+    assert!(first.iter().all(|one| one.policy == PolicyId(2) && one.bytes > 0 && one.why == Why::Load), "{first:?}");
+    // They come when that is done.
+    let mut empty = Vec::new();
+    for _ in 0..200 {
+        let moves = rebalance::next(&map, &BTreeSet::new(), limits, &held);
+        if moves.is_empty() {
+            break;
+        }
+        for policy in &mut map.policies {
+            rebalance::apply(policy.id, &mut policy.groups, &moves);
+            policy.groups.iter_mut().for_each(GroupRow::settle);
+        }
+        empty.extend(moves.into_iter().filter(|one| one.policy == PolicyId(1)));
+    }
+    assert!(!empty.is_empty() && empty.iter().all(|one| one.why == Why::Free), "{empty:?}");
+}
+
+#[test]
 fn a_machine_that_joins_costs_no_old_group_its_site() {
     let mut map = cluster(6, 2, 3);
     place(&mut map, &Spec::new(4, 2));

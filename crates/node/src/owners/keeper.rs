@@ -20,7 +20,7 @@ use codec::Versioned;
 use crypt::VolumeRoot;
 use futures_util::future::join_all;
 use kit::ask::{Ask, Question, Told};
-use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, holders};
+use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, copies, holders};
 use kit::{Body, Change, Group, Log, Node, Object, Position, State};
 use metastore::{Embedded, ShardStore as _};
 use namespace::catalog::{self, NodeState};
@@ -37,8 +37,6 @@ use crate::node::{Inner, PAGE, SYSTEM};
 
 /// How often kits follow their volumes.
 const EVERY: Duration = Duration::from_secs(1);
-/// Nodes that keep a copy, beside the one that leads.
-const COPIES: usize = 3;
 /// A shard must have been led for so long before its kits are made: leaders come and go when nodes fail.
 const STEADY: Duration = Duration::from_secs(2);
 /// What failed begins anew after so long: it reads all rows.
@@ -69,6 +67,8 @@ struct Town {
     nodes: BTreeMap<NodeId, Node>,
     drives: BTreeMap<DriveId, NodeId>,
     groups: BTreeMap<(PolicyId, GroupId), Group>,
+    /// Pieces of a segment that may be lost, by the policy that allows most.
+    survives: usize,
 }
 
 /// The kit of one volume.
@@ -200,8 +200,10 @@ impl Inner {
             nodes: nodes.map(node).collect(),
             drives: drives.into_iter().filter_map(|row| Some((row.id, row.node?))).collect(),
             groups: BTreeMap::new(),
+            survives: 0,
         };
         for (policy, rows) in self.look(crate::groups::load)? {
+            town.survives = town.survives.max(usize::from(policy.coding.m));
             for row in rows {
                 let (policy, group, version) = (policy.id, row.group, row.version);
                 let group = Group { policy, group, version, members: row.members, from: row.from };
@@ -239,7 +241,7 @@ impl Inner {
         };
         let me = self.me();
         let others = keeper.town.nodes.keys().copied().filter(|node| Some(*node) != me);
-        let wanted = holders(&keeper.root, others, COPIES);
+        let wanted = holders(&keeper.root, others, copies(keeper.town.survives));
         keeper.has.retain(|node, _| wanted.contains(node));
         let now = self.env.clock.now();
         let this: &Keeper = keeper;
@@ -477,6 +479,7 @@ fn town_changes(known: &mut Town, town: &Town, wanted: &BTreeSet<(PolicyId, Grou
     }
     known.nodes.clone_from(&town.nodes);
     known.drives.clone_from(&town.drives);
+    known.survives = town.survives;
     changes
 }
 

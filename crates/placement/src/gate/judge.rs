@@ -72,6 +72,7 @@ fn weigh(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<(Outco
             let named = all(map, targets)?;
             let mut reasons = at_once(map, &named, situation);
             reasons.extend(majorities(&named, situation));
+            reasons.extend(still_answers(map, &named, situation));
             reasons
         }
         Change::SetPolicy { whose, from, k, m, ack, demands, within } => {
@@ -186,6 +187,17 @@ fn still_there(map: &Map, named: &Named, situation: &Situation<'_>) -> Option<St
     (count > 0).then(|| format!("{count} segments still have pieces there"))
 }
 
+/// What isn't lost and is to be declared so. Its pieces could be moved; rebuilding reads k times as much, and spares are
+/// missing meanwhile.
+fn still_answers(map: &Map, named: &Named, situation: &Situation<'_>) -> Option<String> {
+    let lost = map.lost();
+    let answers = |drive: &&DriveId| !lost.contains(*drive) && !situation.down.contains(*drive);
+    let there: BTreeSet<DriveId> = named.drives.iter().filter(answers).copied().collect();
+    let count = segments(map, situation, |row| row.members.iter().any(|drive| there.contains(drive)));
+    let who = || owners(map, &there).join(", ");
+    (count > 0).then(|| format!("drives of {} that hold pieces of {count} segments answer: they can be drained", who()))
+}
+
 fn majorities(named: &Named, situation: &Situation<'_>) -> Vec<String> {
     let mut reasons = Vec::new();
     for (shard, voters) in situation.voters.iter().enumerate() {
@@ -287,11 +299,13 @@ fn allowed(map: &Map, change: &Change, situation: &Situation<'_>) -> Result<Vec<
     match change {
         Change::Drain(targets) => of_parts(map, parts(targets)?, Change::Drain, situation),
         Change::Expunge(targets) => {
-            let mut said = of_parts(map, parts(targets)?, Change::Expunge, situation)?;
-            if said.is_empty() && passes(map, &Change::Drain(targets.clone()), situation)? {
-                said.push(Change::Drain(targets.clone()).to_string());
+            let said = of_parts(map, parts(targets)?, Change::Expunge, situation)?;
+            let drain = Change::Drain(targets.clone());
+            match said.is_empty() {
+                false => Ok(said),
+                true if passes(map, &drain, situation)? => Ok(vec![drain.to_string()]),
+                true => of_parts(map, parts(targets)?, Change::Drain, situation),
             }
-            Ok(said)
         }
         Change::Remove(targets) => {
             let mut said = of_parts(map, parts(targets)?, Change::Remove, situation)?;

@@ -5,15 +5,16 @@
 //! 2. At most one position of a group is under way, and none of a group that lacks a piece: repair comes first.
 //! 3. No move breaks a cap. None makes a group's spread worse either, unless the caller says that evenness is worth
 //!    it ([`Spread::Capped`]): then only where a drive would stay outside of the tolerance otherwise.
-//! 4. A move goes from a drive above its fair share to one below, by no more than either is off. So what is moved
-//!    in all is what is off, and no drive is passed through. Where caps leave no such move a
+//! 4. A move goes from a drive above its fair share to one below, by no more than either is off, positions being whole. So
+//!    what is moved in all is what is off, and no drive is passed through. Where caps leave no such move a
 //!    drive within the tolerance takes over meanwhile: that is the only detour.
 //! 5. It ends. A move for the spread lowers the number of pieces beyond the rules, and no other raises it; a move
 //!    for the load lowers Σ (load − fair)² / fair; a free move holds nothing and lowers the same sum of positions.
 //!
 //! Load is what groups hold, in steps of a 64th of their mean; while nothing is stored it is the number of
 //! positions. Groups that are empty, as those a new drive gets, weigh nothing: they are evened out by number
-//! after the others, so that new data comes evenly, and moving them moves no data.
+//! after the others, so that new data comes evenly, and moving them moves no data. So are whole tables of them, as a
+//! policy leaves behind that nothing was stored by: no wave is filled with these while something that holds data waits.
 
 mod scale;
 
@@ -129,13 +130,12 @@ pub fn next(
     held: &dyn Fn(PolicyId, GroupId) -> Held,
 ) -> Vec<Move> {
     let moving: usize = map.policies.iter().map(|policy| moving(&policy.groups)).sum();
-    let mut left = limits.in_flight.saturating_sub(moving);
+    let limits = Limits { in_flight: limits.in_flight.saturating_sub(moving), ..limits };
     let mut moves = Vec::new();
-    for_each(map, down, |table| {
-        let wave = wave(table, Limits { in_flight: left, ..limits }, held);
-        left -= wave.len().min(left);
-        moves.extend(wave);
-    });
+    for_each(map, down, |table| moves.extend(wave(table, limits, held)));
+    // Within a table these come last as it is: what remains is the beginning of its wave.
+    moves.sort_by_key(|one| one.why == Why::Free);
+    moves.truncate(limits.in_flight);
     moves
 }
 
@@ -181,16 +181,17 @@ pub fn wave(table: &Table<'_>, limits: Limits, held: &dyn Fn(PolicyId, GroupId) 
     scale.respread(&rules(table), limits.in_flight, &mut moves);
     scale.bar(|at| !heavy(at));
     scale.even(limits.in_flight, &mut moves);
+    let done = moves.len();
     if weights.are_held {
         // What moves already is left alone, and counts where it goes.
         let taken: BTreeSet<usize> = moves.iter().map(|one| one.row).collect();
         let ones = vec![1; table.rows.len()];
         let mut by_number = Scale::new(table, &ones, limits, |at| !heavy(at) && !taken.contains(&at));
         moves.iter().for_each(|one| by_number.follow(one));
-        let done = moves.len();
         by_number.even(limits.in_flight, &mut moves);
-        moves[done..].iter_mut().filter(|one| one.why == Why::Load).for_each(|one| one.why = Why::Free);
     }
+    let free = if weights.are_held { done } else { 0 };
+    moves[free..].iter_mut().filter(|one| one.why == Why::Load).for_each(|one| one.why = Why::Free);
     moves.iter().map(|one| one.told(table, &weights.bytes)).collect()
 }
 

@@ -18,12 +18,15 @@ const TRIES_MAX: usize = 100_000;
 /// A number that no place has.
 const NOWHERE: usize = usize::MAX;
 
-/// Whether drives that are about fair take part.
+/// Which drives take part in a move.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Detour {
-    /// No.
-    None,
-    /// Within the tolerance.
+pub(super) enum Reach {
+    /// Those that are off by half a position at least, so that none comes to be off the other way by more.
+    Off,
+    /// All that aren't off the other way, if both together come closer: where drives hold a few positions each, one that
+    /// joins would otherwise stay empty, since nobody has half a position too many.
+    Rounded,
+    /// Those within the tolerance too: a detour.
     Tolerated,
 }
 
@@ -209,15 +212,17 @@ impl<'a> Scale<'a> {
     /// Moves positions until no drive is off by more than the tolerance, or nothing can be done about it.
     pub fn even(&mut self, limit: usize, moves: &mut Vec<Step>) {
         let all = [
-            (Detour::None, Spread::Kept),
-            (Detour::None, Spread::Capped),
-            (Detour::Tolerated, Spread::Kept),
-            (Detour::Tolerated, Spread::Capped),
+            (Reach::Off, Spread::Kept),
+            (Reach::Off, Spread::Capped),
+            (Reach::Rounded, Spread::Kept),
+            (Reach::Rounded, Spread::Capped),
+            (Reach::Tolerated, Spread::Kept),
+            (Reach::Tolerated, Spread::Capped),
         ];
         let widest = self.spread;
-        for (detour, spread) in all.into_iter().filter(|(_, spread)| *spread <= widest) {
-            self.rounds(limit, moves, |scale| scale.fullest(), |scale, from| scale.push(from, spread, detour));
-            self.rounds(limit, moves, |scale| scale.emptiest(), |scale, to| scale.pull(to, spread, detour));
+        for (reach, spread) in all.into_iter().filter(|(_, spread)| *spread <= widest) {
+            self.rounds(limit, moves, |scale| scale.fullest(), |scale, from| scale.push(from, spread, reach));
+            self.rounds(limit, moves, |scale| scale.emptiest(), |scale, to| scale.pull(to, spread, reach));
         }
     }
 
@@ -263,13 +268,13 @@ impl<'a> Scale<'a> {
     }
 
     /// A move from a drive that is too full, to the emptiest that it can go to.
-    fn push(&self, from: usize, spread: Spread, detour: Detour) -> Option<Step> {
-        let end = if detour == Detour::None { 0 } else { self.tolerance * RELATIVE / 1000 };
+    fn push(&self, from: usize, spread: Spread, reach: Reach) -> Option<Step> {
+        let end = if reach == Reach::Tolerated { self.tolerance * RELATIVE / 1000 } else { 0 };
         let mut tries = 0;
         for (row, position) in self.held[from].iter().filter(|(row, _)| self.may_move[*row]) {
             for (.., to) in self.order.iter().take_while(|(relative, ..)| *relative <= end) {
                 tries += 1;
-                if self.is_good(*row, from, *to, detour) && self.fits(*row, *position, *to, spread) {
+                if self.is_good(*row, from, *to, reach) && self.fits(*row, *position, *to, spread) {
                     return Some(self.step(*row, *position, *to));
                 }
                 if tries >= TRIES_MAX {
@@ -281,13 +286,13 @@ impl<'a> Scale<'a> {
     }
 
     /// A move to a drive that is too empty, from the fullest that it can come from.
-    fn pull(&self, to: usize, spread: Spread, detour: Detour) -> Option<Step> {
-        let end = if detour == Detour::None { 0 } else { -self.tolerance * RELATIVE / 1000 };
+    fn pull(&self, to: usize, spread: Spread, reach: Reach) -> Option<Step> {
+        let end = if reach == Reach::Tolerated { -self.tolerance * RELATIVE / 1000 } else { 0 };
         let mut tries = 0;
         for (.., from) in self.order.iter().rev().take_while(|(relative, ..)| *relative >= end) {
             for (row, position) in self.held[*from].iter().filter(|(row, _)| self.may_move[*row]) {
                 tries += 1;
-                if self.is_good(*row, *from, to, detour) && self.fits(*row, *position, to, spread) {
+                if self.is_good(*row, *from, to, reach) && self.fits(*row, *position, to, spread) {
                     return Some(self.step(*row, *position, to));
                 }
                 if tries >= TRIES_MAX {
@@ -304,8 +309,8 @@ impl<'a> Scale<'a> {
         Step { row, position, from, to, why }
     }
 
-    /// Whether moving a row's weight brings both drives closer to fair; on a detour, both together.
-    fn is_good(&self, row: usize, from: usize, to: usize, detour: Detour) -> bool {
+    /// Whether moving a row's weight brings both drives closer to fair, or both together.
+    fn is_good(&self, row: usize, from: usize, to: usize, reach: Reach) -> bool {
         let weight = self.weights[row];
         let (above, below, share) = (self.off(from), self.off(to), self.fair[to]);
         if weight == 0 || from == to || !self.takes(to) {
@@ -314,9 +319,10 @@ impl<'a> Scale<'a> {
         // From (load − fair)² / fair before and after, of both.
         let lowers = (2 * above - weight) * share > (2 * below + weight) * self.fair[from];
         let leaves = self.fair[from] == 0;
-        let within = match detour {
-            Detour::None => (leaves || 2 * above >= weight) && 2 * below <= -weight,
-            Detour::Tolerated => {
+        let within = match reach {
+            Reach::Off => (leaves || 2 * above >= weight) && 2 * below <= -weight,
+            Reach::Rounded => above >= 0 && below <= 0,
+            Reach::Tolerated => {
                 let least = -self.tolerance * self.fair[from];
                 (below + weight) * 1000 <= self.tolerance * share && (leaves || (above - weight) * 1000 >= least)
             }

@@ -1,0 +1,197 @@
+//! Reading a volume whose metadata nobody leads: by its kit, from nodes alone.
+//!
+//! Who asks for rows and gets no answer within [`AFTER`] turns to the newest kit that can be had, this machine's or a node's. Nothing is
+//! written then. Now and then it is asked again whether somebody leads, and all is as ever once somebody does.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base::{Instant, Kind, Kinded, VolumeId, Wall};
+use client::changes::Attributes;
+use client::guest::Wish;
+use client::offline::{Keys, Offline};
+use client::{Folder, ReadStream};
+use codec::Versioned;
+use crypt::VolumeRoot;
+use kit::spread::{Label, newest_first};
+use kit::{Object, State};
+use namespace::wire::Query;
+
+use crate::kits::Shelf;
+use crate::volume::{SEALED, Volume};
+use crate::{Error, Result, holder, survey};
+
+/// How long a question about rows may stay without an answer.
+pub(crate) const AFTER: Duration = Duration::from_secs(10);
+/// How soon it is asked again whether somebody leads, and how long that may take.
+const AGAIN: Duration = Duration::from_secs(10);
+const PROBE_MAX: Duration = Duration::from_secs(1);
+
+/// What is read by.
+pub(crate) struct Spare {
+    number: VolumeId,
+    state: State,
+    offline: Offline,
+}
+
+/// What a volume's reader turns to.
+#[derive(Default)]
+pub(crate) struct Spares {
+    /// Where this machine's kits are.
+    kits: Mutex<Option<PathBuf>>,
+    now: Mutex<Option<(Arc<Spare>, Instant)>>,
+    /// Looked for by one for all that wait.
+    turning: futures_util::lock::Mutex<()>,
+}
+
+fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A file or a folder as the kit has it: its sealed name, and what is known of a file.
+pub(crate) enum Shown<'a> {
+    File(&'a str, &'a Object),
+    Folder(&'a str),
+}
+
+impl Spare {
+    /// What is in a folder, by what rows call it.
+    pub fn list<'a>(&'a self, prefix: &'a str) -> Vec<Shown<'a>> {
+        let (mut all, mut folders) = (Vec::new(), BTreeSet::new());
+        for (path, object) in self.state.list(prefix) {
+            let name = &path[prefix.len()..];
+            match name.split_once('/') {
+                None => all.push(Shown::File(name, object)),
+                Some((folder, _)) if folders.insert(folder) => all.push(Shown::Folder(folder)),
+                Some(_) => {}
+            }
+        }
+        all
+    }
+
+    /// An object, by what rows call it.
+    pub fn object(&self, key: &str) -> Result<&Object> {
+        Ok(self.state.get(key).ok_or(client::Error::Namespace(namespace::Error::NoSuchKey))?)
+    }
+
+    /// Bytes of an object; `path` is its true one.
+    pub fn read(&self, path: &str, object: &Object, range: Range<u64>) -> Result<ReadStream> {
+        Ok(self.offline.object(self.number, &self.state, path, object, range)?)
+    }
+}
+
+/// The attribute that holds what an object says of itself.
+pub(crate) fn sealed_of(object: &Object) -> Result<Option<Vec<u8>>> {
+    if object.attrs.is_empty() {
+        return Ok(None);
+    }
+    Ok(Attributes::decode(&object.attrs).map_err(client::Error::from)?.attrs.remove(SEALED))
+}
+
+impl Volume {
+    /// Kits in this folder of this machine are read by as well, if nobody leads the volume's metadata.
+    pub fn set_kits(&self, folder: &Path) {
+        *lock(&self.spares.kits) = Some(folder.to_path_buf());
+    }
+
+    /// Of when the kit is that is read by since nobody leads the volume's metadata; nothing while all is well.
+    pub fn read_by_kit(&self) -> Option<Wall> {
+        lock(&self.spares.now).as_ref().map(|(spare, _)| spare.state.position().at)
+    }
+
+    /// Succeeds if somebody leads the volume's metadata: what is written then may be acknowledged.
+    ///
+    /// # Errors
+    /// Of kind `Busy` if nobody does.
+    pub async fn check_led(&self) -> Result<()> {
+        match self.directors.ask(Wish::Fetch(Query::Versioning)).await {
+            Err(error) if error.kind().is_transient() => Err(Error::Client(client::Error::Metadata {
+                kind: Kind::Busy { retry_after: AFTER },
+                text: format!(
+                    "nobody leads the volume's metadata now ({error}): it can be read by its kit, and writes wait until the nodes that are away are back; nothing was changed"
+                ),
+            })),
+            other => Ok(other.map(drop)?),
+        }
+    }
+
+    /// Asks for rows, or turns to the kit.
+    pub(crate) async fn rows_or_kit<T>(
+        &self,
+        led: impl Future<Output = Result<T>>,
+        by_kit: impl FnOnce(&Spare) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(spare) = self.spare().await {
+            return by_kit(&spare);
+        }
+        match led.await {
+            Err(error) if error.kind().is_transient() => match self.turn().await {
+                Some(spare) => by_kit(&spare),
+                None => Err(error),
+            },
+            other => other,
+        }
+    }
+
+    /// What is read by now.
+    async fn spare(&self) -> Option<Arc<Spare>> {
+        let is_due = {
+            let mut now = lock(&self.spares.now);
+            let (_, asked) = now.as_mut()?;
+            let at = self.env.clock.now();
+            let is_due = at.since(*asked) >= AGAIN;
+            if is_due {
+                *asked = at;
+            }
+            is_due
+        };
+        if is_due {
+            let asked = self.env.timeout(PROBE_MAX, self.directors.ask(Wish::Fetch(Query::Versioning))).await;
+            if asked.is_some_and(|answer| answer.is_ok()) {
+                *lock(&self.spares.now) = None;
+            }
+        }
+        lock(&self.spares.now).as_ref().map(|(spare, _)| spare.clone())
+    }
+
+    /// Finds the newest kit; nothing if there is none, or this isn't the owner: only the root opens kits.
+    async fn turn(&self) -> Option<Arc<Spare>> {
+        let root = self.root.as_ref()?;
+        let _one = self.spares.turning.lock().await;
+        if let Some((spare, _)) = &*lock(&self.spares.now) {
+            return Some(spare.clone());
+        }
+        let state = self.newest(root).await?;
+        let offline = Offline::new(self.env.clone(), Keys::Folder(Arc::new(Folder::of_root(root))));
+        holder::hold(&self.reach, offline.drives());
+        let spare = Arc::new(Spare { number: self.about().number, state, offline });
+        *lock(&self.spares.now) = Some((spare.clone(), self.env.clock.now()));
+        Some(spare)
+    }
+
+    async fn newest(&self, root: &VolumeRoot) -> Option<State> {
+        let folder = lock(&self.spares.kits).clone();
+        let own = match folder {
+            Some(folder) => Shelf::new(&self.env, &folder, &self.public()).open(root).await.ok().flatten(),
+            None => None,
+        };
+        let own = own.map(|(_, log)| log);
+        let labels = survey::labels(&self.reach, &mut Vec::new()).await;
+        let (found, bad) = survey::newest_kit(&self.reach, root, &labels).await;
+        for (node, why) in bad {
+            tracing::warn!(%node, why, "a node's copy of the kit can't be read by");
+        }
+        let newest = match (own, found) {
+            (Some(own), Some(found)) => {
+                let mut both = [Label::of(&own), Label::of(&found)];
+                newest_first(&mut both);
+                if both[0] == Label::of(&own) { own } else { found }
+            }
+            (own, found) => own.or(found)?,
+        };
+        Some(newest.state().clone())
+    }
+}
