@@ -464,7 +464,8 @@ mod tests {
     #[test]
     fn what_was_done_stays_counted_when_another_node_decides() {
         let mut heal = Heal::new();
-        let target = Target { volume: VolumeId(1), policy: PolicyId(1), group: GroupId(0), segment: SegmentId([1; 16]) };
+        let target =
+            Target { volume: VolumeId(1), policy: PolicyId(1), group: GroupId(0), segment: SegmentId([1; 16]) };
         for turn in 1..4 {
             heal.steward.need(Need { target, missing: [0, 3].into(), parity: 2, piece_bytes: 10 });
             assert!(heal.steward.next(Instant(0)).is_some());

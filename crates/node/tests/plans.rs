@@ -113,11 +113,24 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
         assert!(error.contains(says), "{targets:?}: {error}");
     }
     // What would lose data is refused on any node, whoever asks, and says what is allowed.
-    let all_but_one: Vec<&str> = vec!["n1", "n2", "n3", "n4", "n5"];
-    for verb in [Verb::Drain, Verb::Remove, Verb::Expunge] {
-        let plan = shown(&nodes[0], verb, &all_but_one).await.unwrap();
+    let all_but_one = ["n1", "n2", "n3", "n4", "n5"];
+    let drive = nodes[0].status().await.unwrap().drives[0].id.clone();
+    for (verb, targets) in [
+        (Verb::Drain, &all_but_one[..]),
+        (Verb::Remove, &all_but_one),
+        (Verb::Expunge, &all_but_one),
+        (Verb::Drain, &["site=s1", "site=s2"]),
+        (Verb::Remove, &["site=s1"]),
+        (Verb::Remove, &["n3"]),
+        (Verb::Remove, &[&drive]),
+        // They answer, and hold something.
+        (Verb::Expunge, &["site=s1"]),
+        (Verb::Expunge, &["n3"]),
+        (Verb::Expunge, &[&drive]),
+    ] {
+        let plan = shown(&nodes[0], verb, targets).await.unwrap();
         assert!(plan.refused && !plan.applied && !plan.reasons.is_empty() && !plan.allowed.is_empty(), "{plan:?}");
-        let error = nodes[0].change(verb, &names(&all_but_one), true, Some("00000000")).await.unwrap_err().to_string();
+        let error = nodes[0].change(verb, &names(targets), true, Some("00000000")).await.unwrap_err().to_string();
         assert!(error.contains("nothing was changed"), "{error}");
     }
     let status = nodes[0].status().await.unwrap();
