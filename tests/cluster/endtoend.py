@@ -3,7 +3,7 @@
 Files of all sizes go in and come out, are listed, replaced, removed. A grant for a folder reads that folder and nothing else; one that
 ended, one that was revoked and one that was changed open nothing. S3 refuses the bucket. Whatever nodes hold is searched for names and
 contents, also with the store's own root key in hand. Then every node that votes on metadata dies with its disks, and the words give back
-every byte.
+every byte, by `abide cp`, by a gateway for S3 on the owner's machine, and by a rescue.
 
 ENDTOEND_MB (40) is how much is stored.
 """
@@ -17,6 +17,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import boto3
+from botocore.config import Config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from support.cluster import Cluster  # noqa: E402
@@ -77,6 +80,155 @@ class Machine:
         assert done.returncode == 1, f"abide {words} was not refused: {done.stdout}"
         assert why in done.stderr + done.stdout, f"{why!r} isn't said, but {done.stderr}{done.stdout}"
         return done.stderr
+
+
+class Gateway:
+    """`abide gateway` on a machine that isn't a node: S3 for that machine alone."""
+
+    def __init__(self, machine, *volumes):
+        environment = {"PATH": os.environ["PATH"], "ABIDE_HOME": str(machine.home)}
+        self.log = open(machine.home / "gateway.log", "ab")
+        self.process = subprocess.Popen(
+            [ABIDE, "gateway", *volumes, "--listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment,
+        )
+        self.exports = {}
+        for line in self.process.stdout:
+            if line.startswith("export "):
+                name, value = line.removeprefix("export ").strip().split("=", 1)
+                self.exports[name] = value
+            if line.startswith("next"):
+                break
+        assert len(self.exports) == 4, f"the gateway didn't start: {self.process.wait()}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        assert self.process.wait(30) == 0, "the gateway didn't end in order"
+        self.log.close()
+
+    def boto3(self, **more):
+        settings = Config(read_timeout=120, retries={"total_max_attempts": more.pop("attempts", 4)})
+        return boto3.client(
+            "s3", endpoint_url=self.exports["AWS_ENDPOINT_URL"], region_name=self.exports["AWS_DEFAULT_REGION"],
+            aws_access_key_id=self.exports["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.exports["AWS_SECRET_ACCESS_KEY"], config=settings,
+        )
+
+    def aws(self, *words):
+        environment = {**os.environ, **self.exports}
+        done = subprocess.run(["aws", *map(str, words)], capture_output=True, text=True, env=environment, timeout=300)
+        assert done.returncode == 0, f"aws {words}: {done.stdout}{done.stderr}"
+
+
+def listed(s3, prefix, **more):
+    """All keys below a prefix, and prefixes that were rolled up."""
+    keys, prefixes = [], []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket="family", Prefix=prefix, **more):
+        keys += [item["Key"] for item in page.get("Contents", [])]
+        prefixes += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+    return keys, prefixes
+
+
+def same_bytes(s3, folder, prefix):
+    for path in files(folder):
+        got = s3.get_object(Bucket="family", Key=prefix + path)
+        assert got["Body"].read() == (folder / path).read_bytes(), f"{path} has other bytes"
+    return got
+
+
+def by_gateway(mine, photos, own, chance):
+    """S3 on the owner's machine: what `abide cp` wrote is read, what S3 writes `abide cp` reads."""
+    with Gateway(mine, "family") as gateway:
+        s3 = gateway.boto3()
+        assert [one["Name"] for one in s3.list_buckets()["Buckets"]] == ["family"]
+        keys, _ = listed(s3, "all/", PaginationConfig={"PageSize": 7})
+        assert keys == sorted(f"all/{path}" for path in files(photos)), "the listing by S3"
+        assert listed(s3, "all/", Delimiter="/") == ([], [f"all/{NAME}-notes/", f"all/{NAME}-photos/"])
+        same_bytes(s3, photos, "all/")
+        big = (photos / f"{NAME}-photos/big.mov").read_bytes()
+        part = s3.get_object(Bucket="family", Key=f"all/{NAME}-photos/big.mov", Range="bytes=1000000-1000999")
+        assert part["Body"].read() == big[1_000_000:1_001_000]
+
+        def put(key, size, **more):
+            path = own / key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data(chance, size))
+            return s3.put_object(Bucket="family", Key=f"s3/{key}", Body=path.read_bytes(), **more)
+
+        one = f"{NAME}/one.txt"
+        tag = put(one, 70_000, ContentType="text/plain", Metadata={"mood": "fine"})["ETag"]
+        head = s3.head_object(Bucket="family", Key=f"s3/{one}")
+        assert (head["ContentType"], head["Metadata"], head["ETag"]) == ("text/plain", {"mood": "fine"}, tag), head
+        (row,) = [item for item in s3.list_objects_v2(Bucket="family", Prefix="s3/")["Contents"]]
+        assert (row["ETag"], row["Size"]) == (tag, 70_000), row
+        put("empty", 0)
+        for number in range(12):
+            put(f"some/{number}", chance.choice([1, 5000, 300_000]))
+        for refused in [{"IfNoneMatch": "*"}, {"IfMatch": '"00000000000000000000000000000000"'}]:
+            try:
+                s3.put_object(Bucket="family", Key=f"s3/{one}", Body=b"no", **refused)
+                raise AssertionError(f"{refused} was not looked at")
+            except s3.exceptions.ClientError as error:
+                assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 412, error
+        put(one, 71_000, IfMatch=tag)
+        s3.put_object_tagging(Bucket="family", Key=f"s3/{one}", Tagging={"TagSet": [{"Key": "a", "Value": "b"}]})
+        assert s3.get_object_tagging(Bucket="family", Key=f"s3/{one}")["TagSet"] == [{"Key": "a", "Value": "b"}]
+        s3.copy_object(Bucket="family", Key="s3/copy", CopySource={"Bucket": "family", "Key": f"s3/{one}"})
+        shutil.copy(own / one, own / "copy")
+        # In parts: bytes that `aws` sends by itself in several.
+        (own / "large").write_bytes(data(chance, 19_000_000))
+        gateway.aws("s3", "cp", own / "large", "s3://family/s3/large")
+        (own / "synced").mkdir()
+        for number in range(5):
+            (own / f"synced/{number}").write_bytes(data(chance, 9000 * number))
+        gateway.aws("s3", "sync", own / "synced", "s3://family/s3/synced")
+        put("gone", 9000)
+        s3.delete_object(Bucket="family", Key="s3/gone")
+        (own / "gone").unlink()
+        same_bytes(s3, own, "s3/")
+        assert set(listed(s3, "s3/")[0]) == {f"s3/{path}" for path in files(own)}
+        for act, status in [
+            (lambda: s3.create_bucket(Bucket="other"), 403),
+            (lambda: s3.get_object(Bucket="family", Key="s3/gone"), 404),
+            (lambda: s3.head_bucket(Bucket="elsewhere"), 404),
+            (lambda: gateway.boto3().put_object(Bucket="family", Key="s3/folder/", Body=b""), 400),
+        ]:
+            try:
+                act()
+                raise AssertionError(f"{status} was expected")
+            except s3.exceptions.ClientError as error:
+                assert error.response["ResponseMetadata"]["HTTPStatusCode"] == status, error
+        stranger = boto3.client(
+            "s3", endpoint_url=gateway.exports["AWS_ENDPOINT_URL"], region_name="us-east-1",
+            aws_access_key_id=gateway.exports["AWS_ACCESS_KEY_ID"], aws_secret_access_key="x" * 40,
+        )
+        try:
+            stranger.list_objects_v2(Bucket="family")
+            raise AssertionError("a wrong secret was taken")
+        except s3.exceptions.ClientError as error:
+            assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403, error
+    mine.run("cp", "-r", "family:/s3", own.parent / "s3-back")
+    print(f"{compare(own, own.parent / 's3-back')} objects that S3 wrote are read by abide cp", flush=True)
+
+
+def gateway_without_directors(mine, photos, own):
+    with Gateway(mine, "family") as gateway:
+        s3 = gateway.boto3()
+        got = same_bytes(s3, own, "s3/")
+        said = got["ResponseMetadata"]["HTTPHeaders"].get("x-abide-read-by-kit", "")
+        assert "nobody leads" in said, f"the answer doesn't say what it was read by: {said!r}"
+        same_bytes(s3, photos, "all/")
+        assert listed(s3, "all/")[0] == sorted(f"all/{path}" for path in files(photos))
+        try:
+            gateway.boto3(attempts=1).put_object(Bucket="family", Key="s3/refused", Body=b"x")
+            raise AssertionError("a write was taken with nobody to lead it")
+        except s3.exceptions.ClientError as error:
+            answer = error.response["ResponseMetadata"]
+            assert answer["HTTPStatusCode"] == 503 and "retry-after" in answer["HTTPHeaders"], error.response
+    print(f"all of it was read by S3 as well: {said}", flush=True)
 
 
 def search(cluster, secrets):
@@ -212,6 +364,7 @@ def main():
         other.refused("ls", "--grant", base / "changed", ":/", why="mistyped")
         mine.run("cp", "-r", "family:/all", base / "again")
         compare(photos, base / "again")
+        by_gateway(mine, photos, base / "s3", chance)
         first.run("volume", "revoke", "family")
         wait_for(
             "every node knows that the grant was revoked",
@@ -253,6 +406,7 @@ def main():
         print(f"{count} files were read by the kit; the first listing took {first_listing:.1f} s", flush=True)
         mine.refused("cp", one, "family:/all/refused", why="nobody leads the volume's metadata")
         mine.refused("rm", "family:/all/refused", why="nobody leads the volume's metadata")
+        gateway_without_directors(mine, photos, base / "s3")
         # A machine with no kit of its own gets a node's.
         shutil.rmtree(mine.home / "kits")
         mine.run("cp", f"family:/all/{NAME}-photos/big.mov", base / "big")
@@ -266,7 +420,7 @@ def main():
         (rescued,) = (base / "rescued").iterdir()
         # Empty files have no pieces, and what was removed has some still: the kit that the client brought to nodes knows both.
         assert all(volume["kit"] for volume in answer["volumes"]), answer
-        count = compare(photos, rescued / "all")
+        count = compare(photos, rescued / "all") + compare(base / "s3", rescued / "s3")
         print(f"rescued {count} files with the words alone in {took:.1f} s", flush=True)
         nobody.refused("rescue", "--volume", "--words", "--from", address, given=stranger + "\n", why="no node can be asked")
     shutil.rmtree(base)

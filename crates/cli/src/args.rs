@@ -69,6 +69,8 @@ pub enum Command {
     /// Volumes: end-to-end ones are made and opened here, their keys stay with you
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Serves S3 for end-to-end volumes, on this machine alone: everything is sealed and opened in this process
+    Gateway(Gateway),
     /// Copies files into an end-to-end volume, or out of it; they are sealed and opened on this machine
     Cp(Copy),
     /// Lists what is in an end-to-end volume
@@ -231,6 +233,22 @@ pub struct Rescue {
     /// What was replaced or deleted as well, as far as it is still there
     #[arg(long)]
     pub leftovers: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Gateway {
+    /// Volumes whose keys are here; each is a bucket
+    #[arg(required = true, value_name = "VOLUME")]
+    pub volumes: Vec<String>,
+    /// Where to serve S3: an address of this machine alone
+    #[arg(long, default_value = "127.0.0.1:9310", value_name = "ADDRESS:PORT")]
+    pub listen: SocketAddr,
+    /// The region that clients sign for
+    #[arg(long, default_value = "us-east-1", value_name = "NAME")]
+    pub region: String,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

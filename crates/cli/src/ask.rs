@@ -137,6 +137,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         | Command::Join(_)
         | Command::Recover(_)
         | Command::Rescue(_)
+        | Command::Gateway(_)
         | Command::Volume(_)
         | Command::Cp(_)
         | Command::Ls(_)

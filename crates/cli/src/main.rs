@@ -5,6 +5,7 @@ mod args;
 mod ask;
 mod control;
 mod files;
+mod gateway;
 mod inspect;
 mod metrics;
 mod recover;
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
         Command::Join(join) => {
             let args::Join { ticket, up } = *join;
             return up::join(&home, named, &ticket, up).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
+        }
+        Command::Gateway(what) => {
+            return gateway::run(&home, &what).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
         Command::Rescue(what) => rescue::run(&home, &what).map_err(|why| (why, None)),
         Command::Volume(what) => volumes::entered(|| volumes::run(&home, &what)).map_err(|why| (why, None)),

@@ -37,7 +37,12 @@ pub fn run(home: &Path, named: bool, up: Up) -> Result<(), String> {
 }
 
 fn begin(home: &Path, named: bool, up: Up, ticket: Option<wire::Ticket>) -> Result<(), String> {
-    log(up.log_json)?;
+    prepared(up.log_json, serve(home, named, up, ticket))
+}
+
+/// Runs what serves requests, with logs, threads, and as many open files as may be.
+pub fn prepared(log_json: bool, serve: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    log(log_json)?;
     raise_files();
     keep_freed_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -45,7 +50,7 @@ fn begin(home: &Path, named: bool, up: Up, ticket: Option<wire::Ticket>) -> Resu
         .thread_name("abide")
         .build()
         .map_err(|error| format!("start threads: {error}"))?;
-    let done = runtime.block_on(serve(home, named, up, ticket));
+    let done = runtime.block_on(serve);
     // What still runs holds nothing that isn't durable.
     runtime.shutdown_timeout(Duration::from_secs(1));
     done
@@ -223,7 +228,7 @@ fn face(env: &Env, node: &Node, up: &Up, secure: bool) -> Arc<s3::Face> {
 }
 
 /// Ready at the first Ctrl-C or when a service manager says stop; ready at the second.
-fn stops(env: &Env) -> Result<(impl Future<Output = ()>, impl Future<Output = ()>), String> {
+pub fn stops(env: &Env) -> Result<(impl Future<Output = ()>, impl Future<Output = ()>), String> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|error| format!("listen to signals: {error}"));
     let (mut interrupt, mut end) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);

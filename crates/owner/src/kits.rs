@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use base::{GroupId, Kinded, NodeId, PolicyId};
-use client::changes::{Attributes, put};
+use client::changes::put;
 use client::guest::{Answer, Wish};
 use codec::Versioned;
 use crypt::{PublicKey, VolumeRoot};
@@ -27,12 +27,14 @@ use placement::GroupRow;
 use transport::Class;
 
 use crate::reach::told_with;
-use crate::volume::Volume;
+use crate::volume::{Faced, Volume};
 use crate::{Error, Result};
 
 /// Names of a listing, and groups of a policy, at a time.
 const PAGE: usize = 1000;
 const GROUPS: usize = 1024;
+/// Attributes of more bytes are left out of listings.
+const LISTED_BYTES_MAX: usize = 256;
 /// Objects whose bodies are fetched at a time.
 const AT_ONCE: usize = 16;
 
@@ -313,11 +315,20 @@ fn survives(state: &State) -> usize {
 /// What the kit calls a version that it has as the rows have it.
 fn known(state: &State, listed: &Listed) -> Option<u64> {
     let version = &listed.version;
-    let attributes = Attributes { etag: version.etag.clone(), attrs: version.attrs.clone() };
-    let attrs = if version.marker && attributes.attrs.is_empty() { Vec::new() } else { attributes.encode() };
+    let outer = Faced { etag: version.etag.clone(), attrs: version.attrs.clone() };
     let is_it = |object: &&kit::Object| {
         let same = (object.marker, object.modified, object.size) == (version.marker, version.modified, version.size);
-        same && object.null == (version.id == VersionId::NULL) && object.attrs == attrs
+        same && object.null == (version.id == VersionId::NULL) && in_listing(object).is_some_and(|seen| seen == outer)
     };
     state.versions(&listed.key).find(is_it).map(|object| object.version)
+}
+
+/// What a listing has of an object in the kit: no long attributes. One that changes does so along with a short one.
+fn in_listing(object: &kit::Object) -> Option<Faced> {
+    if object.attrs.is_empty() {
+        return Some(Faced::default());
+    }
+    let mut outer = Faced::decode(&object.attrs).ok()?;
+    outer.attrs.retain(|_, value| value.len() <= LISTED_BYTES_MAX);
+    Some(outer)
 }

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base::{Instant, Kind, Kinded, VolumeId, Wall};
-use client::changes::Attributes;
 use client::guest::Wish;
 use client::offline::{Keys, Offline};
 use client::{Folder, ReadStream};
@@ -21,7 +20,7 @@ use kit::{Object, State};
 use namespace::wire::Query;
 
 use crate::kits::Shelf;
-use crate::volume::{SEALED, Volume};
+use crate::volume::{Faced, Volume};
 use crate::{Error, Result, holder, survey};
 
 /// How long a question about rows may stay without an answer.
@@ -83,12 +82,12 @@ impl Spare {
     }
 }
 
-/// The attribute that holds what an object says of itself.
-pub(crate) fn sealed_of(object: &Object) -> Result<Option<Vec<u8>>> {
-    if object.attrs.is_empty() {
-        return Ok(None);
+/// What the kit has of an object, beside its bytes.
+pub(crate) fn outer_in_kit(object: &Object) -> Result<Faced> {
+    match object.attrs.is_empty() {
+        true => Ok(Faced::default()),
+        false => Ok(Faced::decode(&object.attrs).map_err(client::Error::from)?),
     }
-    Ok(Attributes::decode(&object.attrs).map_err(client::Error::from)?.attrs.remove(SEALED))
 }
 
 impl Volume {

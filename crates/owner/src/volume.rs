@@ -41,18 +41,24 @@ use kit::Object;
 use metastore::remote::Rows;
 use namespace::catalog;
 use namespace::read::{Entry as Listed, Found, ListQuery};
-use namespace::{Attrs, Command, Condition, NewVersion, Version};
+use namespace::{Attrs, Body, Command, Condition, NewVersion, Outcome, UploadId, Version};
 
 use crate::directors::{Catalog, Directors, VolumeRows};
 use crate::drive::{GuestDrive, Way};
 use crate::reach::Reach;
-use crate::spare::{AFTER, Shown, Spare, Spares, sealed_of};
+use crate::spare::{AFTER, Shown, Spare, Spares, outer_in_kit};
 use crate::{Error, Result};
 
 /// The attribute that holds an object's [`Attributes`], sealed.
 pub const SEALED: &str = "sealed";
+/// The one that holds the entity tag that a face gave it, sealed: short, so that listings have it.
+pub const SEALED_ETAG: &str = "sealed.etag";
+/// The one that holds all that a face keeps of it ([`Faced`]), sealed.
+pub const SEALED_FACE: &str = "sealed.face";
 /// Associated data of sealed attributes.
 const ATTRIBUTES: &[u8] = b"attributes";
+const ETAG: &[u8] = b"etag";
+const FACE: &[u8] = b"face";
 /// Where pieces are is looked up anew after so long.
 const MAP_AGE_MAX: Duration = Duration::from_secs(5);
 /// The store keeps pieces for so long that no object names: who takes longer to write one begins again.
@@ -104,7 +110,14 @@ pub struct Entry {
     pub written: Wall,
     /// What it says of itself.
     pub attributes: Attributes,
+    /// The entity tag that a face gave it; else `tag`.
+    pub etag: String,
+    /// Names what was written then: the same bytes written again have another one.
+    pub tag: String,
 }
+
+/// What a face, as S3's, keeps of an object: its entity tag, headers, checksums and the like.
+pub use client::changes::Attributes as Faced;
 
 impl Entry {
     /// Whether it is a folder.
@@ -289,10 +302,64 @@ impl Volume {
                 "a path that ends in / names a folder: folders are there as soon as something is in them",
             ));
         }
-        let key = self.sealed(path)?;
+        let writer = self.writer(path, len, None)?;
+        Ok(Upload { volume: self, writer, path: path.to_owned(), began: self.env.clock.now() })
+    }
+
+    /// Takes bytes of an object, or of a part of an upload, whose names [`Volume::put`] then gets. What never gets there the
+    /// store collects after seven days.
+    ///
+    /// # Errors
+    /// If the path can't be.
+    pub fn writer(&self, path: &str, len: Option<u64>, part: Option<(UploadId, u16)>) -> Result<Writer> {
+        self.sealed(path)?;
         self.refresh();
         let writer = self.client.writer_as(&self.bucket, len, self.access(path)).never_inline();
-        Ok(Upload { volume: self, writer, key, path: path.to_owned(), began: self.env.clock.now() })
+        Ok(match part {
+            Some((upload, number)) => writer.part(upload, number),
+            None => writer,
+        })
+    }
+
+    /// Puts an object where its bytes are already. Etags of the condition are [`Entry::tag`].
+    ///
+    /// # Errors
+    /// If it isn't allowed, or the condition doesn't hold; nothing is changed then. If nobody answered, it may be there all the same.
+    pub async fn put(
+        &self,
+        path: &str,
+        (size, body): (u64, Body),
+        attributes: &Attributes,
+        faced: Option<&Faced>,
+        condition: Condition,
+    ) -> Result<Outcome> {
+        let mut attrs = Attrs::from([(SEALED.to_owned(), self.seal(path, ATTRIBUTES, &attributes.encode()))]);
+        if let Some(faced) = faced {
+            attrs.insert(SEALED_ETAG.to_owned(), self.seal(path, ETAG, faced.etag.as_bytes()));
+            attrs.insert(SEALED_FACE.to_owned(), self.seal(path, FACE, &faced.encode()));
+        }
+        // A tag of the content would tell who has the same.
+        let etag = base::ids::hex(&self.env.random::<16>());
+        let new = NewVersion { size, etag, attrs, body };
+        self.refresh();
+        Ok(self.client.commit(&self.bucket, Command::Put { key: self.sealed(path)?, new, condition }).await?)
+    }
+
+    /// Changes what a face keeps of an object, if it is still the one of this [`Entry::tag`].
+    ///
+    /// # Errors
+    /// If there is none, it is another one by now, or it isn't allowed; nothing is changed then.
+    pub async fn set_faced(&self, path: &str, faced: &Faced, tag: &str) -> Result<()> {
+        // The short one is sealed anew, so that listings show that something changed.
+        let seal = |what, bytes: &[u8]| Some(self.seal(path, what, bytes));
+        let set = vec![
+            (SEALED_FACE.to_owned(), seal(FACE, &faced.encode())),
+            (SEALED_ETAG.to_owned(), seal(ETAG, faced.etag.as_bytes())),
+        ];
+        let condition = Condition { if_match: Some(vec![tag.to_owned()]), ..Condition::default() };
+        let command = Command::SetAttrs { key: self.sealed(path)?, version: None, set, condition };
+        self.client.commit(&self.bucket, command).await?;
+        Ok(())
     }
 
     async fn version(&self, path: &str, with_body: bool) -> Result<Version> {
@@ -303,24 +370,34 @@ impl Volume {
         }
     }
 
-    fn entry(&self, path: &str, name: String, (size, written): (u64, Wall), sealed: Option<&[u8]>) -> Result<Entry> {
-        let attributes = match sealed {
+    fn open_sealed(&self, path: &str, what: &'static [u8], sealed: &[u8]) -> Result<Vec<u8>> {
+        Ok(self.folder.key().at(path).open_bytes(what, sealed).map_err(client::Error::from)?)
+    }
+
+    fn seal(&self, path: &str, what: &'static [u8], bytes: &[u8]) -> Vec<u8> {
+        self.folder.key().at(path).seal_bytes(self.env.random(), what, bytes)
+    }
+
+    fn entry(&self, path: &str, name: String, (size, written): (u64, Wall), outer: Faced) -> Result<Entry> {
+        let attributes = match outer.attrs.get(SEALED) {
             None => Attributes::default(),
             Some(sealed) => {
-                let bytes = self.folder.key().at(path).open_bytes(ATTRIBUTES, sealed).map_err(client::Error::from)?;
-                Attributes::decode(&bytes).map_err(client::Error::from)?
+                Attributes::decode(&self.open_sealed(path, ATTRIBUTES, sealed)?).map_err(client::Error::from)?
             }
         };
-        Ok(Entry { name, size, written, attributes })
+        let etag = match outer.attrs.get(SEALED_ETAG) {
+            None => outer.etag.clone(),
+            Some(sealed) => String::from_utf8_lossy(&self.open_sealed(path, ETAG, sealed)?).into_owned(),
+        };
+        Ok(Entry { name, size, written, attributes, etag, tag: outer.etag })
     }
 
     fn entry_of(&self, path: &str, name: String, version: &Version) -> Result<Entry> {
-        let sealed = version.attrs.get(SEALED).map(Vec::as_slice);
-        self.entry(path, name, (version.size, version.modified), sealed)
+        self.entry(path, name, (version.size, version.modified), outer(version))
     }
 
     fn entry_in_kit(&self, path: &str, name: String, object: &Object) -> Result<Entry> {
-        self.entry(path, name, (object.size, object.modified), sealed_of(object)?.as_deref())
+        self.entry(path, name, (object.size, object.modified), outer_in_kit(object)?)
     }
 
     /// What is known of an object.
@@ -328,9 +405,32 @@ impl Volume {
     /// # Errors
     /// Of kind `Missing` if there is none.
     pub async fn stat(&self, path: &str) -> Result<Entry> {
+        let (entry, _) = self.outside(path).await?;
+        Ok(entry)
+    }
+
+    /// The same, and what a face keeps of it.
+    ///
+    /// # Errors
+    /// As [`Volume::stat`].
+    pub async fn head(&self, path: &str) -> Result<(Entry, Option<Faced>)> {
+        let (entry, outer) = self.outside(path).await?;
+        let faced = outer.attrs.get(SEALED_FACE).map(|sealed| self.open_sealed(path, FACE, sealed)).transpose()?;
+        let faced = faced.map(|bytes| Faced::decode(&bytes)).transpose().map_err(client::Error::from)?;
+        Ok((entry, faced))
+    }
+
+    async fn outside(&self, path: &str) -> Result<(Entry, Faced)> {
         let (key, name) = (self.sealed(path)?, || last(path).to_owned());
-        let led = async { self.entry_of(path, name(), &self.version(path, false).await?) };
-        self.rows_or_kit(led, |spare| self.entry_in_kit(path, name(), spare.object(&key)?)).await
+        let led = async {
+            let version = self.version(path, false).await?;
+            Ok((self.entry_of(path, name(), &version)?, outer(&version)))
+        };
+        let by_kit = |spare: &Spare| {
+            let object = spare.object(&key)?;
+            Ok((self.entry_in_kit(path, name(), object)?, outer_in_kit(object)?))
+        };
+        self.rows_or_kit(led, by_kit).await
     }
 
     /// Bytes of an object; a range that goes on beyond its end ends there. If nobody leads the volume's metadata it is read by the
@@ -372,8 +472,9 @@ impl Volume {
         let key = self.folder.key().at(folder);
         let open = |sealed: &str| key.open_name(sealed).map_err(client::Error::from);
         let folder_named = |sealed: &str| {
-            let (size, written, attributes) = Default::default();
-            Ok::<_, Error>(Entry { name: open(sealed)? + "/", size, written, attributes })
+            let name = open(sealed)? + "/";
+            let (size, written, attributes, etag, tag) = Default::default();
+            Ok::<_, Error>(Entry { name, size, written, attributes, etag, tag })
         };
         let led = async {
             let mut query =
@@ -439,10 +540,23 @@ impl Volume {
     /// # Errors
     /// If it isn't allowed, or nobody leads the volume's metadata.
     pub async fn delete(&self, path: &str) -> Result<()> {
-        let command = Command::Delete { key: self.sealed(path)?, version: None, condition: Condition::default() };
+        self.delete_if(path, Condition::default()).await
+    }
+
+    /// The same, if this holds of it. Etags of the condition are [`Entry::tag`].
+    ///
+    /// # Errors
+    /// As [`Volume::delete`], or if the condition doesn't hold.
+    pub async fn delete_if(&self, path: &str, condition: Condition) -> Result<()> {
+        let command = Command::Delete { key: self.sealed(path)?, version: None, condition };
         self.client.commit(&self.bucket, command).await?;
         Ok(())
     }
+}
+
+/// What rows have of an object, beside its bytes.
+fn outer(version: &Version) -> Faced {
+    Faced { etag: version.etag.clone(), attrs: version.attrs.clone() }
 }
 
 /// The last name of a path.
@@ -454,7 +568,6 @@ fn last(path: &str) -> &str {
 pub struct Upload<'a> {
     volume: &'a Volume,
     writer: Writer,
-    key: String,
     path: String,
     began: Instant,
 }
@@ -473,20 +586,13 @@ impl Upload<'_> {
     /// # Errors
     /// If too few drives have it, or it isn't allowed; nothing is changed then. If nobody answered, it may be there all the same.
     pub async fn finish(self, attributes: Attributes) -> Result<()> {
-        let Self { volume, writer, key, path, began } = self;
+        let Self { volume, writer, path, began } = self;
         let content = writer.finish().await.map_err(|error| volume.explained(error))?;
         if volume.env.clock.now().since(began) >= WRITE_MAX {
             volume.client.discard(&content);
             return Err(invalid("writing took longer than the store keeps what no object names: begin again"));
         }
-        let random = || volume.env.random();
-        let sealed = volume.folder.key().at(&path).seal_bytes(random(), ATTRIBUTES, &attributes.encode());
-        let attrs = Attrs::from([(SEALED.to_owned(), sealed)]);
-        // A tag of the content would tell who has the same.
-        let etag = base::ids::hex(&random());
-        let new = NewVersion { size: content.size, etag, attrs, body: content.body };
-        volume.refresh();
-        volume.client.commit(&volume.bucket, Command::Put { key, new, condition: Condition::default() }).await?;
+        volume.put(&path, (content.size, content.body), &attributes, None, Condition::default()).await?;
         Ok(())
     }
 }
