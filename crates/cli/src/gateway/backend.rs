@@ -52,7 +52,8 @@ type Seen = (Instant, Arc<Vec<Entry>>);
 
 /// One volume that is open.
 pub struct Opened {
-    pub volume: Volume,
+    /// Opened anew now and then: nodes come and go.
+    volume: Mutex<Arc<Volume>>,
     bucket: Bucket,
     uploads: Mutex<Uploads>,
     folders: Mutex<BTreeMap<String, Seen>>,
@@ -105,7 +106,7 @@ impl Folders for Folder<'_> {
                 return Ok(entries);
             }
         }
-        let entries = Arc::new(self.opened.volume.list(path).await?);
+        let entries = Arc::new(self.opened.volume().list(path).await?);
         let mut folders = lock(&self.opened.folders);
         if folders.len() >= FOLDERS_MAX {
             folders.clear();
@@ -120,8 +121,17 @@ impl Opened {
         let (name, number) = (volume.name().to_owned(), volume.about().number);
         let bucket =
             Bucket { name, volume: number, owner: owner.clone(), created: base::Wall(0), region: String::new() };
-        let (uploads, folders) = Default::default();
+        let (uploads, folders, volume) = (Mutex::default(), Mutex::default(), Mutex::new(Arc::new(volume)));
         Self { volume, bucket, uploads, folders, is_new: AtomicBool::new(true) }
+    }
+
+    pub fn volume(&self) -> Arc<Volume> {
+        lock(&self.volume).clone()
+    }
+
+    /// What is under way goes on as it began.
+    pub fn set_volume(&self, volume: Volume) {
+        *lock(&self.volume) = Arc::new(volume);
     }
 
     fn changed(&self) {
@@ -131,7 +141,7 @@ impl Opened {
 
     /// What is at a path; nothing if nothing is.
     async fn at(&self, path: &str) -> Result<Option<(Entry, Option<Faced>)>> {
-        match self.volume.head(path).await {
+        match self.volume().head(path).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.kind() == Kind::Missing => Ok(None),
             Err(error) => Err(failed(error)),
@@ -174,7 +184,7 @@ impl Opened {
     async fn own(&self, path: &str, part: Option<(UploadId, u16)>, size: u64, body: Body) -> Result<(u64, Body)> {
         let Some((from, tag)) = placed(&body) else { return Ok((size, body)) };
         let mut stream = self.stream(from, tag, 0..size).await?;
-        let mut writer = self.volume.writer(path, Some(size), part).map_err(failed)?;
+        let mut writer = self.volume().writer(path, Some(size), part).map_err(failed)?;
         while let Some(bytes) = stream.next().await {
             writer.write(bytes?).await?;
         }
@@ -183,7 +193,7 @@ impl Opened {
     }
 
     async fn stream(&self, path: &str, tag: &str, range: Range<u64>) -> Result<client::ReadStream> {
-        let (entry, stream) = self.volume.read(path, range).await.map_err(failed)?;
+        let (entry, stream) = self.volume().read(path, range).await.map_err(failed)?;
         match entry.tag == tag {
             true => Ok(stream),
             false => {
@@ -199,7 +209,7 @@ impl Opened {
         let content_type = attrs.get(CONTENT_TYPE).map(|value| String::from_utf8_lossy(value).into_owned());
         let attributes = Attributes { changed: None, content_type: content_type.unwrap_or_default() };
         let faced = Faced { etag, attrs };
-        let done = self.volume.put(path, (size, body), &attributes, Some(&faced), condition).await;
+        let done = self.volume().put(path, (size, body), &attributes, Some(&faced), condition).await;
         self.changed();
         Ok(Outcome { etag: faced.etag, version: Some(VersionId::NULL), ..done.map_err(failed)? })
     }
@@ -211,7 +221,7 @@ impl Opened {
             false if self.at(path).await?.is_none() => return Ok(Outcome::default()),
             false => self.condition(path, condition).await?,
         };
-        let done = self.volume.delete_if(path, condition).await;
+        let done = self.volume().delete_if(path, condition).await;
         self.changed();
         done.map_err(failed)?;
         Ok(Outcome::default())
@@ -232,7 +242,7 @@ impl Opened {
                 None => _ = faced.attrs.remove(&name),
             }
         }
-        let done = self.volume.set_faced(path, &faced, &entry.tag).await;
+        let done = self.volume().set_faced(path, &faced, &entry.tag).await;
         self.changed();
         done.map_err(failed)?;
         let (version, modified, size) = (Some(VersionId::NULL), entry.written, entry.size);
@@ -294,7 +304,7 @@ impl Backend for Gateway {
         let read = self
             .volumes
             .values()
-            .filter_map(|opened| Some((opened.bucket.name.as_str(), opened.volume.read_by_kit()?)));
+            .filter_map(|opened| Some((opened.bucket.name.as_str(), opened.volume().read_by_kit()?)));
         let read: Vec<String> = read.map(|(name, at)| format!("{name} of {}", at.rfc3339())).collect();
         let what = "nobody leads the metadata: reads go on by the kit of";
         (!read.is_empty()).then(|| format!("{what} {}, writes wait for the nodes that are away", read.join(", ")))
@@ -418,7 +428,7 @@ impl Backend for Gateway {
         part: Option<(UploadId, u16)>,
         len: Option<u64>,
     ) -> Result<Box<dyn Writer>> {
-        let volume = &self.of(bucket)?.volume;
+        let volume = self.of(bucket)?.volume();
         if key.ends_with('/') {
             return Err(refused(
                 Kind::Invalid,

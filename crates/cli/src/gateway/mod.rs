@@ -26,6 +26,8 @@ use backend::Gateway;
 /// Kits follow what was written so soon, or after this many times what the last time took.
 const EVERY: Duration = Duration::from_secs(1);
 const KIT_SHARE: u32 = 20;
+/// How often it is looked which nodes there are.
+const ANEW: Duration = Duration::from_secs(60);
 /// How long requests under way may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -54,9 +56,11 @@ async fn serve(home: &Path, what: &Asked) -> Result<(), String> {
     let gateway = Arc::new(Gateway::new(env.clone(), volumes, key.clone()));
     // Each client keeps a kit of its own: two that append to one would fork it.
     let kits = home.join("gateway").join("kits");
-    gateway.volumes.values().for_each(|opened| opened.volume.set_kits(&kits));
+    gateway.volumes.values().for_each(|opened| opened.volume().set_kits(&kits));
     let (keeper, following) = (gateway.clone(), env.clone());
     env.spawn("kits", async move { keep_kits(following, keeper, &kits).await });
+    let (opener, following, home_of, from) = (gateway.clone(), env.clone(), home.to_path_buf(), what.from.clone());
+    env.spawn("nodes", async move { open_anew(following, opener, &home_of, &from).await });
     let settings = s3::Settings { region: what.region.clone(), grace: GRACE, ..s3::Settings::default() };
     let face = Arc::new(s3::Face::new(env.clone(), gateway.clone(), settings));
     greet(&what.volumes, &key, address, &what.region);
@@ -67,6 +71,27 @@ async fn serve(home: &Path, what: &Asked) -> Result<(), String> {
     }
 }
 
+/// Opens the volumes anew now and then: machines that came since take pieces too, and those that were away are asked again.
+async fn open_anew(env: Env, gateway: Arc<Gateway>, home: &Path, from: &[String]) {
+    loop {
+        env.clock.sleep(ANEW).await;
+        for (name, opened) in &gateway.volumes {
+            if opened.volume().read_by_kit().is_some() {
+                continue;
+            }
+            match open(home, Way::Owner(name.clone()), from).await {
+                Ok(volume) => {
+                    volume.set_kits(&home.join("gateway").join("kits"));
+                    opened.set_volume(volume);
+                }
+                Err(error) => {
+                    tracing::info!(volume = %name, error, "the volume can't be opened anew: it is used as it was")
+                }
+            }
+        }
+    }
+}
+
 /// Brings the kits up to date after writes, until the process ends.
 async fn keep_kits(env: Env, gateway: Arc<Gateway>, folder: &Path) {
     let mut pause = EVERY;
@@ -74,10 +99,10 @@ async fn keep_kits(env: Env, gateway: Arc<Gateway>, folder: &Path) {
         env.clock.sleep(pause).await;
         let began = env.clock.now();
         for (name, opened) in &gateway.volumes {
-            if opened.volume.read_by_kit().is_some() || !opened.is_new.swap(false, Ordering::Relaxed) {
+            if opened.volume().read_by_kit().is_some() || !opened.is_new.swap(false, Ordering::Relaxed) {
                 continue;
             }
-            match opened.volume.keep_kit(folder).await {
+            match opened.volume().keep_kit(folder).await {
                 Ok(kept) => {
                     for (node, why) in kept.into_iter().flat_map(|kept| kept.holders) {
                         let Some(why) = why else { continue };
