@@ -22,7 +22,7 @@ mod spare;
 pub use reach::Reach;
 pub use restore::{Restored, restore};
 pub use survey::{Keys, Survey, survey};
-pub use volume::{Attributes, Entry, Faced, Key, Upload, Volume};
+pub use volume::{Attributes, Entry, Faced, Key, Upload, Volume, WRITE_MAX};
 
 use base::{Kind, Kinded};
 

@@ -21,13 +21,13 @@
 //! # }
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use base::{Instant, UserId, Wall};
+use base::{DriveId, Instant, UserId, Wall};
 use bytes::Bytes;
 use client::guest::{About, Right};
 use client::pieces::State;
@@ -61,8 +61,8 @@ const ETAG: &[u8] = b"etag";
 const FACE: &[u8] = b"face";
 /// Where pieces are is looked up anew after so long.
 const MAP_AGE_MAX: Duration = Duration::from_secs(5);
-/// The store keeps pieces for so long that no object names: who takes longer to write one begins again.
-const WRITE_MAX: Duration = Duration::from_secs(6 * 24 * 3600);
+/// The store keeps pieces for a day longer that no object names: who takes longer to write one begins again.
+pub const WRITE_MAX: Duration = Duration::from_secs(6 * 24 * 3600);
 /// Names of a listing at a time.
 const PAGE: usize = 1000;
 const TYPE_BYTES_MAX: usize = 128;
@@ -142,6 +142,8 @@ pub struct Volume {
     claim: Option<Claim>,
     mapped: Mutex<Instant>,
     pub(crate) spares: Spares,
+    /// Drives that are read and written.
+    placed: BTreeSet<DriveId>,
 }
 
 fn invalid(what: &'static str) -> Error {
@@ -195,10 +197,25 @@ impl Volume {
         let mapped = Mutex::new(env.clock.now());
         let folder = Arc::new(folder);
         let spares = Spares::default();
-        let volume =
-            Self { env, reach, client, directors, way, bucket, about, folder, prefix, root, claim, mapped, spares };
+        let placed = BTreeSet::new();
+        let mut volume = Self {
+            env,
+            reach,
+            client,
+            directors,
+            way,
+            bucket,
+            about,
+            folder,
+            prefix,
+            root,
+            claim,
+            mapped,
+            spares,
+            placed,
+        };
         let rows = volume.directors.map().await?;
-        volume.place(&rows).await?;
+        volume.placed = volume.place(&rows).await?;
         Ok(volume)
     }
 
@@ -223,7 +240,7 @@ impl Volume {
     }
 
     /// Has the drives of the catalog read and written, those of nodes that answer.
-    async fn place(&self, rows: &Rows) -> Result<()> {
+    async fn place(&self, rows: &Rows) -> Result<BTreeSet<DriveId>> {
         let all = usize::from(u16::MAX);
         let drives = rows.run(|view| catalog::drives(view, None, all));
         let drives = drives.map_err(|_| invalid("a node left out where drives are"))?.map_err(client::Error::from)?;
@@ -236,6 +253,7 @@ impl Volume {
         let asked = by_node.into_iter().map(async |(node, drives)| {
             (node, self.way.health(node, drives.into_iter().take(client::pieces::DRIVES_MAX).collect()).await)
         });
+        let mut placed = BTreeSet::new();
         for (node, health) in join_all(asked).await {
             let health = match health {
                 Ok(health) => health,
@@ -249,11 +267,22 @@ impl Volume {
                     let drive = GuestDrive::new(self.way.clone(), node, one.drive, one.full);
                     self.client.drives().set(one.drive, Arc::new(drive));
                 }
+                placed.insert(one.drive);
                 let state = if one.state == State::Ok { DriveState::Up } else { DriveState::Suspect };
                 self.client.drives().set_state(one.drive, state);
             }
         }
-        Ok(())
+        Ok(placed)
+    }
+
+    /// Whether another opening of the volume reaches other nodes, or other drives of them.
+    pub fn sees_other_than(&self, other: &Volume) -> bool {
+        self.placed != other.placed || self.reach.nodes() != other.reach.nodes()
+    }
+
+    /// Ends all connections: what is under way fails.
+    pub fn close(&self) {
+        self.reach.endpoint().close();
     }
 
     /// Placement groups may have moved since they were looked up.

@@ -15,7 +15,7 @@ use namespace::{
     Attrs, Body, Command, Condition, Error as Rule, NewVersion, Outcome, Part, Span, Upload, UploadId, Version,
     VersionId, Versioning,
 };
-use owner::{Attributes, Entry, Faced, Volume};
+use owner::{Attributes, Entry, Faced, Volume, WRITE_MAX};
 use s3::backend::{
     AccessKey, Backend, Bucket, Content, Error, ListQuery, Listed, Object, Page, ReadStream, Result, User, Writer,
 };
@@ -129,9 +129,9 @@ impl Opened {
         lock(&self.volume).clone()
     }
 
-    /// What is under way goes on as it began.
-    pub fn set_volume(&self, volume: Volume) {
-        *lock(&self.volume) = Arc::new(volume);
+    /// What is under way goes on with the one that is given back.
+    pub fn set_volume(&self, volume: Volume) -> Arc<Volume> {
+        std::mem::replace(&mut *lock(&self.volume), Arc::new(volume))
     }
 
     fn changed(&self) {
@@ -269,6 +269,12 @@ impl Gateway {
         self.volumes.get(&bucket.name).ok_or_else(|| refused(Kind::Missing, "this gateway doesn't serve that volume"))
     }
 
+    fn uploads_of<'a>(&self, opened: &'a Opened) -> MutexGuard<'a, Uploads> {
+        let mut uploads = lock(&opened.uploads);
+        uploads.expire(self.env.clock.now());
+        uploads
+    }
+
     async fn list_in(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<(String, Entry)>> {
         let opened = self.of(bucket)?;
         let folder = Folder { opened, now: self.env.clock.now(), goes_on: query.after.is_some() };
@@ -284,17 +290,27 @@ fn each<T>(page: Page<(String, Entry)>, make: impl Fn(String, Version) -> T) -> 
     Page { entries: entries.collect(), next: page.next }
 }
 
-struct Taking(client::Writer);
+struct Taking {
+    writer: client::Writer,
+    env: Env,
+    began: Instant,
+}
 
 #[async_trait]
 impl Writer for Taking {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        Ok(self.0.write(bytes).await?)
+        Ok(self.writer.write(bytes).await?)
     }
 
     async fn finish(self: Box<Self>) -> Result<Content> {
-        let client::Content { size, body } = self.0.finish().await?;
-        Ok(Content { size, body })
+        let client::Content { size, body } = self.writer.finish().await?;
+        match self.env.clock.now().since(self.began) < WRITE_MAX {
+            true => Ok(Content { size, body }),
+            false => Err(refused(
+                Kind::Busy { retry_after: AGAIN },
+                "writing took so long that the store may have collected its beginning: begin again",
+            )),
+        }
     }
 }
 
@@ -356,24 +372,24 @@ impl Backend for Gateway {
             Command::Delete { key, condition, .. } => opened.delete(&key, condition).await,
             Command::SetAttrs { key, set, condition, .. } => opened.set_attrs(&key, set, condition).await,
             Command::BeginUpload { upload, key, attrs } => {
-                lock(&opened.uploads).begin(upload, key, self.env.clock.wall(), attrs)?;
+                self.uploads_of(opened).begin(upload, key, (self.env.clock.wall(), self.env.clock.now()), attrs)?;
                 Ok(Outcome::default())
             }
             Command::PutPart { upload, key, part } => {
                 let (size, body) = opened.own(&key, Some((upload, part.number)), part.size, part.body).await?;
                 let outcome = Outcome { size, etag: part.etag.clone(), ..Outcome::default() };
                 let modified = self.env.clock.wall();
-                lock(&opened.uploads).put_part(upload, &key, Part { modified, size, body, ..part })?;
+                self.uploads_of(opened).put_part(upload, &key, Part { modified, size, body, ..part })?;
                 Ok(outcome)
             }
             Command::CompleteUpload { upload, key, parts, etag, attrs, condition } => {
-                let (size, body) = lock(&opened.uploads).join(upload, &key, &parts)?;
+                let (size, body) = self.uploads_of(opened).join(upload, &key, &parts)?;
                 let done = opened.put(&key, NewVersion { size, etag, attrs, body }, condition).await?;
-                lock(&opened.uploads).end(upload, &key)?;
+                self.uploads_of(opened).end(upload, &key)?;
                 Ok(done)
             }
             Command::AbortUpload { upload, key } => {
-                lock(&opened.uploads).end(upload, &key)?;
+                self.uploads_of(opened).end(upload, &key)?;
                 Ok(Outcome::default())
             }
             _ => Err(refused(
@@ -404,7 +420,7 @@ impl Backend for Gateway {
         let after = (query.after.clone().unwrap_or_default(), query.after_upload);
         let is_later =
             |one: &Upload| one.key > after.0 || (one.key == after.0 && after.1.is_some_and(|upload| one.id > upload));
-        let mut all = lock(&self.of(bucket)?.uploads).all(&query.prefix);
+        let mut all = self.uploads_of(self.of(bucket)?).all(&query.prefix);
         all.retain(is_later);
         let has_more = all.len() > query.limit && query.limit > 0;
         all.truncate(query.limit);
@@ -414,11 +430,11 @@ impl Backend for Gateway {
     }
 
     async fn upload(&self, bucket: &Bucket, key: &str, id: UploadId) -> Result<Upload> {
-        Ok(lock(&self.of(bucket)?.uploads).get(id, key)?)
+        Ok(self.uploads_of(self.of(bucket)?).get(id, key)?)
     }
 
     async fn parts(&self, bucket: &Bucket, key: &str, id: UploadId, after: u16, limit: usize) -> Result<Vec<Part>> {
-        Ok(lock(&self.of(bucket)?.uploads).parts(id, key, after, limit)?)
+        Ok(self.uploads_of(self.of(bucket)?).parts(id, key, after, limit)?)
     }
 
     async fn writer(
@@ -438,7 +454,8 @@ impl Backend for Gateway {
         if volume.read_by_kit().is_some() {
             volume.check_led().await.map_err(failed)?;
         }
-        Ok(Box::new(Taking(volume.writer(key, len, part).map_err(failed)?)))
+        let writer = volume.writer(key, len, part).map_err(failed)?;
+        Ok(Box::new(Taking { writer, env: self.env.clone(), began: self.env.clock.now() }))
     }
 
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream> {

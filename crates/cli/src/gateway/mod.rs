@@ -28,6 +28,8 @@ const EVERY: Duration = Duration::from_secs(1);
 const KIT_SHARE: u32 = 20;
 /// How often it is looked which nodes there are.
 const ANEW: Duration = Duration::from_secs(60);
+/// What is under way when other nodes are used has so long to end.
+const RETIRE: Duration = Duration::from_secs(3600);
 /// How long requests under way may take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -80,10 +82,15 @@ async fn open_anew(env: Env, gateway: Arc<Gateway>, home: &Path, from: &[String]
                 continue;
             }
             match open(home, Way::Owner(name.clone()), from).await {
-                Ok(volume) => {
+                Ok(volume) if volume.sees_other_than(&opened.volume()) => {
                     volume.set_kits(&home.join("gateway").join("kits"));
-                    opened.set_volume(volume);
+                    let (old, clock) = (opened.set_volume(volume), env.clock.clone());
+                    env.spawn("retire", async move {
+                        clock.sleep(RETIRE).await;
+                        old.close();
+                    });
                 }
+                Ok(same) => same.close(),
                 Err(error) => {
                     tracing::info!(volume = %name, error, "the volume can't be opened anew: it is used as it was")
                 }

@@ -3,27 +3,42 @@
 
 use std::collections::BTreeMap;
 
-use base::Wall;
+use base::{Instant, Wall};
 use namespace::{Attrs, Body, Error, Part, Span, Upload, UploadId};
+use owner::WRITE_MAX;
 
 /// Uploads at a time.
 const UPLOADS_MAX: usize = 1000;
 
+/// An upload, since when, and its parts.
+type Begun = (Upload, Instant, BTreeMap<u16, Part>);
+
 /// The uploads of one volume.
 #[derive(Default)]
-pub struct Uploads(BTreeMap<UploadId, (Upload, BTreeMap<u16, Part>)>);
+pub struct Uploads(BTreeMap<UploadId, Begun>);
 
 impl Uploads {
-    pub fn begin(&mut self, id: UploadId, key: String, begun: Wall, attrs: Attrs) -> Result<(), Error> {
+    /// Forgets those whose parts may be collected soon: one that is completed then could lack some.
+    pub fn expire(&mut self, now: Instant) {
+        self.0.retain(|_, (_, since, _)| now.since(*since) < WRITE_MAX);
+    }
+
+    pub fn begin(
+        &mut self,
+        id: UploadId,
+        key: String,
+        (begun, now): (Wall, Instant),
+        attrs: Attrs,
+    ) -> Result<(), Error> {
         if self.0.len() >= UPLOADS_MAX {
             return Err(Error::InvalidValue { what: "upload", why: "too many are under way: complete or abort some" });
         }
-        self.0.insert(id, (Upload { id, key, begun, attrs }, BTreeMap::new()));
+        self.0.insert(id, (Upload { id, key, begun, attrs }, now, BTreeMap::new()));
         Ok(())
     }
 
-    fn find(&self, id: UploadId, key: &str) -> Result<&(Upload, BTreeMap<u16, Part>), Error> {
-        self.0.get(&id).filter(|(upload, _)| upload.key == key).ok_or(Error::NoSuchUpload)
+    fn find(&self, id: UploadId, key: &str) -> Result<&Begun, Error> {
+        self.0.get(&id).filter(|(upload, ..)| upload.key == key).ok_or(Error::NoSuchUpload)
     }
 
     pub fn get(&self, id: UploadId, key: &str) -> Result<Upload, Error> {
@@ -33,28 +48,28 @@ impl Uploads {
     /// All of keys that begin so, by key and then by id.
     pub fn all(&self, prefix: &str) -> Vec<Upload> {
         let mut all: Vec<Upload> =
-            self.0.values().map(|(upload, _)| upload).filter(|one| one.key.starts_with(prefix)).cloned().collect();
+            self.0.values().map(|(upload, ..)| upload).filter(|one| one.key.starts_with(prefix)).cloned().collect();
         all.sort_by(|a, b| (&a.key, a.id).cmp(&(&b.key, b.id)));
         all
     }
 
     pub fn put_part(&mut self, id: UploadId, key: &str, part: Part) -> Result<(), Error> {
         self.find(id, key)?;
-        let (_, parts) = self.0.get_mut(&id).ok_or(Error::NoSuchUpload)?;
+        let (.., parts) = self.0.get_mut(&id).ok_or(Error::NoSuchUpload)?;
         parts.insert(part.number, part);
         Ok(())
     }
 
     /// Those after a number.
     pub fn parts(&self, id: UploadId, key: &str, after: u16, limit: usize) -> Result<Vec<Part>, Error> {
-        let (_, parts) = self.find(id, key)?;
+        let (.., parts) = self.find(id, key)?;
         let bare = |part: &Part| Part { body: Body::Unloaded, ..part.clone() };
         Ok(parts.range(after.saturating_add(1)..).take(limit).map(|(_, part)| bare(part)).collect())
     }
 
     /// The bytes of these parts, one after the other: how many, and where.
     pub fn join(&self, id: UploadId, key: &str, chosen: &[(u16, String)]) -> Result<(u64, Body), Error> {
-        let (_, parts) = self.find(id, key)?;
+        let (.., parts) = self.find(id, key)?;
         let (mut size, mut spans) = (0, Vec::new());
         for (number, etag) in chosen {
             let part = parts.get(number).filter(|part| part.etag == etag.trim_matches('"'));
@@ -107,7 +122,7 @@ mod tests {
     fn parts_are_joined_in_order_and_the_last_of_a_number_counts() {
         let (id, mut uploads) = (UploadId([1; 16]), Uploads::default());
         assert_eq!(uploads.put_part(id, "k", part(1, b"a")), Err(Error::NoSuchUpload));
-        uploads.begin(id, "k".into(), Wall(5), Attrs::new()).unwrap();
+        uploads.begin(id, "k".into(), (Wall(5), Instant(0)), Attrs::new()).unwrap();
         for (number, bytes) in [(2, &b"bb"[..]), (1, b"a"), (2, b"ccc"), (3, b"d")] {
             uploads.put_part(id, "k", part(number, bytes)).unwrap();
         }
@@ -132,5 +147,11 @@ mod tests {
         assert!(uploads.all("x").is_empty());
         uploads.end(id, "k").unwrap();
         assert_eq!(uploads.get(id, "k").unwrap_err(), Error::NoSuchUpload);
+        uploads.begin(id, "k".into(), (Wall(5), Instant(0)), Attrs::new()).unwrap();
+        let soon = Instant(0) + WRITE_MAX;
+        uploads.expire(Instant(soon.0 - 1));
+        assert!(uploads.get(id, "k").is_ok());
+        uploads.expire(soon);
+        assert_eq!(uploads.get(id, "k").unwrap_err(), Error::NoSuchUpload, "its parts may be collected by now");
     }
 }
