@@ -626,6 +626,7 @@ mod tests {
         ("volume open", Does::Harmless("keeps a key here that its owner types")),
         ("volume list", Does::Looks),
         ("volume revoke", Does::Harmless("closes doors; no data is touched, and the owner makes new grants")),
+        ("gateway", Does::Harmless("what S3 clients write over or delete can be had back within the window")),
         ("cp", Does::Harmless("what it writes over can be had back within the window")),
         ("ls", Does::Looks),
         ("rm", Does::Harmless("what it deletes can be had back within the window")),

@@ -174,8 +174,8 @@ fn greet(volumes: &[String], key: &AccessKey, address: SocketAddr, region: &str)
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_key_is_made_once_and_is_its_owners_alone() {
+    #[tokio::test]
+    async fn the_key_is_made_once_and_is_its_owners_alone() {
         use std::os::unix::fs::PermissionsExt;
         let home = tempfile::tempdir().unwrap();
         let first = key(home.path(), &Env::real()).unwrap();
