@@ -160,3 +160,47 @@ impl Inner {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(60);
+
+    fn at(secs: u64) -> Instant {
+        Instant(0) + Duration::from_secs(secs)
+    }
+
+    fn course() -> Course {
+        Course { budget: None, moved: 0, wait: EVERY, not_before: at(0), drives: Vec::new() }
+    }
+
+    #[test]
+    fn what_was_hardly_worth_it_waits_twice_as_long_each_time_and_new_drives_end_that() {
+        let mut course = course();
+        for (moved, wait) in [(19, 120), (1, 240), (20, 60), (5, 120), (0, 120)] {
+            (course.budget, course.moved) = (Some(0), moved);
+            course.end(1000, EVERY, at(500));
+            assert_eq!((course.budget, course.wait), (None, Duration::from_secs(wait)), "{moved} of 1000 moved");
+        }
+        for _ in 0..20 {
+            (course.budget, course.moved) = (Some(0), 1);
+            course.end(1000, EVERY, at(500));
+        }
+        assert_eq!((course.wait, course.not_before), (WAIT_MAX, at(500) + WAIT_MAX));
+        let drives = vec![(DriveId([1; 16]), State::Active)];
+        course.drives_are(drives.clone(), EVERY, at(600));
+        assert_eq!((course.wait, course.not_before), (EVERY, at(600)));
+        course.drives_are(drives, EVERY, at(700));
+        assert_eq!(course.not_before, at(600), "nothing came and nothing went");
+    }
+
+    #[test]
+    fn who_finds_nothing_to_do_may_look_again_at_once() {
+        let mut course = course();
+        course.end(1000, EVERY, at(5));
+        (course.budget, course.moved) = (Some(7), 0);
+        course.end(1000, EVERY, at(5));
+        assert_eq!((course.budget, course.not_before), (None, at(0)));
+    }
+}
