@@ -138,7 +138,9 @@ fn at_once(map: &Map, named: &Named, situation: &Situation<'_>) -> Vec<String> {
     let busy: BTreeSet<DriveId> = touched.difference(&named.drives).copied().collect();
     if busy.is_empty() {
         let names = owners(map, &named.drives).join(", ");
-        return vec![format!("{names} are not of one failure domain that may be lost: one at a time")];
+        return vec![format!(
+            "the drives that are named, of {names}, are not of one failure domain that may be lost: one at a time"
+        )];
     }
     let names = owners(map, &busy).join(", ");
     vec![format!("drives of {names} are down, being emptied or rebuilt: one failure domain at a time")]
