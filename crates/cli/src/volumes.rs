@@ -48,12 +48,19 @@ pub fn keep(home: &Path, name: &str, known: &Known) -> Result<PathBuf, String> {
     let nodes: Vec<String> = known.addresses.iter().map(ToString::to_string).collect();
     let check = base::ids::hex(&known.root.check());
     let body = format!("{FILE_HEAD}\n{}\ncheck {check}\nnodes {}\n", known.root.words(), nodes.join(" "));
-    let part = folder.join(format!(".{name}.part"));
-    let _ = std::fs::remove_file(&part);
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-    let done = made.and_then(|mut to| to.write_all(body.as_bytes()).and_then(|()| to.sync_all()));
-    done.and_then(|()| std::fs::rename(&part, &path)).map_err(failed)?;
+    write_secret(&path, &body).map_err(failed)?;
     Ok(path)
+}
+
+/// Writes a file that is its owner's alone, whole or not at all, in a folder that is there.
+pub fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    let _ = std::fs::remove_file(&part);
+    let mut to = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    to.write_all(text.as_bytes())?;
+    to.sync_all()?;
+    std::fs::rename(&part, path)?;
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 /// What this machine knows of the volume; nothing if it was never opened here.

@@ -22,8 +22,8 @@ use crate::undo::UndoHead;
 const MANIFEST_BYTES_MAX: usize = 600;
 /// Inline bytes up to this many stay in the version's row: a row of their own would cost more.
 const HERE_BYTES_MAX: usize = 64;
-/// Attributes longer than this go to a row of their own.
-const ATTR_HERE_BYTES_MAX: usize = 256;
+/// Attributes longer than this go to a row of their own, and aren't in listings.
+pub const ATTR_HERE_BYTES_MAX: usize = 256;
 /// If the others are more than this in sum, those with `:` in their name follow.
 const ATTRS_HERE_BYTES_MAX: usize = 512;
 

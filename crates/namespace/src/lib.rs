@@ -39,5 +39,7 @@ mod uploads;
 mod walk;
 
 pub use apply::apply;
+pub use change::ATTR_HERE_BYTES_MAX;
 pub use error::Error;
 pub use types::*;
+pub use uploads::joined;

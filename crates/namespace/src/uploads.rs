@@ -128,8 +128,7 @@ fn join(change: &Change<'_>, stored: &[(u16, VersionRow)], chosen: &[(u16, Strin
     if chosen.is_empty() {
         return Err(Error::InvalidValue { what: "completion", why: "it names no part" });
     }
-    let mut spans: Vec<Span> = Vec::new();
-    let mut size = 0u64;
+    let mut bodies = Vec::with_capacity(chosen.len());
     let mut rest = stored.iter();
     for (number, etag) in chosen {
         // Both ascend, so one walk finds them all.
@@ -137,10 +136,19 @@ fn join(change: &Change<'_>, stored: &[(u16, VersionRow)], chosen: &[(u16, Strin
         let Some((_, part)) = part.filter(|(_, part)| check::bare(&part.etag) == check::bare(etag)) else {
             return Err(Error::InvalidPart { number: *number });
         };
-        size = size.saturating_add(part.size);
-        match change.store.body(part)? {
+        bodies.push((part.size, change.store.body(part)?));
+    }
+    Ok(joined(bodies))
+}
+
+/// Bodies one after the other, each with its bytes: how many bytes that makes, and their body.
+pub fn joined(bodies: impl IntoIterator<Item = (u64, Body)>) -> (u64, Body) {
+    let (mut spans, mut sum) = (Vec::new(), 0u64);
+    for (size, body) in bodies {
+        sum = sum.saturating_add(size);
+        match body {
             Body::Spans(inner) => inner.into_iter().for_each(|span| append(&mut spans, span)),
-            body => append(&mut spans, Span { size: part.size, body }),
+            body => append(&mut spans, Span { size, body }),
         }
     }
     let body = match spans.len() {
@@ -148,7 +156,7 @@ fn join(change: &Change<'_>, stored: &[(u16, VersionRow)], chosen: &[(u16, Strin
         1 => spans.remove(0).body,
         _ => Body::Spans(spans),
     };
-    Ok((size, body))
+    (sum, body)
 }
 
 /// Adds a span; segments that follow segments become one span with them.

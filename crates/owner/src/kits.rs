@@ -19,10 +19,10 @@ use kit::log::Seen;
 use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, copies, holders};
 use kit::{Change, Group, Log, Position, State};
 use metastore::remote::Rows;
-use namespace::VersionId;
 use namespace::catalog;
 use namespace::read::{Entry, ListQuery, Listed, head_and_ord, list_versions};
 use namespace::wire::Query;
+use namespace::{ATTR_HERE_BYTES_MAX, VersionId};
 use placement::GroupRow;
 use transport::Class;
 
@@ -33,8 +33,6 @@ use crate::{Error, Result};
 /// Names of a listing, and groups of a policy, at a time.
 const PAGE: usize = 1000;
 const GROUPS: usize = 1024;
-/// Attributes of more bytes are left out of listings.
-const LISTED_BYTES_MAX: usize = 256;
 /// Objects whose bodies are fetched at a time.
 const AT_ONCE: usize = 16;
 
@@ -329,6 +327,6 @@ fn in_listing(object: &kit::Object) -> Option<Faced> {
         return Some(Faced::default());
     }
     let mut outer = Faced::decode(&object.attrs).ok()?;
-    outer.attrs.retain(|_, value| value.len() <= LISTED_BYTES_MAX);
+    outer.attrs.retain(|_, value| value.len() <= ATTR_HERE_BYTES_MAX);
     Some(outer)
 }

@@ -149,10 +149,14 @@ impl Backend for Engine {
     }
 
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream> {
-        let stream = self.0.read(&volume(bucket), version, range)?;
-        Ok(Box::pin(futures_util::stream::unfold(stream, |mut stream| async move {
-            let next = stream.next().await?;
-            Some((next.map_err(Error::from), stream))
-        })))
+        Ok(stream_of(self.0.read(&volume(bucket), version, range)?))
     }
+}
+
+/// The client's stream as this face takes it.
+pub fn stream_of(stream: client::ReadStream) -> ReadStream {
+    Box::pin(futures_util::stream::unfold(stream, |mut stream| async move {
+        let next = stream.next().await?;
+        Some((next.map_err(Error::from), stream))
+    }))
 }

@@ -20,6 +20,8 @@ use s3::backend::{
     AccessKey, Backend, Bucket, Content, Error, ListQuery, Listed, Object, Page, ReadStream, Result, User, Writer,
 };
 
+use s3::engine::stream_of;
+
 use super::listing::{Folders, page};
 use super::uploads::Uploads;
 
@@ -461,10 +463,6 @@ impl Backend for Gateway {
     async fn read(&self, bucket: &Bucket, version: &Version, range: Range<u64>) -> Result<ReadStream> {
         let (path, tag) =
             placed(&version.body).ok_or_else(|| refused(Kind::Invalid, "nothing says what is to be read"))?;
-        let stream = self.of(bucket)?.stream(path, tag, range).await?;
-        Ok(Box::pin(futures_util::stream::unfold(stream, |mut stream| async move {
-            let next = stream.next().await?;
-            Some((next.map_err(Error::from), stream))
-        })))
+        Ok(stream_of(self.of(bucket)?.stream(path, tag, range).await?))
     }
 }

@@ -7,7 +7,6 @@ mod uploads;
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +19,7 @@ use s3::backend::AccessKey;
 use crate::args::Gateway as Asked;
 use crate::show::{Paint, paint};
 use crate::up;
-use crate::volumes::{Way, open};
+use crate::volumes::{Way, open, write_secret};
 use backend::Gateway;
 
 /// Kits follow what was written so soon, or after this many times what the last time took.
@@ -146,11 +145,7 @@ fn key(home: &Path, env: &Env) -> Result<AccessKey, String> {
     let id = format!("GW{}", base::ids::hex(&env.random::<9>()).to_uppercase());
     let secret = base::ids::hex(&env.random::<20>());
     std::fs::create_dir_all(&folder).map_err(failed)?;
-    let part = folder.join(".access-key.part");
-    let _ = std::fs::remove_file(&part);
-    let made = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-    let done = made.and_then(|mut to| to.write_all(format!("{id} {secret}\n").as_bytes()).and_then(|()| to.sync_all()));
-    done.and_then(|()| std::fs::rename(&part, &path)).map_err(failed)?;
+    write_secret(&path, &format!("{id} {secret}\n")).map_err(failed)?;
     Ok(of(&id, &secret))
 }
 

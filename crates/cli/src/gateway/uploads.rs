@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use base::{Instant, Wall};
-use namespace::{Attrs, Body, Error, Part, Span, Upload, UploadId};
+use namespace::{Attrs, Body, Error, Part, Upload, UploadId, joined};
 use owner::WRITE_MAX;
 
 /// Uploads at a time.
@@ -70,41 +70,18 @@ impl Uploads {
     /// The bytes of these parts, one after the other: how many, and where.
     pub fn join(&self, id: UploadId, key: &str, chosen: &[(u16, String)]) -> Result<(u64, Body), Error> {
         let (.., parts) = self.find(id, key)?;
-        let (mut size, mut spans) = (0, Vec::new());
-        for (number, etag) in chosen {
+        let chosen = chosen.iter().map(|(number, etag)| {
             let part = parts.get(number).filter(|part| part.etag == etag.trim_matches('"'));
             let part = part.ok_or(Error::InvalidPart { number: *number })?;
-            size += part.size;
-            append(&mut spans, part.size, part.body.clone());
-        }
-        let body = match spans.len() {
-            0 => Body::Inline(Vec::new()),
-            1 => spans.remove(0).body,
-            _ => Body::Spans(spans),
-        };
-        Ok((size, body))
+            Ok((part.size, part.body.clone()))
+        });
+        Ok(joined(chosen.collect::<Result<Vec<_>, Error>>()?))
     }
 
     pub fn end(&mut self, id: UploadId, key: &str) -> Result<(), Error> {
         self.find(id, key)?;
         self.0.remove(&id);
         Ok(())
-    }
-}
-
-/// Segments that follow segments are one span with them.
-fn append(spans: &mut Vec<Span>, size: u64, body: Body) {
-    match body {
-        Body::Spans(inner) => inner.into_iter().for_each(|span| append(spans, span.size, span.body)),
-        Body::Segments(more) => match spans.last_mut() {
-            Some(Span { size: known, body: Body::Segments(all) }) => {
-                *known += size;
-                all.extend(more);
-            }
-            _ => spans.push(Span { size, body: Body::Segments(more) }),
-        },
-        Body::Inline(bytes) if bytes.is_empty() => {}
-        body => spans.push(Span { size, body }),
     }
 }
 
