@@ -19,7 +19,7 @@ use crate::groups;
 use crate::heal::PACE;
 use crate::identity::{self, Folder, Lock};
 use crate::node::{Inner, Node, PAGE};
-use crate::open::join;
+use crate::open::{check_room, join};
 use crate::status::default_policy;
 
 /// Findings of a verify that are listed; more are counted.
@@ -107,7 +107,7 @@ impl Node {
         let (disk, at) = (inner.env.disk.clone(), path.clone());
         let taken: Vec<PathBuf> =
             inner.fleet.all().iter().filter(|drive| drive.is_up()).map(|drive| drive.path.clone()).collect();
-        let cluster = inner.id;
+        let (cluster, reserve) = (inner.id, inner.settings.pieces.reserve_bytes);
         let known: BTreeSet<DriveId> = inner.drive_rows()?.iter().map(|row| row.id).collect();
         let look = move || {
             for other in &taken {
@@ -120,7 +120,7 @@ impl Node {
                 }
             }
             match identity::look(&*disk, &at)? {
-                Folder::Empty => {}
+                Folder::Empty => check_room(&*disk, &at, reserve)?,
                 // It was to join before, and that was cut short: it goes on as the drive that it is.
                 Folder::Drive(found) if found.cluster == cluster && !known.contains(&found.drive) => {
                     let lock = Lock::take(&*disk, &at)?;

@@ -31,6 +31,7 @@ mod groups;
 mod heal;
 mod node;
 mod open;
+mod orphans;
 mod owners;
 mod pass;
 mod private;

@@ -100,6 +100,15 @@ impl Inner {
 }
 
 #[cfg(test)]
+impl Inner {
+    /// Makes the store so old, as if that time had been lived.
+    pub(crate) async fn lives_until(&self, age: Duration) {
+        let text = Row { secs: age.as_secs(), at: self.env.clock.wall() }.text();
+        self.change(move |_| Ok((catalog::put_setting(ROW, Some(text.as_bytes())), ()))).await.expect("a row");
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -57,8 +57,8 @@ impl Node {
     pub async fn open(env: Env, settings: Settings) -> Result<Started> {
         let policy = settings.policy.as_deref().map(|text| groups::parse(text, settings.drives.len())).transpose()?;
         let new = settings.joined.unwrap_or(ClusterId(env.random()));
-        let (disk, paths) = (env.disk.clone(), settings.drives.clone());
-        let found = env.blocking(move || look(&*disk, &paths, new)).await.map_err(client::Error::from)??;
+        let (disk, paths, reserve) = (env.disk.clone(), settings.drives.clone(), settings.pieces.reserve_bytes);
+        let found = env.blocking(move || look(&*disk, &paths, new, reserve)).await.map_err(client::Error::from)??;
         let key_file = settings.key_file.clone().unwrap_or_else(|| key::default_path(&settings.home, found.cluster));
         let file = node_file(&env, &settings, &found).await?;
         let (keys, words) = store_keys(&env, &settings, &found, &key_file, file.as_ref()).await?;
@@ -107,8 +107,9 @@ impl Node {
     /// The cluster's reasons, which say what would work; and those of [`Node::open`].
     pub async fn join(env: Env, settings: Settings, ticket: &wire::Ticket) -> Result<Started> {
         let (disk, paths, cluster) = (env.disk.clone(), settings.drives.clone(), ticket.claim.cluster);
+        let reserve = settings.pieces.reserve_bytes;
         // Looked at before anything is said: a folder of another store is no folder of this one.
-        let found = env.blocking(move || look(&*disk, &paths, cluster)).await.map_err(client::Error::from)??;
+        let found = env.blocking(move || look(&*disk, &paths, cluster, reserve)).await.map_err(client::Error::from)??;
         if found.cluster != cluster {
             return Err(Error::Folders(format!(
                 "the folders hold a store already ({}), and the ticket is of another one ({cluster}): join with empty folders; nothing was touched",
@@ -155,7 +156,7 @@ async fn node_file(env: &Env, settings: &Settings, found: &Found) -> Result<Opti
 
 /// Looks at the folders and locks them. Nothing else is changed. A folder on a drive that fails just
 /// now is left out, if others hold the store: it is taken up once it works. Blocks.
-pub(crate) fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result<Found> {
+pub(crate) fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId, reserve: u64) -> Result<Found> {
     check_paths(disk, paths)?;
     let looked: Vec<(PathBuf, Result<Folder>)> =
         paths.iter().map(|path| (path.clone(), identity::look(disk, path))).collect();
@@ -177,8 +178,16 @@ pub(crate) fn look(disk: &dyn Disk, paths: &[PathBuf], new: ClusterId) -> Result
     // First everything that may be refused is looked at, then locks are taken.
     for (path, what) in &looked {
         what.as_ref().map_or(Ok(()), |what| refuse(path, what, cluster.as_ref()))?;
+        if matches!(what, Ok(Folder::Empty)) && !found.ready {
+            check_room(disk, path, reserve)?;
+        }
     }
     for (path, what) in looked {
+        // The rest of a store goes on: this may be where a drive was mounted.
+        if let (Ok(Folder::Empty), Err(error)) = (&what, check_room(disk, &path, reserve)) {
+            found.notes.push(error.to_string());
+            continue;
+        }
         let taken = what.and_then(|what| take(disk, &path, what, &mut found));
         found.without(&path, taken)?;
     }
@@ -239,6 +248,19 @@ fn check_paths(disk: &dyn Disk, paths: &[PathBuf]) -> Result<()> {
         seen.push(real);
     }
     Ok(())
+}
+
+/// A new drive that takes nothing would weigh nothing.
+pub(crate) fn check_room(disk: &dyn Disk, path: &Path, reserve: u64) -> Result<()> {
+    let Some(there) = path.ancestors().find(|above| disk.exists(above)) else { return Ok(()) };
+    let free = disk.space(there).map_err(Error::io(format!("look for room in {}", path.display())))?.free;
+    if free > reserve {
+        return Ok(());
+    }
+    let why = format!(
+        "it has no room for data: {free} bytes are free, and {reserve} of each drive are kept in reserve: make room there, or name another folder"
+    );
+    Err(folder(path, why, Kind::Invalid))
 }
 
 fn refuse(path: &Path, what: &Folder, cluster: Option<&(PathBuf, ClusterId)>) -> Result<()> {

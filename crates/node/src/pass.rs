@@ -170,7 +170,7 @@ impl Inner {
     }
 
     /// Which of the pieces a drive has; none if it can't be asked.
-    async fn holds(&self, drive: DriveId, pieces: &[PieceId]) -> Vec<bool> {
+    pub(crate) async fn holds(&self, drive: DriveId, pieces: &[PieceId]) -> Vec<bool> {
         let none = || vec![false; pieces.len()];
         if let Some(drive) = self.fleet.get(drive) {
             if !drive.is_up() {
@@ -187,3 +187,6 @@ impl Inner {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

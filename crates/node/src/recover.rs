@@ -115,7 +115,7 @@ pub async fn recover(env: Env, settings: Settings, code: Option<&str>) -> Result
 impl Look {
     async fn take(env: Env, settings: Settings) -> Result<Look> {
         let (disk, paths, new) = (env.disk.clone(), settings.drives.clone(), base::ClusterId(env.random()));
-        let found = env.blocking(move || open::look(&*disk, &paths, new)).await.map_err(client::Error::from)??;
+        let found = env.blocking(move || open::look(&*disk, &paths, new, 0)).await.map_err(client::Error::from)??;
         if !found.ready || !found.empty.is_empty() {
             return Err(Error::Folders(
                 "name the folders that hold this node's part of the store, all that are left of them and no others"

@@ -1,13 +1,11 @@
 //! Work that keeps a store small and sound: garbage, packs, trash, logs, scrubbing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{DriveId, Instant, PieceId, SegmentId, VolumeId, Wall};
-use client::header::PieceHeader;
 use client::{Fault, Finding, Metadata};
-use codec::Versioned;
 use futures_util::future::join_all;
 use namespace::Command;
 use namespace::catalog::{self, Severity};
@@ -18,7 +16,7 @@ use crate::error::Result;
 use crate::fleet::{Mounted, lock};
 use crate::heal::Home;
 use crate::node::{Inner, Node, PAGE};
-use crate::owners::guests::UNCOMMITTED_MAX;
+use crate::orphans::{self, Orphans};
 use crate::pass::Ask;
 
 /// Each kind of work is done about this often.
@@ -33,8 +31,6 @@ const PACK_SIXTEENTHS: u8 = 8;
 const PACK_AGE_MIN: Duration = Duration::from_secs(300);
 /// Packs that are emptied at a time.
 const PACKS_MAX: usize = 16;
-/// Pieces that are looked at for orphans before others get their turn.
-const ORPHANS_STEP: usize = 256;
 /// Scrubbing in the background rests at least this long between steps.
 const SCRUB_REST: Duration = Duration::from_millis(250);
 
@@ -59,14 +55,6 @@ struct Scrub {
     /// When the next step is due.
     due: Instant,
     orphans: Orphans,
-}
-
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Orphans {
-    #[default]
-    Begin,
-    At(Cursor),
-    Done,
 }
 
 impl Upkeep {
@@ -128,7 +116,7 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    async fn keep_volumes(self: &Arc<Self>) -> Result<()> {
+    pub(crate) async fn keep_volumes(self: &Arc<Self>) -> Result<()> {
         let now = self.env.clock.wall();
         let old = Wall(now.0.saturating_sub(self.settings.garbage_after.as_millis() as u64));
         let young = Wall(now.0.saturating_sub(PACK_AGE_MIN.as_millis() as u64));
@@ -238,8 +226,9 @@ impl Inner {
         for drive in self.fleet.up() {
             let Scrub { cursor, due, orphans, .. } =
                 *lock(&self.upkeep).scrubs.entry(drive.id).or_insert_with(|| Scrub { due: now, ..Scrub::default() });
-            if orphans != Orphans::Done {
-                self.orphans_step(&drive, orphans).await;
+            let next = self.look_for_orphans(&drive, orphans, orphans::STEP).await;
+            if let Some(scrub) = lock(&self.upkeep).scrubs.get_mut(&drive.id) {
+                scrub.orphans = next;
             }
             if now < due {
                 continue;
@@ -258,7 +247,9 @@ impl Inner {
                     scrub.began = Some(began);
                 }
                 if step.next.is_none() {
-                    scrub.orphans = Orphans::Begin;
+                    if scrub.orphans == Orphans::Done {
+                        scrub.orphans = Orphans::default();
+                    }
                     ended = scrub.began.take();
                 }
                 (scrub.cursor, scrub.due) = (step.next, now + rest);
@@ -308,94 +299,6 @@ impl Inner {
             tracing::warn!(%piece, drive = %drive.id, %error, "failed to note a damaged piece: scrubbing finds it again");
             true
         })
-    }
-
-    /// Looks at some pieces of a drive: those that no row names go to the trash.
-    async fn orphans_step(&self, drive: &Arc<Mounted>, at: Orphans) {
-        let after = match at {
-            Orphans::At(cursor) => Some(cursor),
-            _ => None,
-        };
-        let Ok((pieces, next)) = drive.store.list(after, ORPHANS_STEP).await else { return };
-        let orphans = self.orphans(drive, pieces.into_iter().map(|(piece, _)| piece).collect()).await;
-        let orphans = orphans.unwrap_or_else(|error| {
-            tracing::debug!(drive = %drive.id, %error, "failed to look for orphans: the next round will");
-            Vec::new()
-        });
-        if !orphans.is_empty() {
-            tracing::info!(drive = %drive.id, pieces = orphans.len(), "pieces that nothing names go to the trash");
-            if let Err(error) = drive.store.delete(orphans).await {
-                tracing::info!(drive = %drive.id, %error, "failed to delete orphans: the next round will");
-            }
-        }
-        if let Some(scrub) = lock(&self.upkeep).scrubs.get_mut(&drive.id) {
-            scrub.orphans = next.map_or(Orphans::Done, Orphans::At);
-        }
-    }
-
-    /// Those of the pieces that no row names, or that belong to another drive by now.
-    async fn orphans(&self, drive: &Mounted, pieces: Vec<PieceId>) -> Result<Vec<PieceId>> {
-        let mut known: Vec<(PieceId, PieceHeader)> = Vec::new();
-        for piece in pieces {
-            // What can't be read is the scrub's affair.
-            let Ok(bytes) = drive.store.header(piece).await else { continue };
-            known.extend(PieceHeader::decode(&bytes).ok().map(|header| (piece, header)));
-        }
-        let mut orphans = Vec::new();
-        let mut nameless = Vec::new();
-        for ((piece, header), named) in known.iter().zip(self.in_use(&known).await?) {
-            // Not as it was here a moment ago: a piece that was just brought here is no orphan.
-            let (policy, group) = (header.policy, header.group);
-            let row = if named { self.newest_group(policy, group).await? } else { None };
-            match row {
-                _ if !named => nameless.push((*piece, header.clone())),
-                Some(row) if row.holders(usize::from(piece.index)).all(|holder| holder != drive.id) => {
-                    orphans.push(*piece);
-                }
-                _ => {}
-            }
-        }
-        // Nobody may be writing them; asked in this order, what is committed in between is seen in the rows.
-        let mut stale = Vec::new();
-        for (piece, header) in nameless {
-            if self.may_be_a_guests(&header)? {
-                continue;
-            }
-            if !self.is_fresh(piece.segment).await {
-                stale.push((piece, header));
-            }
-        }
-        let named = self.in_use(&stale).await?;
-        orphans.extend(stale.into_iter().zip(named).filter(|(_, named)| !named).map(|((piece, _), _)| piece));
-        Ok(orphans)
-    }
-
-    /// Whether a guest may be writing the segment still: who can't be asked gets time.
-    fn may_be_a_guests(&self, header: &PieceHeader) -> Result<bool> {
-        let age = self.env.clock.wall().0.saturating_sub(header.written.0);
-        Ok(self.is_sealed(header.volume)? && age < UNCOMMITTED_MAX.as_millis() as u64)
-    }
-
-    /// Whether rows name the segments of these pieces.
-    async fn in_use(&self, pieces: &[(PieceId, PieceHeader)]) -> Result<Vec<bool>> {
-        if pieces.is_empty() {
-            return Ok(Vec::new());
-        }
-        let wanted: Vec<_> = pieces.iter().map(|(_, one)| (one.volume, one.policy, one.group, one.segment)).collect();
-        let volumes: BTreeSet<VolumeId> = wanted.iter().map(|(volume, ..)| *volume).collect();
-        let asked = wanted.clone();
-        let found = self.scan_all(volumes, move |view, volumes| {
-            let mut named = BTreeSet::new();
-            for (volume, policy, group, segment) in asked.iter().filter(|(volume, ..)| volumes.contains(volume)) {
-                let in_use = namespace::read::segment(view, *volume, *policy, *group, *segment)?.is_some();
-                if in_use || namespace::read::is_garbage(view, *volume, *segment)? {
-                    named.insert((*volume, *segment));
-                }
-            }
-            Ok(named)
-        });
-        let named: BTreeSet<(VolumeId, SegmentId)> = found.await?.into_iter().flatten().collect();
-        Ok(wanted.iter().map(|(volume, _, _, segment)| named.contains(&(*volume, *segment))).collect())
     }
 }
 

@@ -25,7 +25,7 @@ fn settings(dir: &Path, node: usize, port: SocketAddr) -> Settings {
     settings.cluster_listen = port;
     settings.addresses = vec![port];
     settings.name = format!("n{node}");
-    settings.labels = vec![format!("site=s{}", node / 2)];
+    settings.labels = vec![format!("site=s{}", node / 2), format!("rack=r{}", node / 2)];
     settings
 }
 
@@ -107,6 +107,7 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
         (&["n7"][..], "did you mean"),
         (&["site=s9"], "s9"),
         (&["siet=s1"], "did you mean site=s1"),
+        (&["rack=r11"], "did you mean"),
         (&[], "name a drive"),
     ] {
         let error = shown(&nodes[1], Verb::Drain, targets).await.unwrap_err().to_string();
@@ -121,6 +122,9 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
         (Verb::Expunge, &all_but_one),
         (Verb::Drain, &["site=s1", "site=s2"]),
         (Verb::Remove, &["site=s1"]),
+        (Verb::Remove, &["rack=r1"]),
+        (Verb::Drain, &["rack=r0", "rack=r2"]),
+        (Verb::Expunge, &["rack=r2"]),
         (Verb::Remove, &["n3"]),
         (Verb::Remove, &[&drive]),
         // They answer, and hold something.
@@ -163,6 +167,28 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
     let read: Vec<u64> = nodes.iter().map(|node| node.gauges().repair_read_bytes).collect();
     assert!(read.iter().filter(|bytes| **bytes > 0).count() > 1, "pieces are moved by those who get them: {read:?}");
 
+    // Two operators at two nodes at once: what the second one saw is outdated, and judged anew.
+    until("either may be emptied", || async {
+        let (one, other) = (shown(&nodes[1], Verb::Drain, &["n4"]).await, shown(&nodes[3], Verb::Drain, &["n2"]).await);
+        [one, other].into_iter().all(|plan| plan.is_ok_and(|plan| !plan.refused))
+    })
+    .await;
+    let code = shown(&nodes[3], Verb::Remove, &["n2"]).await.unwrap().code.unwrap();
+    let (n4, n2) = (names(&["n4"]), names(&["n2"]));
+    let (one, other) = tokio::join!(
+        nodes[1].change(Verb::Drain, &n4, true, None),
+        nodes[3].change(Verb::Drain, &n2, true, None)
+    );
+    assert!(one.is_ok() != other.is_ok(), "one of them comes first: {one:?} {other:?}");
+    let (done, refused) = if one.is_ok() { (&n4, other) } else { (&n2, one) };
+    let error = refused.unwrap_err().to_string();
+    assert!(error.contains("nothing was changed"), "{error}");
+    let error = nodes[3].change(Verb::Remove, &n2, true, Some(&code)).await.unwrap_err().to_string();
+    assert!(error.contains("nothing was changed"), "a code is worth nothing after another change: {error}");
+    assert!(nodes[0].change(Verb::Fill, done, true, None).await.unwrap().applied);
+    let status = nodes[3].status().await.unwrap();
+    assert!(status.nodes.iter().all(|node| node.state == "active"), "{status:?}");
+
     // A drain that was a slip is taken back.
     until("another may be emptied", || async {
         nodes[1].change(Verb::Drain, &names(&["n4"]), true, None).await.is_ok_and(|plan| plan.applied)
@@ -172,7 +198,10 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
     let error = nodes[1].change(Verb::Fill, &names(&["n4"]), true, None).await.unwrap_err().to_string();
     assert!(error.contains("nothing of it is being emptied"), "{error}");
     let trail: Vec<String> = nodes[0].trail(10).unwrap().into_iter().map(|plan| plan.change).collect();
-    assert_eq!(trail, ["drain node n5", "remove node n5", "drain node n4", "use node n4 again"]);
+    let slip = ["drain node n4", "use node n4 again"].map(str::to_owned);
+    let first = [format!("drain node {}", done[0]), format!("use node {} again", done[0])];
+    let all = ["drain node n5", "remove node n5"].map(str::to_owned).into_iter().chain(first).chain(slip);
+    assert_eq!(trail, all.collect::<Vec<_>>());
 
     for node in &nodes {
         node.close().await;

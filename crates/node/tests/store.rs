@@ -231,6 +231,39 @@ async fn folders_of_others_are_refused_and_not_touched() {
     assert!(error.contains("twice"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_drive_without_room_is_refused_and_a_store_goes_on_without_it() {
+    let world = World::new();
+    let full = |drives: &[usize]| {
+        let mut settings = world.settings(drives.iter().copied());
+        settings.pieces.reserve_bytes = u64::MAX / 2;
+        Node::open(Env::real(), settings)
+    };
+    let error = full(&[1, 2, 3]).await.err().unwrap().to_string();
+    assert!(error.contains("no room") && error.contains("name another folder"), "{error}");
+    assert!(names(world.dir.path()).is_empty(), "nothing was made");
+    let node = world.open(1..=3).await.unwrap().node;
+    let made = bucket(&node).await;
+    fill(&node, &made, 0, 5).await;
+    node.close().await;
+    drop(node);
+    // Where a drive was mounted there may be an empty folder of a full disk.
+    let mut started = full(&[1, 2, 3, 9]).await;
+    for _ in 0..1200 {
+        let Err(error) = &started else { break };
+        assert_eq!(base::Kinded::kind(error), base::Kind::Conflict, "only locks are waited for: {error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        started = full(&[1, 2, 3, 9]).await;
+    }
+    let started = started.unwrap();
+    assert!(started.notes.iter().any(|note| note.contains("no room")), "{:?}", started.notes);
+    check(&started.node, &made, 5).await;
+    let error = started.node.add_drive(world.drive(9)).await.unwrap_err().to_string();
+    assert!(error.contains("no room"), "{error}");
+    assert_eq!(started.node.status().await.unwrap().drives.len(), 3);
+    started.node.close().await;
+}
+
 fn names(dir: &Path) -> Vec<String> {
     std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
