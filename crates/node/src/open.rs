@@ -109,7 +109,8 @@ impl Node {
         let (disk, paths, cluster) = (env.disk.clone(), settings.drives.clone(), ticket.claim.cluster);
         let reserve = settings.pieces.reserve_bytes;
         // Looked at before anything is said: a folder of another store is no folder of this one.
-        let found = env.blocking(move || look(&*disk, &paths, cluster, reserve)).await.map_err(client::Error::from)??;
+        let found =
+            env.blocking(move || look(&*disk, &paths, cluster, reserve)).await.map_err(client::Error::from)??;
         if found.cluster != cluster {
             return Err(Error::Folders(format!(
                 "the folders hold a store already ({}), and the ticket is of another one ({cluster}): join with empty folders; nothing was touched",

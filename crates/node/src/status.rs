@@ -271,7 +271,11 @@ impl Node {
             drill,
         };
         let needed = needed.iter().map(DriveId::to_string).collect();
-        let more = inner.look(|view| groups::unmet(view, &inner.up()))?.into_iter().chain(stale).chain(inner.kept_nameless(&rows)?);
+        let more = inner
+            .look(|view| groups::unmet(view, &inner.up()))?
+            .into_iter()
+            .chain(stale)
+            .chain(inner.kept_nameless(&rows)?);
         judge(&mut status, &rows, &needed, more);
         if let Some(why) = why {
             status.sentence = "no node leads the metadata just now: most of its voters must be up".to_owned();

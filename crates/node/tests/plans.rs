@@ -175,10 +175,8 @@ async fn too_much_is_refused_and_one_node_is_drained_removed_and_its_data_is_els
     .await;
     let code = shown(&nodes[3], Verb::Remove, &["n2"]).await.unwrap().code.unwrap();
     let (n4, n2) = (names(&["n4"]), names(&["n2"]));
-    let (one, other) = tokio::join!(
-        nodes[1].change(Verb::Drain, &n4, true, None),
-        nodes[3].change(Verb::Drain, &n2, true, None)
-    );
+    let (one, other) =
+        tokio::join!(nodes[1].change(Verb::Drain, &n4, true, None), nodes[3].change(Verb::Drain, &n2, true, None));
     assert!(one.is_ok() != other.is_ok(), "one of them comes first: {one:?} {other:?}");
     let (done, refused) = if one.is_ok() { (&n4, other) } else { (&n2, one) };
     let error = refused.unwrap_err().to_string();

@@ -56,8 +56,7 @@ async fn a_walk_of_several_pages_counts_what_each_group_lacks_and_skips_what_nob
     for asked in [places.iter().copied().step_by(2).collect::<Vec<_>>(), places[places.len() - 1..].to_vec(), vec![]] {
         let some: Wanted = asked.iter().map(|place| (*place, wanted[place].clone())).collect();
         let walked = inner.walk_over(some).await.unwrap();
-        let found: BTreeMap<Place, u64> =
-            walked.iter().map(|one| ((one.policy, one.row.group), one.lacking)).collect();
+        let found: BTreeMap<Place, u64> = walked.iter().map(|one| ((one.policy, one.row.group), one.lacking)).collect();
         let expected: BTreeMap<Place, u64> =
             asked.iter().map(|place| (*place, lacks.get(place).copied().unwrap_or(0))).collect();
         assert_eq!(found, expected);
