@@ -417,6 +417,9 @@ pub struct Up {
     /// Private key (PEM) to serve HTTPS
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+    /// Keep metadata alone: what joins now takes no data. Three such machines keep it for all others
+    #[arg(long)]
+    pub no_data: bool,
     /// How new data is coded: "4+2", "3 copies" [default: by the number of drives]
     #[arg(long, value_name = "CODE")]
     pub policy: Option<String>,

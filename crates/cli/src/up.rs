@@ -103,6 +103,7 @@ fn settings(home: &Path, up: &Up) -> Result<Settings, String> {
     let drives = up.drives.iter().map(|path| absolute(path)).collect::<Result<Vec<_>, _>>()?;
     let mut settings = Settings::new(drives, home.to_path_buf());
     settings.key_file = up.key_file.as_deref().map(absolute).transpose()?;
+    settings.no_data = up.no_data;
     settings.policy.clone_from(&up.policy);
     settings.repair_after = Duration::from_secs(up.repair_after);
     settings.read_by_kit_after = (up.read_by_kit_after > 0).then(|| Duration::from_secs(up.read_by_kit_after));

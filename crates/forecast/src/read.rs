@@ -239,7 +239,8 @@ pub fn live(status: &Json) -> Result<Fleet, Error> {
         fleet.machines.push(Machine { name: "this".into(), labels: Labels::default(), drives: Vec::new() });
     }
     let (mut used, mut all) = (0.0, 0.0);
-    for drive in list(&status["drives"]).iter().filter(|drive| drive["state"] != "lost") {
+    let counts = |drive: &&Json| drive["state"] != "lost" && drive["data"] != false;
+    for drive in list(&status["drives"]).iter().filter(counts) {
         let (taken, free) = (drive["used"].as_u64().unwrap_or(0), drive["free"].as_u64().unwrap_or(0));
         let node = drive["node"].as_str().unwrap_or_default();
         let at = fleet.machines.iter().position(|machine| machine.name == node).unwrap_or(0);

@@ -1,6 +1,6 @@
 //! What a kit knows after all its changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base::{DriveId, GroupId, NodeId, PolicyId};
 
@@ -107,6 +107,11 @@ impl State {
     /// Nodes, by id.
     pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
         &self.nodes
+    }
+
+    /// Nodes with drives that take data.
+    pub fn with_data(&self) -> BTreeSet<NodeId> {
+        self.drives.values().copied().collect()
     }
 
     /// Older roots of the volume, sealed.

@@ -139,17 +139,17 @@ impl Fleet {
             Places::new(active.iter().map(|row| {
                 let node = row.node.unwrap_or(NodeId([0; 16]));
                 let labels = labels.get(&node).unwrap_or(&none);
-                placement::place::Given { drive: row.id, weight: weight(row), open: true, node, labels }
+                placement::place::Given { drive: row.id, weight: weight(row), open: row.takes_data(), node, labels }
             }))
         };
         let mut working = all.clone();
         working.close_unless(|place| up.contains(&place.drive));
         // Of several drives that are known at one place all but one are gone, even if they don't count as lost yet.
         let mut places: BTreeMap<(Option<NodeId>, &str), bool> = BTreeMap::new();
-        for row in &active {
+        for row in active.iter().filter(|row| row.takes_data()) {
             *places.entry((row.node, &row.path)).or_default() |= up.contains(&row.id);
         }
-        let nodes = active.iter().map(|row| row.node).collect::<BTreeSet<_>>().len();
+        let nodes = active.iter().filter(|row| row.takes_data()).map(|row| row.node).collect::<BTreeSet<_>>().len();
         Ok(Self { all, working, leaving, nodes, drives: places.len() })
     }
 

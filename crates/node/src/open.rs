@@ -59,6 +59,12 @@ impl Node {
         let new = settings.joined.unwrap_or(ClusterId(env.random()));
         let (disk, paths, reserve) = (env.disk.clone(), settings.drives.clone(), settings.pieces.reserve_bytes);
         let found = env.blocking(move || look(&*disk, &paths, new, reserve)).await.map_err(client::Error::from)??;
+        if settings.no_data && !found.ready && settings.joined.is_none() {
+            return Err(Error::Invalid(
+                "the first machine of a store takes data: make it without --no-data, and join others with it; nothing was changed"
+                    .into(),
+            ));
+        }
         let key_file = settings.key_file.clone().unwrap_or_else(|| key::default_path(&settings.home, found.cluster));
         let file = node_file(&env, &settings, &found).await?;
         let (keys, words) = store_keys(&env, &settings, &found, &key_file, file.as_ref()).await?;
@@ -620,10 +626,17 @@ impl Inner {
     /// Writes the drive's row: new, moved to another folder, or back from the dead.
     pub async fn know_drive(&self, id: DriveId) -> Result<()> {
         let Some(drive) = self.fleet.get(id) else { return Ok(()) };
-        let (path, size) = (drive.path.display().to_string(), drive.store.health().total);
+        let (path, total) = (drive.path.display().to_string(), drive.store.health().total.max(1));
+        let no_data = self.settings.no_data;
         let (now, node) = (self.env.clock.wall(), self.me());
         self.change(|view| {
             let old = catalog::drive(view, id)?;
+            // What it is there for is said when it joins, and stays so.
+            let size = match old.as_ref().filter(|old| old.state != catalog::DriveState::Gone || old.takes_data()) {
+                Some(old) if !old.takes_data() => 0,
+                None if no_data => 0,
+                _ => total,
+            };
             let mut row = old.clone().unwrap_or(catalog::DriveRow {
                 id,
                 path: path.clone(),

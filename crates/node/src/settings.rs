@@ -22,6 +22,8 @@ pub struct Settings {
     pub key_file: Option<PathBuf>,
     /// The 24 words, to restore a key file.
     pub words: Option<String>,
+    /// Drives that join take no data: this node keeps metadata alone.
+    pub no_data: bool,
     /// How new data is coded, if not by the number of drives.
     pub policy: Option<String>,
     /// How long a drive may be away before its pieces are rebuilt elsewhere.
@@ -78,6 +80,7 @@ impl Settings {
             home,
             key_file: None,
             words: None,
+            no_data: false,
             policy: None,
             repair_after: Duration::from_secs(600),
             garbage_after: Duration::from_secs(900),

@@ -89,6 +89,8 @@ pub struct Drive {
     pub errors: u64,
     /// The node that it is on, if there may be several.
     pub node: Option<String>,
+    /// Whether it takes data; if not it keeps metadata alone.
+    pub data: bool,
     /// What else there is to say.
     pub note: String,
 }
@@ -339,7 +341,8 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, more
     );
     let drives = rows.iter().filter(|row| row.state == DriveState::Active).count();
     let nodes = status.nodes.iter().filter(|node| node.state == "active").count();
-    let copies = if nodes == 0 { MIRRORS.min(drives) } else { placement::voters::wanted(nodes) };
+    let directors = crate::cluster::voters::directors(rows).len();
+    let copies = if nodes == 0 { MIRRORS.min(drives) } else { placement::voters::wanted_with(nodes, directors) };
     if status.metadata_copies < copies {
         reasons.push(format!(
             "the metadata has {} only",
@@ -370,6 +373,11 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, more
         reasons.push(format!("older data survives fewer losses than new data ({})", status.policy));
     }
     status.reasons = reasons;
+}
+
+/// What is said of a drive that works.
+fn role(row: &DriveRow) -> &'static str {
+    if row.takes_data() { "" } else { "it keeps metadata, and takes no data" }
 }
 
 impl Inner {
@@ -477,11 +485,12 @@ impl Inner {
             pieces: health.map_or(0, |health| health.pieces),
             errors: health.map_or(0, |health| health.read_errors + health.lost_logs),
             node: row.node.map(|node| node.to_string()),
+            data: row.takes_data(),
             note: match (&down, &mounted) {
                 _ if row.state == DriveState::Gone && down.is_none() => "it counts as lost".into(),
                 (Some(down), _) => down.why.clone(),
                 (None, None) => "its folder isn't there".into(),
-                _ => String::new(),
+                _ => role(row).into(),
             },
         }
     }
@@ -498,7 +507,7 @@ impl Inner {
             (_, Some(DriveHealth { state: State::Failed(why), .. })) => ("down", why.clone()),
             (DriveState::Draining, _) => ("draining", String::new()),
             (_, Some(DriveHealth { full: true, .. })) => ("full", String::new()),
-            _ => ("up", String::new()),
+            _ => ("up", role(row).into()),
         };
         let health = health.as_ref();
         Drive {
@@ -510,6 +519,7 @@ impl Inner {
             pieces: health.map_or(0, |health| health.pieces),
             errors: health.map_or(0, |health| health.read_errors + health.lost_logs),
             node: row.node.map(|node| node.to_string()),
+            data: row.takes_data(),
             note,
         }
     }

@@ -19,7 +19,7 @@ use kit::log::Seen;
 use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, copies, holders};
 use kit::{Change, Group, Log, Position, State};
 use metastore::remote::Rows;
-use namespace::catalog;
+use namespace::catalog::{self, DriveRow};
 use namespace::read::{Entry, ListQuery, Listed, head_and_ord, list_versions};
 use namespace::wire::Query;
 use namespace::{ATTR_HERE_BYTES_MAX, VersionId};
@@ -169,7 +169,10 @@ impl Volume {
         };
         bytes.truncate(log.len() as usize);
         let label = Label::of(&log);
-        let nodes = holders(root, self.reach.nodes().keys().copied(), copies(survives(log.state())));
+        // Not those that keep the metadata alone: a kit is for when they are gone.
+        let with_data = log.state().with_data();
+        let nodes = self.reach.nodes().keys().copied().filter(|node| with_data.contains(node));
+        let nodes = holders(root, nodes, copies(survives(log.state())));
         let brought = join_all(nodes.into_iter().map(async |node| {
             let done = self.bring(root, label, &bytes, node).await;
             (node, done.err().map(|error| error.to_string()))
@@ -294,7 +297,8 @@ impl Volume {
                 all.push(Change::Node(*id, Some(node.clone())));
             }
         }
-        all.extend(drives.into_iter().filter_map(|row| Some(Change::Drive(row.id, Some(row.node?)))));
+        let drives = drives.into_iter().filter(DriveRow::takes_data);
+        all.extend(drives.filter_map(|row| Some(Change::Drive(row.id, Some(row.node?)))));
         for at in wanted {
             let Some(bytes) = groups.get(&at) else { continue };
             let GroupRow { group, version, members, from } = GroupRow::decode(bytes).map_err(client::Error::from)?;

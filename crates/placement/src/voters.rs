@@ -6,7 +6,8 @@
 //!    must be on both, since no acknowledged write may hang on one machine.
 //! 3. Voters sit in as many different sites, racks, countries, owners and models as there are; then on
 //!    the nodes that hold the fewest voters.
-//! 4. A voter that is down stays: it may come back sooner than another has copied the shard. One
+//! 4. Where at least three nodes take no data they are there for this: voters are chosen among them alone.
+//! 5. A voter that is down stays: it may come back sooner than another has copied the shard. One
 //!    that is gone, or leaving, is replaced. A living one is moved only if that spreads them better over
 //!    domains, or evens out nodes that differ by two or more: so steps come to an end.
 
@@ -32,6 +33,8 @@ pub struct Seat<'a> {
     pub standing: Standing,
     /// Where it is.
     pub labels: &'a Labels,
+    /// Whether it takes no data: it keeps metadata alone.
+    pub directs: bool,
 }
 
 impl Seat<'_> {
@@ -55,6 +58,7 @@ pub fn seats<'a>(map: &'a Map, standing: impl Fn(NodeId) -> Standing) -> Vec<Sea
         state: node.state,
         standing: standing(node.id),
         labels: &node.labels,
+        directs: map.directs(node.id),
     };
     map.nodes.iter().map(seat).collect()
 }
@@ -112,6 +116,14 @@ pub struct NoMajority {
     pub need: usize,
 }
 
+/// So many nodes that take no data keep the metadata among them.
+const DIRECTORS_MIN: usize = 3;
+
+/// How many voters a shard should have with so many nodes, of which so many take no data.
+pub fn wanted_with(nodes: usize, directors: usize) -> usize {
+    wanted(if directors >= DIRECTORS_MIN { directors } else { nodes })
+}
+
 /// How many voters a shard should have with so many nodes that could be one.
 pub fn wanted(nodes: usize) -> usize {
     match nodes {
@@ -122,13 +134,20 @@ pub fn wanted(nodes: usize) -> usize {
 }
 
 /// The next change of a shard's voters, if any. `others`: how many voters of other shards each node has.
-pub fn next(
+pub fn next<'a>(
     shard: u32,
     voters: &BTreeSet<NodeId>,
-    seats: &[Seat<'_>],
+    seats: &[Seat<'a>],
     others: &BTreeMap<NodeId, usize>,
 ) -> Result<Option<Step>, NoMajority> {
-    let by_id: BTreeMap<NodeId, &Seat<'_>> = seats.iter().map(|seat| (seat.node, seat)).collect();
+    let is_there = |seat: &&Seat<'_>| seat.can_join() || (voters.contains(&seat.node) && !seat.must_leave());
+    let are_many = seats.iter().filter(is_there).filter(|seat| seat.directs).count() >= DIRECTORS_MIN;
+    // Whoever isn't there for it leaves, as one that is being emptied does: it answers until then.
+    let seat = |seat: &Seat<'a>| match are_many && !seat.directs && seat.state == State::Active {
+        true => Seat { state: State::Draining, ..seat.clone() },
+        false => seat.clone(),
+    };
+    let by_id: BTreeMap<NodeId, Seat<'_>> = seats.iter().map(|one| (one.node, seat(one))).collect();
     let choice = Choice { shard, voters, by_id, others };
     let Some(step) = choice.step() else { return Ok(None) };
     let answering = voters.iter().filter(|voter| choice.by_id.get(voter).is_some_and(|seat| seat.answers())).count();
@@ -143,7 +162,7 @@ pub fn next(
 struct Choice<'a> {
     shard: u32,
     voters: &'a BTreeSet<NodeId>,
-    by_id: BTreeMap<NodeId, &'a Seat<'a>>,
+    by_id: BTreeMap<NodeId, Seat<'a>>,
     others: &'a BTreeMap<NodeId, usize>,
 }
 
@@ -266,12 +285,14 @@ mod tests {
 
     struct World {
         nodes: Vec<(NodeId, State, Standing, Labels)>,
+        directors: BTreeSet<NodeId>,
         shards: Vec<BTreeSet<NodeId>>,
     }
 
     impl World {
         fn new(nodes: u8, sites: u8, shards: usize) -> Self {
-            let mut world = Self { nodes: Vec::new(), shards: vec![BTreeSet::new(); shards] };
+            let mut world =
+                Self { nodes: Vec::new(), directors: BTreeSet::new(), shards: vec![BTreeSet::new(); shards] };
             (0..nodes).for_each(|node| world.join(node, sites));
             world
         }
@@ -287,7 +308,13 @@ mod tests {
             let held: Vec<_> = self.nodes.iter().map(seat).collect();
             let seats: Vec<Seat<'_>> = held
                 .iter()
-                .map(|(node, state, standing, labels)| Seat { node: *node, state: *state, standing: *standing, labels })
+                .map(|(node, state, standing, labels)| Seat {
+                    node: *node,
+                    state: *state,
+                    standing: *standing,
+                    labels,
+                    directs: self.directors.contains(node),
+                })
                 .collect();
             let mut others = BTreeMap::new();
             for (_, voters) in self.shards.iter().enumerate().filter(|(at, _)| *at != shard) {
@@ -384,6 +411,29 @@ mod tests {
         }
         world.nodes[0].1 = State::Draining;
         assert_eq!(world.next(0), Ok(None), "somebody must hold it");
+    }
+
+    #[test]
+    fn three_that_take_no_data_are_the_voters_and_the_others_return_if_one_of_them_is_gone() {
+        let mut world = World::new(6, 3, 2);
+        world.settle();
+        (6..8).for_each(|node| world.join(node, 3));
+        world.directors = [id(6), id(7)].into();
+        world.settle();
+        assert!(world.shards.iter().all(|voters| voters.len() == 5), "two bear no loss: {:?}", world.shards);
+        world.join(8, 3);
+        world.directors.insert(id(8));
+        world.settle();
+        let directors = world.directors.clone();
+        assert!(world.shards.iter().all(|voters| *voters == directors), "{:?}", world.shards);
+        // Away, it may come back.
+        world.nodes[7].2 = Standing::Down;
+        world.settle();
+        assert!(world.shards.iter().all(|voters| *voters == directors));
+        world.nodes[7].2 = Standing::Gone;
+        world.settle();
+        assert!(world.shards.iter().all(|voters| voters.len() == 5 && !voters.contains(&id(7))), "{:?}", world.shards);
+        assert_eq!((wanted_with(9, 3), wanted_with(9, 2), wanted_with(9, 6), wanted_with(4, 0)), (3, 5, 5, 3));
     }
 
     #[test]

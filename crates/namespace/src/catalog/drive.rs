@@ -31,12 +31,19 @@ pub struct DriveRow {
     pub path: String,
     /// What it is there for.
     pub state: DriveState,
-    /// Bytes it can hold.
+    /// Bytes it can hold; 0 if it takes no data, and keeps metadata alone.
     pub size: u64,
     /// When it joined.
     pub added: Wall,
     /// The node that it is on; not known before the store knows nodes.
     pub node: Option<NodeId>,
+}
+
+impl DriveRow {
+    /// Whether it takes data, unless something is in the way.
+    pub fn takes_data(&self) -> bool {
+        self.size > 0
+    }
 }
 
 impl Versioned for DriveRow {

@@ -29,7 +29,7 @@ mod summary;
 #[cfg(test)]
 mod town;
 pub(crate) mod users;
-mod voters;
+pub(crate) mod voters;
 
 pub(crate) use found::{change, introduction, no_root, places};
 pub use show::NodeShown;

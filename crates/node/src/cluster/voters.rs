@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::NodeId;
-use namespace::catalog::{self, NodeRow, NodeState};
+use namespace::catalog::{self, DriveRow, DriveState, NodeRow, NodeState};
 use placement::Labels;
 use placement::map::State;
 use placement::voters::{self, Seat};
@@ -53,6 +53,13 @@ pub(super) fn state(row: &NodeRow) -> State {
     }
 }
 
+/// The nodes that take no data: all of their drives that are there have no size.
+pub(crate) fn directors(drives: &[DriveRow]) -> BTreeSet<NodeId> {
+    let here = || drives.iter().filter(|row| matches!(row.state, DriveState::Active | DriveState::Draining));
+    let with_data: BTreeSet<NodeId> = here().filter(|row| row.takes_data()).filter_map(|row| row.node).collect();
+    here().filter_map(|row| row.node).filter(|node| !with_data.contains(node)).collect()
+}
+
 impl Inner {
     /// One step; whether the voters changed.
     async fn keep_members(&self, shard: u32, replica: &Replica) -> Result<bool> {
@@ -60,7 +67,8 @@ impl Inner {
         let status = replica.status().borrow().clone();
         let now: BTreeSet<NodeId> = status.voters.iter().copied().collect();
         let token = replica.token();
-        let (rows, planned, others) = self.look(|view| {
+        let (rows, planned, others, directors) = self.look(|view| {
+            let directors = directors(&catalog::drives(view, None, usize::from(u16::MAX))?);
             let rows = catalog::nodes(view, None, usize::from(u16::MAX))?;
             let mut others: BTreeMap<NodeId, usize> = BTreeMap::new();
             for other in self.shards.all().iter().map(|other| other.number).filter(|other| *other != shard) {
@@ -68,7 +76,7 @@ impl Inner {
                     *others.entry(node).or_default() += 1;
                 }
             }
-            Ok((rows, plan(view, shard)?, others))
+            Ok((rows, plan(view, shard)?, others, directors))
         })?;
         let labels: BTreeMap<NodeId, Labels> = rows.iter().map(|row| (row.id, labels_of(row))).collect();
         let seats: Vec<Seat<'_>> = rows
@@ -79,6 +87,7 @@ impl Inner {
                 state: state(row),
                 standing: cluster.standing(row.id),
                 labels: &labels[&row.id],
+                directs: directors.contains(&row.id),
             })
             .collect();
         if self.let_lost_go(shard, replica, &rows).await? {

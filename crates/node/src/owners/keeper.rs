@@ -198,7 +198,11 @@ impl Inner {
         };
         let mut town = Town {
             nodes: nodes.map(node).collect(),
-            drives: drives.into_iter().filter_map(|row| Some((row.id, row.node?))).collect(),
+            drives: drives
+                .into_iter()
+                .filter(|row| row.takes_data())
+                .filter_map(|row| Some((row.id, row.node?)))
+                .collect(),
             groups: BTreeMap::new(),
             survives: 0,
         };
@@ -240,7 +244,9 @@ impl Inner {
             holders: Vec::new(),
         };
         let me = self.me();
-        let others = keeper.town.nodes.keys().copied().filter(|node| Some(*node) != me);
+        // Not those that keep the metadata alone: a kit is for when they are gone.
+        let with_data: BTreeSet<NodeId> = keeper.town.drives.values().copied().collect();
+        let others = keeper.town.nodes.keys().copied().filter(|node| Some(*node) != me && with_data.contains(node));
         let wanted = holders(&keeper.root, others, copies(keeper.town.survives));
         keeper.has.retain(|node, _| wanted.contains(node));
         let now = self.env.clock.now();

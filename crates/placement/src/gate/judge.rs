@@ -247,8 +247,9 @@ fn voters(map: &Map, shard: u32, next: &BTreeSet<NodeId>, situation: &Situation<
     if gone.max(come) > 1 {
         reasons.push(format!("{gone} voters would leave and {come} join: one at a time"));
     }
-    let nodes = map.nodes.iter().filter(|node| node.state == State::Active).count();
-    let wanted = crate::voters::wanted(nodes);
+    let active: Vec<NodeId> = map.nodes.iter().filter(|node| node.state == State::Active).map(|node| node.id).collect();
+    let (nodes, directors) = (active.len(), active.iter().filter(|node| map.directs(**node)).count());
+    let wanted = crate::voters::wanted_with(nodes, directors);
     if next.len() < now.len() && next.len() < wanted {
         reasons.push(format!("{} voters would be left, and {nodes} nodes should have {wanted}", next.len()));
     }

@@ -129,7 +129,7 @@ pub struct Drive {
     pub node: NodeId,
     /// What it is there for.
     pub state: State,
-    /// Bytes that it can hold.
+    /// Bytes that it can hold; 0 on a node that takes no data.
     pub size: u64,
 }
 
@@ -214,6 +214,13 @@ impl Map {
         drive.state.max(node)
     }
 
+    /// Whether a node takes no data, and keeps metadata alone: its drives have no size.
+    pub fn directs(&self, node: NodeId) -> bool {
+        let here = self.drives.iter().filter(|drive| drive.node == node && drive.state < State::Gone);
+        let mut sizes = here.map(|drive| drive.size).peekable();
+        sizes.peek().is_some() && sizes.all(|size| size == 0)
+    }
+
     /// Members with their labels, as [`Labels::parse`] wants them.
     pub fn labels(&self) -> Vec<(NodeId, &Labels)> {
         let here = self.nodes.iter().filter(|node| node.state != State::Removed);
@@ -227,7 +234,7 @@ impl Map {
         let given = self.drives.iter().filter_map(|drive| {
             let state = self.drive_state(drive);
             let labels = self.node(drive.node).map_or(&none, |node| &node.labels);
-            let open = state == State::Active && policy.is_none_or(|policy| policy.admits(labels));
+            let open = state == State::Active && drive.size > 0 && policy.is_none_or(|policy| policy.admits(labels));
             let given = Given { drive: drive.id, weight: (drive.size >> 20).max(1), open, node: drive.node, labels };
             (state != State::Removed).then_some(given)
         });
