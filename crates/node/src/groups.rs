@@ -442,6 +442,42 @@ mod tests {
     }
 
     #[test]
+    fn drives_of_no_size_take_no_positions_and_don_t_count() {
+        let mut view: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for number in 1..=9_u8 {
+            let (id, node) = (DriveId([number; 16]), NodeId([number; 16]));
+            let size = if number > 6 { 0 } else { 1 << 40 };
+            let drive = catalog::DriveRow {
+                id,
+                path: "/d".into(),
+                state: DriveState::Active,
+                size,
+                added: base::Wall(0),
+                node: Some(node),
+            };
+            let row = catalog::NodeRow {
+                id: node,
+                key: [number; 32],
+                serial: 1,
+                since: base::Epoch(1),
+                state: NodeState::Active,
+                name: format!("n{number}"),
+                addresses: Vec::new(),
+                labels: Vec::new(),
+                joined: base::Wall(0),
+            };
+            view.extend(catalog::put_drive(&drive).puts.into_iter().chain(catalog::put_node(&row).unwrap().puts));
+        }
+        let up = (1..=9).map(|number| DriveId([number; 16])).collect();
+        let fleet = Fleet::load(&view, &up).unwrap();
+        assert_eq!((fleet.nodes, fleet.drives, fleet.coding(&Rule::default())), (6, 6, Coding::for_cluster(6, 6)));
+        let rows = changed(&policy(4, 2), &[], &fleet);
+        assert!(!rows.is_empty() && rows.iter().all(|row| row.members.iter().all(|drive| drive.0[0] <= 6)));
+        let text = fleet.parse("6+3").unwrap_err().to_string();
+        assert!(text.contains("there are 6"), "{text}");
+    }
+
+    #[test]
     fn a_policy_that_needs_more_domains_than_there_are_is_refused_with_what_would_work() {
         let fleet = two_sites();
         for (text, says) in [
