@@ -485,6 +485,8 @@ mod tests {
             ("3 copies surviving 1 country", ["needs 2 countries", "label nodes of"]),
             ("4+2 in site=atic", ["needs 6 drives", "did you mean site=attic?"]),
             ("4+2 surviving 1 siet", ["did you mean", "site"]),
+            ("2+2 surviving 1 site in site=office", ["needs 2 sites", "there is 1"]),
+            ("3 copies surviving 1 node and 2 nodes", ["said twice", "node"]),
         ] {
             let error = fleet.parse(text).unwrap_err().to_string();
             assert!(says.iter().all(|word| error.contains(word)), "{text}: {error}");

@@ -49,6 +49,10 @@ impl Rule {
             Some(within) => list(within).map(label).collect::<Result<Vec<_>, _>>().map_err(error)?,
             None => Vec::new(),
         };
+        let again = |at: usize| demands[..at].iter().any(|one| one.domain == demands[at].domain);
+        if let Some(at) = (0..demands.len()).find(|at| again(*at)) {
+            return Err(error(format!("how many are to be survived is said twice for {}", demands[at].domain.name())));
+        }
         let parity = coding.map_or(usize::MAX, |coding| coding.m.into());
         if let Some(demand) = demands.iter().find(|demand| usize::from(demand.count) > parity) {
             return Err(error(format!(
@@ -144,6 +148,7 @@ mod tests {
             ("4+2 surviving sites", "a number and a kind"),
             ("4+2 surviving 1 siet", "did you mean \"site\"?"),
             ("4+2 surviving 0 sites", "number from 1 on"),
+            ("4+2 surviving 1 site and 2 sites", "said twice for site"),
             ("4+2 surviving 3 nodes", "can lose 2 of its pieces"),
             ("4+2 in contry=de", "did you mean \"country\"?"),
             ("4+2 in de", "label=value"),
