@@ -3,7 +3,8 @@
 Files of all sizes go in and come out, are listed, replaced, removed. A grant for a folder reads that folder and nothing else; one that
 ended, one that was revoked and one that was changed open nothing. S3 refuses the bucket. Whatever nodes hold is searched for names and
 contents, also with the store's own root key in hand. Then every node that votes on metadata dies with its disks, and the words give back
-every byte, by `abide cp`, by a gateway for S3 on the owner's machine, and by a rescue.
+every byte, by `abide cp`, by a gateway for S3 on the owner's machine, by a kit that was exported, and by a rescue. An exported kit with a changed byte is found
+out, and so is one that is older than what the machine has seen.
 
 ENDTOEND_MB (40) is how much is stored.
 """
@@ -214,6 +215,34 @@ def by_gateway(mine, photos, own, chance):
     print(f"{compare(own, own.parent / 's3-back')} objects that S3 wrote are read by abide cp", flush=True)
 
 
+def by_kit_file(mine, photos, base, chance):
+    """A kit in a file: as sound as all copies; a byte that changed in it is found."""
+    kit = base / "family.kit"
+    done = mine.json("kit", "export", "family", kit)
+    assert done["files"] == len(files(photos)), done
+    mine.refused("kit", "export", "family", kit, why="is there already")
+    checked = mine.json("kit", "verify", "family", kit)
+    assert [copy["state"] for copy in checked["copies"]] == ["sound"], checked
+    assert checked["listing"] == {"lacks": 0, "gone": 0}, checked
+    everywhere = mine.json("kit", "verify", "family")
+    found = [(copy["kind"], copy["state"]) for copy in everywhere["copies"]]
+    assert found.count(("here", "sound")) == 1 and found.count(("node", "sound")) >= 3, everywhere
+    held = kit.read_bytes()
+    wrong = base / "wrong.kit"
+    for _ in range(5):
+        at = chance.randrange(len(held))
+        wrong.write_bytes(held[:at] + bytes([held[at] ^ 0x10]) + held[at + 1:])
+        mine.refused("kit", "verify", "family", wrong, why="take another copy")
+    wrong.write_bytes(held[:-1])
+    mine.refused("kit", "verify", "family", wrong, why="cut short")
+    mine.refused("ls", "--kit", wrong, "family:/", why="cut short")
+    wrong.write_text("a letter to my aunt, which is no kit at all\n" * 9)
+    mine.refused("kit", "verify", "family", wrong, why="it is no kit")
+    listed = mine.run("ls", "-r", "--kit", kit, "family:/all", "--json")
+    assert {row["path"] for row in json.loads(listed.stdout)} == files(photos) and "read by the kit" in listed.stderr
+    return kit
+
+
 def gateway_without_directors(mine, photos, own):
     with Gateway(mine, "family") as gateway:
         s3 = gateway.boto3()
@@ -364,6 +393,7 @@ def main():
         other.refused("ls", "--grant", base / "changed", ":/", why="mistyped")
         mine.run("cp", "-r", "family:/all", base / "again")
         compare(photos, base / "again")
+        kit = by_kit_file(mine, photos, base, chance)
         by_gateway(mine, photos, base / "s3", chance)
         first.run("volume", "revoke", "family")
         wait_for(
@@ -407,6 +437,8 @@ def main():
         mine.refused("cp", one, "family:/all/refused", why="nobody leads the volume's metadata")
         mine.refused("rm", "family:/all/refused", why="nobody leads the volume's metadata")
         gateway_without_directors(mine, photos, base / "s3")
+        mine.run("cp", "-r", "--kit", kit, "family:/all", base / "by-file")
+        compare(photos, base / "by-file")
         # A machine with no kit of its own gets a node's.
         shutil.rmtree(mine.home / "kits")
         mine.run("cp", f"family:/all/{NAME}-photos/big.mov", base / "big")

@@ -143,6 +143,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         | Command::Ls(_)
         | Command::Rm(_)
         | Command::Grant(_)
+        | Command::Kit(_)
         | Command::Simulate(_)
         | Command::Inspect(_) => {
             unreachable!("these don't ask the store")

@@ -7,6 +7,7 @@ mod control;
 mod files;
 mod gateway;
 mod inspect;
+mod kits;
 mod metrics;
 mod recover;
 mod rescue;
@@ -52,6 +53,12 @@ fn main() -> ExitCode {
         Command::Cp(what) => files::copy(&home, &what).map_err(|why| (why, None)),
         Command::Ls(what) => files::list(&home, &what).map_err(|why| (why, None)),
         Command::Rm(what) => files::remove(&home, &what).map_err(|why| (why, None)),
+        Command::Kit(args::Kit::Export { volume, file, from }) => {
+            kits::export(&home, &volume, &file, &from).map_err(|why| (why, None))
+        }
+        Command::Kit(args::Kit::Verify { volume, file, from }) => {
+            kits::verify(&home, &volume, file.as_deref(), &from).map_err(|why| (why, None))
+        }
         Command::Recover(what) => recover::run(&home, &what).map_err(|why| (why, None)),
         Command::Simulate(what) => simulate::run(&home, &what).map_err(|why| (why, None)),
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),

@@ -4,9 +4,10 @@
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
 //! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
 //! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`kits`] (the kit of
-//! such a volume, kept by its clients) and `spare` (reading by it when nobody leads).
+//! such a volume, kept by its clients), [`copies`] (looked for and checked) and `spare` (reading by it when nobody leads).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod copies;
 pub mod holder;
 pub mod kits;
 pub mod names;
