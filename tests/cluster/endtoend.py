@@ -4,7 +4,8 @@ Files of all sizes go in and come out, are listed, replaced, removed. A grant fo
 ended, one that was revoked and one that was changed open nothing. S3 refuses the bucket. Whatever nodes hold is searched for names and
 contents, also with the store's own root key in hand. Then every node that votes on metadata dies with its disks, and the words give back
 every byte, by `abide cp`, by a gateway for S3 on the owner's machine, by a kit that was exported, and by a rescue. An exported kit with a changed byte is found
-out, and so is one that is older than what the machine has seen.
+out, and so is one that is older than what the machine has seen. Who watches sees each change once and in order, a grant's holder those of the folder
+alone, also when the node that leads is killed.
 
 ENDTOEND_MB (40) is how much is stored.
 """
@@ -81,6 +82,32 @@ class Machine:
         assert done.returncode == 1, f"abide {words} was not refused: {done.stdout}"
         assert why in done.stderr + done.stdout, f"{why!r} isn't said, but {done.stderr}{done.stdout}"
         return done.stderr
+
+
+class Watch:
+    """`abide watch` on a machine that isn't a node."""
+
+    def __init__(self, machine, *words):
+        environment = {"PATH": os.environ["PATH"], "ABIDE_HOME": str(machine.home)}
+        machine.home.mkdir(parents=True, exist_ok=True)
+        self.out, self.err = (machine.home / f"watch-{id(self)}.{kind}" for kind in ("out", "err"))
+        with open(self.out, "wb") as out, open(self.err, "wb") as err:
+            self.process = subprocess.Popen([ABIDE, "watch", *map(str, words), "--json"], stdout=out, stderr=err, env=environment)
+        wait_for("it watches", lambda: b"watching" in self.err.read_bytes(), 60)
+
+    def lines(self):
+        return [json.loads(line) for line in self.out.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def wait(self, count):
+        wait_for(f"{count} changes are told", lambda: len(self.lines()) >= count, 90)
+        return self.lines()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(30)
 
 
 class Gateway:
@@ -243,6 +270,35 @@ def by_kit_file(mine, photos, base, chance):
     return kit
 
 
+def watched(cluster, mine, other, grant, one):
+    """Who watches is told what changes, in order, each once, by whoever leads."""
+    inside, beside = f"family:/all/{NAME}-notes/watched", "family:/beside"
+    with Watch(mine, "family:/") as all_of_it, Watch(other, "--grant", grant, ":/") as granted:
+        wanted = []
+        mine.run("cp", one, inside)
+        mine.run("cp", one, beside)
+        mine.run("cp", one, inside)
+        wanted += [("put", inside), ("put", beside), ("put", inside)]
+        first = all_of_it.wait(3)
+        # The node that leads the volume's metadata dies: another one tells the rest.
+        rows = cluster.nodes[0].status()["nodes"]
+        (led,) = [node for node in cluster.nodes if 1 in cluster.row(rows, node)["leader"]]
+        led.kill()
+        mine.run("rm", inside)
+        mine.run("rm", beside)
+        wanted += [("deleted", inside), ("deleted", beside)]
+        told = all_of_it.wait(5)
+        assert [(row["change"], f"family:/{row['path']}") for row in told] == wanted, told
+        seen = [(row["change"], row["path"]) for row in granted.wait(3)]
+        assert seen == [("put", "watched"), ("put", "watched"), ("deleted", "watched")], seen
+        led.start()
+    with Watch(mine, "family:/", "--since", first[1]["position"]) as again:
+        assert [row["path"] for row in again.wait(3)[:3]] == [row["path"] for row in told[2:]]
+    mine.refused("watch", "family:/", "--since", 1 << 60, why="List anew")
+    cluster.wait_until_whole()
+    print(f"watched {len(told)} changes while {led.name}, which led, was killed", flush=True)
+
+
 def gateway_without_directors(mine, photos, own):
     with Gateway(mine, "family") as gateway:
         s3 = gateway.boto3()
@@ -394,6 +450,8 @@ def main():
         mine.run("cp", "-r", "family:/all", base / "again")
         compare(photos, base / "again")
         kit = by_kit_file(mine, photos, base, chance)
+        watched(cluster, mine, other, grant, one)
+        mine.refused("kit", "verify", "family", kit, why="it is an older state")
         by_gateway(mine, photos, base / "s3", chance)
         first.run("volume", "revoke", "family")
         wait_for(

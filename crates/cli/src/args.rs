@@ -77,6 +77,8 @@ pub enum Command {
     Ls(Listing),
     /// Removes files from an end-to-end volume
     Rm(Removing),
+    /// Prints what changes in an end-to-end volume, as it changes
+    Watch(Watching),
     /// Prints a line of text with which others can use part of an end-to-end volume
     Grant(GrantWhat),
     /// Copies of what is needed to read without any service: how fresh they are, and where
@@ -322,6 +324,22 @@ pub struct Listing {
     /// Read by the kit in this file, as of when it was exported, and not by what the volume's metadata says now
     #[arg(long, value_name = "FILE", conflicts_with = "grant")]
     pub kit: Option<PathBuf>,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
+}
+
+/// `abide watch`.
+#[derive(Debug, Args)]
+pub struct Watching {
+    /// VOLUME:PATH of a file or folder, or :PATH with a grant
+    pub place: Option<String>,
+    /// What changed after this position, and not only what changes from now on
+    #[arg(long, value_name = "POSITION")]
+    pub since: Option<u64>,
+    /// A file with a grant, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub grant: Option<PathBuf>,
     /// Nodes to ask first, as HOST or HOST:PORT
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub from: Vec<String>,
@@ -656,6 +674,7 @@ mod tests {
         ("cp", Does::Harmless("what it writes over can be had back within the window")),
         ("ls", Does::Looks),
         ("rm", Does::Harmless("what it deletes can be had back within the window")),
+        ("watch", Does::Looks),
         ("grant", Does::Harmless("lets somebody in, which takes nothing away")),
         ("rescue", Does::Harmless("reads nodes; writes into a folder of the caller's")),
         ("kit status", Does::Looks),

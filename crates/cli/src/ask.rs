@@ -142,6 +142,7 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         | Command::Cp(_)
         | Command::Ls(_)
         | Command::Rm(_)
+        | Command::Watch(_)
         | Command::Grant(_)
         | Command::Kit(_)
         | Command::Simulate(_)

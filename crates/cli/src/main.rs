@@ -17,6 +17,7 @@ mod tls;
 mod undo;
 mod up;
 mod volumes;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
         }
         Command::Gateway(what) => {
             return gateway::run(&home, &what).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
+        }
+        Command::Watch(what) => {
+            return watch::run(&home, json, &what).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
         Command::Rescue(what) => rescue::run(&home, &what).map_err(|why| (why, None)),
         Command::Volume(what) => volumes::entered(|| volumes::run(&home, &what)).map_err(|why| (why, None)),
