@@ -306,19 +306,7 @@ impl Volume {
 
     /// The true path of what rows call so, below what the key opens; nothing if it isn't a sealed path there.
     pub(crate) fn true_path(&self, key: &str) -> Option<String> {
-        let below = key.strip_prefix(&self.prefix)?;
-        if below.is_empty() {
-            return Some(String::new());
-        }
-        let mut path = String::new();
-        for sealed in below.split('/') {
-            if !path.is_empty() {
-                path.push('/');
-            }
-            let name = self.folder.key().at(&path).open_name(sealed).ok()?;
-            path.push_str(&name);
-        }
-        Some(path)
+        self.folder.key().open_path(key.strip_prefix(&self.prefix)?).ok()
     }
 
     fn access(&self, path: &str) -> Access {

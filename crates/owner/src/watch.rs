@@ -159,8 +159,12 @@ fn changes(events: Vec<(Seq, Event)>, open: impl Fn(&str) -> Option<String>) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use base::VolumeId;
-    use namespace::VersionId;
+    use codec::Versioned;
+    use crypt::VolumeRoot;
+    use namespace::{Attrs, Body, Command, Condition, NewVersion, VersionId};
 
     use super::*;
 
@@ -205,6 +209,79 @@ mod tests {
     fn who_goes_on_from_within_a_step_is_told_the_step_again_and_misses_nothing() {
         let events = vec![event(4, put("a")), event(4, put("b")), event(4, put("c")), event(9, put("d"))];
         assert_eq!(told(events), ["3 A put 7 t", "3 B put 7 t", "4 C put 7 t", "9 D put 7 t"]);
+    }
+
+    fn next(state: &mut u64) -> u64 {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state
+    }
+
+    /// A volume by the namespace's rules alone, with sealed paths: its journal, and what is in it after each place: sizes by true paths.
+    fn history(steps: u64, state: &mut u64) -> (Vec<(Seq, Event)>, Vec<BTreeMap<String, u64>>) {
+        let top = VolumeRoot::new([1; 32]).top();
+        let (mut rows, mut is) = (BTreeMap::new(), BTreeMap::new());
+        let (mut events, mut was) = (Vec::new(), vec![BTreeMap::new()]);
+        for step in 1..=steps {
+            let path = ["a", "a/b", "a/b/c", "ü/x y", "d/e/f/g"][next(state) as usize % 5];
+            let path = format!("{path}{}", next(state) % 4);
+            let (key, condition) = (top.seal_path(&path).unwrap(), Condition::default());
+            let command = match next(state) % 4 {
+                0 => {
+                    is.remove(&path);
+                    Command::Delete { key, version: None, condition }
+                }
+                1 if is.contains_key(&path) => {
+                    let set = vec![("sealed".to_owned(), Some(step.to_le_bytes().to_vec()))];
+                    Command::SetAttrs { key, version: None, set, condition }
+                }
+                _ => {
+                    is.insert(path, step);
+                    let body = Body::Inline(vec![1; step as usize]);
+                    let new = NewVersion { size: step, etag: format!("{step:032x}"), attrs: Attrs::new(), body };
+                    Command::Put { key, new, condition }
+                }
+            };
+            let (batch, _) = namespace::apply(&rows, VolumeId(1), &command, Wall(step)).unwrap();
+            base::kv::apply(&mut rows, &batch);
+            events.extend(batch.events.iter().map(|bytes| (Seq(step), Event::decode(bytes).unwrap())));
+            was.push(is.clone());
+        }
+        (events, was)
+    }
+
+    /// The oracle keeps a map of its own and never looks at rows: changes that are played on what was there then must give what is there now.
+    #[test]
+    fn changes_from_any_position_on_lead_from_what_was_there_to_what_is_there() {
+        let top = VolumeRoot::new([1; 32]).top();
+        for seed in [3, 0x9e37_79b9_7f4a_7c15, 0x2545_f491_4f6c_dd1d] {
+            eprintln!("seed {seed:#x}");
+            let mut state: u64 = seed;
+            let (events, was) = history(400, &mut state);
+            for _ in 0..20 {
+                let from = next(&mut state) % 400;
+                let rest = events.iter().filter(|(seq, _)| seq.0 > from).cloned().collect();
+                let told = changes(rest, |key| top.open_path(key).ok());
+                assert!(told.is_sorted_by_key(|change| change.position), "seed {seed:#x}: in order");
+                let mut is = was[from as usize].clone();
+                let mut written: Vec<u64> = Vec::new();
+                for change in told {
+                    match change.what {
+                        What::Put { size, tag } => {
+                            assert_eq!(tag, format!("{size:032x}"));
+                            written.push(size);
+                            is.insert(change.path, size);
+                        }
+                        What::Deleted => assert!(is.remove(&change.path).is_some(), "seed {seed:#x}: it was there"),
+                        What::Attributes => assert!(is.contains_key(&change.path), "seed {seed:#x}: it is there"),
+                    }
+                    assert_eq!(is, was[change.position as usize], "seed {seed:#x}, from {from}: step by step");
+                }
+                assert!(written.is_sorted() && written.windows(2).all(|two| two[0] < two[1]), "each once");
+                assert_eq!(Some(&is), was.last(), "seed {seed:#x}, from {from}");
+            }
+        }
     }
 
     #[test]
