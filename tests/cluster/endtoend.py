@@ -2,9 +2,11 @@
 
 Files of all sizes go in and come out, are listed, replaced, removed. A grant for a folder reads that folder and nothing else; one that
 ended, one that was revoked and one that was changed open nothing. S3 refuses the bucket. Whatever nodes hold is searched for names and
-contents, also with the store's own root key in hand. Three nodes take no data and keep all metadata: they die with their disks, and the
-words give back every byte, by `abide cp` and by a gateway for S3 on the owner's machine; then that machine and two of the six nodes with data
-are gone too, and a rescue with the words alone returns every byte from the four that are left.
+contents, also with the store's own root key in hand. Who watches sees each change once and in order, a grant's holder those of the folder
+alone, also when the node that leads is killed. An exported kit with a changed byte is found out, and so is one that is older than what the
+machine has seen. Three nodes take no data and keep all metadata: they die with their disks, and the words give back every byte, by `abide cp`,
+by a gateway for S3 on the owner's machine and by a kit that was exported; then that machine and two of the six nodes with data are gone too,
+and a rescue with the words alone returns every byte from the four that are left.
 
 ENDTOEND_MB (40) is how much is stored.
 """
@@ -83,6 +85,32 @@ class Machine:
         assert done.returncode == 1, f"abide {words} was not refused: {done.stdout}"
         assert why in done.stderr + done.stdout, f"{why!r} isn't said, but {done.stderr}{done.stdout}"
         return done.stderr
+
+
+class Watch:
+    """`abide watch` on a machine that isn't a node."""
+
+    def __init__(self, machine, *words):
+        environment = {"PATH": os.environ["PATH"], "ABIDE_HOME": str(machine.home)}
+        machine.home.mkdir(parents=True, exist_ok=True)
+        self.out, self.err = (machine.home / f"watch-{id(self)}.{kind}" for kind in ("out", "err"))
+        with open(self.out, "wb") as out, open(self.err, "wb") as err:
+            self.process = subprocess.Popen([ABIDE, "watch", *map(str, words), "--json"], stdout=out, stderr=err, env=environment)
+        wait_for("it watches", lambda: b"watching" in self.err.read_bytes(), 60)
+
+    def lines(self):
+        return [json.loads(line) for line in self.out.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def wait(self, count):
+        wait_for(f"{count} changes are told", lambda: len(self.lines()) >= count, 90)
+        return self.lines()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait(30)
 
 
 class Gateway:
@@ -215,6 +243,63 @@ def by_gateway(mine, photos, own, chance):
             assert error.response["ResponseMetadata"]["HTTPStatusCode"] == 403, error
     mine.run("cp", "-r", "family:/s3", own.parent / "s3-back")
     print(f"{compare(own, own.parent / 's3-back')} objects that S3 wrote are read by abide cp", flush=True)
+
+
+def by_kit_file(mine, photos, base, chance):
+    """A kit in a file: as sound as all copies; a byte that changed in it is found."""
+    kit = base / "family.kit"
+    done = mine.json("kit", "export", "family", kit)
+    assert done["files"] == len(files(photos)), done
+    mine.refused("kit", "export", "family", kit, why="is there already")
+    checked = mine.json("kit", "verify", "family", kit)
+    assert [copy["state"] for copy in checked["copies"]] == ["sound"], checked
+    assert checked["listing"] == {"lacks": 0, "gone": 0}, checked
+    everywhere = mine.json("kit", "verify", "family")
+    found = [(copy["kind"], copy["state"]) for copy in everywhere["copies"]]
+    assert found.count(("here", "sound")) == 1 and found.count(("node", "sound")) >= 3, everywhere
+    held = kit.read_bytes()
+    wrong = base / "wrong.kit"
+    for _ in range(5):
+        at = chance.randrange(len(held))
+        wrong.write_bytes(held[:at] + bytes([held[at] ^ 0x10]) + held[at + 1:])
+        mine.refused("kit", "verify", "family", wrong, why="take another copy")
+    wrong.write_bytes(held[:-1])
+    mine.refused("kit", "verify", "family", wrong, why="cut short")
+    mine.refused("ls", "--kit", wrong, "family:/", why="cut short")
+    wrong.write_text("a letter to my aunt, which is no kit at all\n" * 9)
+    mine.refused("kit", "verify", "family", wrong, why="it is no kit")
+    listed = mine.run("ls", "-r", "--kit", kit, "family:/all", "--json")
+    assert {row["path"] for row in json.loads(listed.stdout)} == files(photos) and "read by the kit" in listed.stderr
+    return kit
+
+
+def watched(cluster, mine, other, grant, one):
+    """Who watches is told what changes, in order, each once, by whoever leads."""
+    inside, beside = f"family:/all/{NAME}-notes/watched", "family:/beside"
+    with Watch(mine, "family:/") as all_of_it, Watch(other, "--grant", grant, ":/") as granted:
+        wanted = []
+        mine.run("cp", one, inside)
+        mine.run("cp", one, beside)
+        mine.run("cp", one, inside)
+        wanted += [("put", inside), ("put", beside), ("put", inside)]
+        first = all_of_it.wait(3)
+        # The node that leads the volume's metadata dies: another one tells the rest.
+        rows = cluster.nodes[0].status()["nodes"]
+        (led,) = [node for node in cluster.nodes if 1 in cluster.row(rows, node)["leader"]]
+        led.kill()
+        mine.run("rm", inside)
+        mine.run("rm", beside)
+        wanted += [("deleted", inside), ("deleted", beside)]
+        told = all_of_it.wait(5)
+        assert [(row["change"], f"family:/{row['path']}") for row in told] == wanted, told
+        seen = [(row["change"], row["path"]) for row in granted.wait(3)]
+        assert seen == [("put", "watched"), ("put", "watched"), ("deleted", "watched")], seen
+        led.start()
+    with Watch(mine, "family:/", "--since", first[1]["position"]) as again:
+        assert [row["path"] for row in again.wait(3)[:3]] == [row["path"] for row in told[2:]]
+    mine.refused("watch", "family:/", "--since", 1 << 60, why="List anew")
+    cluster.wait_until_whole()
+    print(f"watched {len(told)} changes while {led.name}, which led, was killed", flush=True)
 
 
 def gateway_without_directors(mine, photos, own):
@@ -376,6 +461,9 @@ def main():
         mine.run("cp", "-r", "family:/all", base / "again")
         took_again = time.monotonic() - began
         compare(photos, base / "again")
+        kit = by_kit_file(mine, photos, base, chance)
+        watched(cluster, mine, other, grant, one)
+        mine.refused("kit", "verify", "family", kit, why="it is an older state")
         by_gateway(mine, photos, base / "s3", chance)
         first.run("volume", "revoke", "family")
         wait_for(
@@ -425,6 +513,11 @@ def main():
         mine.refused("cp", one, "family:/all/refused", why="nobody leads the volume's metadata")
         mine.refused("rm", "family:/all/refused", why="nobody leads the volume's metadata")
         gateway_without_directors(mine, photos, base / "s3")
+        began = time.monotonic()
+        mine.run("cp", "-r", "--kit", kit, "family:/all", base / "by-file")
+        took_by_file = time.monotonic() - began
+        compare(photos, base / "by-file")
+        print(f"by the kit in a file, without looking for who leads: {took_by_file:.1f} s, {took_again / took_by_file:.2f} times as fast")
         # A machine with no kit of its own gets a node's.
         shutil.rmtree(mine.home / "kits")
         mine.run("cp", f"family:/all/{NAME}-photos/big.mov", base / "big")

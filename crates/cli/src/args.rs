@@ -77,6 +77,8 @@ pub enum Command {
     Ls(Listing),
     /// Removes files from an end-to-end volume
     Rm(Removing),
+    /// Prints what changes in an end-to-end volume, as it changes
+    Watch(Watching),
     /// Prints a line of text with which others can use part of an end-to-end volume
     Grant(GrantWhat),
     /// Copies of what is needed to read without any service: how fresh they are, and where
@@ -300,6 +302,9 @@ pub struct Copy {
     /// A file with a grant, or - for standard input: the volume is then written :PATH
     #[arg(long, value_name = "FILE")]
     pub grant: Option<PathBuf>,
+    /// Read by the kit in this file, as of when it was exported, and not by what the volume's metadata says now
+    #[arg(long, value_name = "FILE", conflicts_with = "grant")]
+    pub kit: Option<PathBuf>,
     /// Nodes to ask first, as HOST or HOST:PORT
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
     pub from: Vec<String>,
@@ -313,6 +318,25 @@ pub struct Listing {
     /// All that is below as well
     #[arg(short, long)]
     pub recursive: bool,
+    /// A file with a grant, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub grant: Option<PathBuf>,
+    /// Read by the kit in this file, as of when it was exported, and not by what the volume's metadata says now
+    #[arg(long, value_name = "FILE", conflicts_with = "grant")]
+    pub kit: Option<PathBuf>,
+    /// Nodes to ask first, as HOST or HOST:PORT
+    #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+    pub from: Vec<String>,
+}
+
+/// `abide watch`.
+#[derive(Debug, Args)]
+pub struct Watching {
+    /// VOLUME:PATH of a file or folder, or :PATH with a grant
+    pub place: Option<String>,
+    /// What changed after this position, and not only what changes from now on
+    #[arg(long, value_name = "POSITION")]
+    pub since: Option<u64>,
     /// A file with a grant, or - for standard input
     #[arg(long, value_name = "FILE")]
     pub grant: Option<PathBuf>,
@@ -366,6 +390,26 @@ pub struct GrantWhat {
 pub enum Kit {
     /// For each bucket: what its kit has, up to when, and which nodes have the newest copy
     Status,
+    /// Writes a volume's newest kit to a file, sealed and signed as it is
+    Export {
+        /// A volume whose keys are here, or a bucket of the store whose root key is here
+        volume: String,
+        /// A new file
+        file: PathBuf,
+        /// Nodes to ask first, as HOST or HOST:PORT
+        #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+        from: Vec<String>,
+    },
+    /// Checks a volume's kit: in a file, or every copy that is found, here and at nodes
+    Verify {
+        /// A volume whose keys are here, or a bucket of the store whose root key is here
+        volume: String,
+        /// A file that `abide kit export` wrote
+        file: Option<PathBuf>,
+        /// Nodes to ask first, as HOST or HOST:PORT
+        #[arg(long, value_delimiter = ',', value_name = "ADDRESS")]
+        from: Vec<String>,
+    },
 }
 
 /// `abide join`.
@@ -633,9 +677,12 @@ mod tests {
         ("cp", Does::Harmless("what it writes over can be had back within the window")),
         ("ls", Does::Looks),
         ("rm", Does::Harmless("what it deletes can be had back within the window")),
+        ("watch", Does::Looks),
         ("grant", Does::Harmless("lets somebody in, which takes nothing away")),
         ("rescue", Does::Harmless("reads nodes; writes into a folder of the caller's")),
         ("kit status", Does::Looks),
+        ("kit export", Does::Harmless("writes a new file of the caller's, and brings the volume's kit up to date")),
+        ("kit verify", Does::Looks),
         ("policy list", Does::Looks),
         ("policy set", Does::Gated),
         ("policy default", Does::Gated),

@@ -142,7 +142,9 @@ pub fn run(home: &Path, command: &Command) -> Result<Done, Error> {
         | Command::Cp(_)
         | Command::Ls(_)
         | Command::Rm(_)
+        | Command::Watch(_)
         | Command::Grant(_)
+        | Command::Kit(_)
         | Command::Simulate(_)
         | Command::Inspect(_) => {
             unreachable!("these don't ask the store")

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Copy, Listing, Removing};
 use crate::ask::Done;
+use crate::kits::read_by;
 use crate::rescue::Line;
 use crate::show::{Paint, bytes, duration, paint, table};
 use crate::volumes::{Way, kind_of, open, place, remember, runtime, way};
@@ -68,11 +69,17 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
         (None, Some((name, _))) => (name, true),
         _ => return Err("one of the two is a place in a volume (VOLUME:PATH, or :PATH with --grant FILE), the other a file or folder here".into()),
     };
+    if is_up && what.kit.is_some() {
+        return Err("--kit is for reading: what is written goes by the volume's metadata, without it".into());
+    }
     let way = way(name, what.grant.as_deref())?;
-    let keep = named(&way);
+    let keep = named(&way).filter(|_| what.kit.is_none());
     let began = Instant::now();
     let (copied, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
+        if let Some(kit) = &what.kit {
+            read_by(home, name, kit, &volume).await?;
+        }
         let mut copied = match (from, to) {
             (_, Some((_, path))) => {
                 let (jobs, skipped) = uploads(Path::new(&what.source), path, what.recursive)?;
@@ -318,9 +325,12 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
     let (name, path) =
         place(what.place.as_deref().unwrap_or(":")).ok_or("a place is VOLUME:PATH, or :PATH with --grant FILE")?;
     let way = way(name, what.grant.as_deref())?;
-    let keep = named(&way);
+    let keep = named(&way).filter(|_| what.kit.is_none());
     let entries = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
+        if let Some(kit) = &what.kit {
+            read_by(home, name, kit, &volume).await?;
+        }
         let failed = |error: owner::Error| error.to_string();
         let path = kind_of(&volume, path).await?;
         let entries = if !(path.is_empty() || path.ends_with('/')) {

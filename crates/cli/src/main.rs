@@ -7,6 +7,7 @@ mod control;
 mod files;
 mod gateway;
 mod inspect;
+mod kits;
 mod metrics;
 mod recover;
 mod rescue;
@@ -16,6 +17,7 @@ mod tls;
 mod undo;
 mod up;
 mod volumes;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -43,6 +45,9 @@ fn main() -> ExitCode {
         Command::Gateway(what) => {
             return gateway::run(&home, &what).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
         }
+        Command::Watch(what) => {
+            return watch::run(&home, json, &what).map_or_else(|why| failed(json, &why), |()| ExitCode::SUCCESS);
+        }
         Command::Rescue(what) => rescue::run(&home, &what).map_err(|why| (why, None)),
         Command::Volume(what) => volumes::entered(|| volumes::run(&home, &what)).map_err(|why| (why, None)),
         Command::Grant(what) => volumes::entered(|| volumes::grant(&home, &what)).map_err(|why| (why, None)),
@@ -52,6 +57,12 @@ fn main() -> ExitCode {
         Command::Cp(what) => files::copy(&home, &what).map_err(|why| (why, None)),
         Command::Ls(what) => files::list(&home, &what).map_err(|why| (why, None)),
         Command::Rm(what) => files::remove(&home, &what).map_err(|why| (why, None)),
+        Command::Kit(args::Kit::Export { volume, file, from }) => {
+            kits::export(&home, &volume, &file, &from).map_err(|why| (why, None))
+        }
+        Command::Kit(args::Kit::Verify { volume, file, from }) => {
+            kits::verify(&home, &volume, file.as_deref(), &from).map_err(|why| (why, None))
+        }
         Command::Recover(what) => recover::run(&home, &what).map_err(|why| (why, None)),
         Command::Simulate(what) => simulate::run(&home, &what).map_err(|why| (why, None)),
         Command::Inspect(what) if !what.asks_the_store() => inspect::run(&what).map_err(|why| (why, None)),

@@ -81,7 +81,7 @@ fn root_key(home: &Path, what: &Rescue) -> Result<RootKey, String> {
 }
 
 /// The one key file in the home.
-fn only_key_file(home: &Path) -> Result<PathBuf, String> {
+pub fn only_key_file(home: &Path) -> Result<PathBuf, String> {
     let entries = std::fs::read_dir(home).into_iter().flatten().filter_map(Result::ok);
     let mut keys: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(|path| is_key(path)).collect();
     keys.sort();

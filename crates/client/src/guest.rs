@@ -4,13 +4,13 @@
 //! A guest is known by its connection's key if that is the volume's, or else by the [`Claim`] of a grant. Neither metadata nor nodes ever
 //! get a key of contents.
 
-use base::VolumeId;
+use base::{Seq, VolumeId};
 use codec::{Error, Reader, Versioned, Writer};
 use crypt::PublicKey;
 use grant::Claim;
 use metastore::remote::Rows;
 use namespace::Outcome;
-use namespace::wire::Query;
+use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 
 use crate::pieces;
@@ -26,6 +26,8 @@ const CLAIM_BYTES_MAX: usize = 24 << 10;
 /// Bytes of a question about pieces, without those of pieces.
 const ASK_BYTES_MAX: usize = 64 << 10;
 const NAME_BYTES_MAX: usize = 255;
+/// A node lets who watches wait so long at the most, in milliseconds.
+pub const WATCH_MS_MAX: u32 = 15_000;
 
 /// By what right it is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,15 @@ pub enum Wish {
     Fetch(Query),
     /// A change to the volume, to be made once.
     Work(Box<Work>),
+    /// What the volume's journal tells of a path and of what is below it.
+    Watch {
+        /// Behind this place; nothing: where the journal ends now, without waiting.
+        after: Option<Seq>,
+        /// The key of an object, or a folder's, as rows have it; empty: all.
+        prefix: String,
+        /// If there is nothing yet, wait so long for it, at most [`WATCH_MS_MAX`].
+        wait_ms: u32,
+    },
 }
 
 /// A question about metadata: the body of a call.
@@ -96,6 +107,8 @@ pub enum Answer {
     Done(Outcome),
     /// The rules say no; nothing was changed.
     Refused(namespace::Error),
+    /// Part of the journal.
+    Tail(Tail),
 }
 
 impl Versioned for Question {
@@ -110,6 +123,9 @@ impl Versioned for Question {
             Wish::Map => _ = to.u8(1),
             Wish::Fetch(query) => _ = to.u8(2).bytes(&query.encode()),
             Wish::Work(work) => _ = to.u8(3).bytes(&work.encode()),
+            Wish::Watch { after, prefix, wait_ms } => {
+                to.u8(4).option(*after, |to, after| _ = to.u64(after.0)).str(prefix).u32(*wait_ms);
+            }
         }
     }
 
@@ -120,6 +136,11 @@ impl Versioned for Question {
             1 => Wish::Map,
             2 => Wish::Fetch(Query::decode(from.bytes("query", BYTES_MAX)?)?),
             3 => Wish::Work(Box::new(Work::decode(from.bytes("work", BYTES_MAX)?)?)),
+            4 => Wish::Watch {
+                after: from.option("after", |from| from.u64("after"))?.map(Seq),
+                prefix: from.str("prefix", base::limits::KEY_BYTES_MAX)?.to_owned(),
+                wait_ms: from.u32("wait")?,
+            },
             value => return Err(Error::Value { what: "question", value: value.into() }),
         };
         Ok(Self { right, wish })
@@ -139,6 +160,7 @@ impl Versioned for Answer {
             Answer::Rows(rows) => _ = to.u8(1).bytes(&rows.encode()),
             Answer::Done(outcome) => _ = to.u8(2).bytes(&outcome.encode()),
             Answer::Refused(error) => _ = to.u8(3).bytes(&error.encode()),
+            Answer::Tail(tail) => _ = to.u8(4).bytes(&tail.encode()),
         }
     }
 
@@ -153,6 +175,7 @@ impl Versioned for Answer {
             1 => Answer::Rows(Rows::decode(from.bytes("rows", BYTES_MAX)?)?),
             2 => Answer::Done(Outcome::decode(from.bytes("outcome", BYTES_MAX)?)?),
             3 => Answer::Refused(namespace::Error::decode(from.bytes("refusal", BYTES_MAX)?)?),
+            4 => Answer::Tail(Tail::decode(from.bytes("part of a journal", BYTES_MAX)?)?),
             value => return Err(Error::Value { what: "answer", value: value.into() }),
         })
     }

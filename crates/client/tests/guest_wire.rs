@@ -8,7 +8,7 @@ use codec::Versioned;
 use crypt::PublicKey;
 use grant::{Caveat, Claim, Head, Verb, Verbs};
 use metastore::remote::Rows;
-use namespace::wire::Query;
+use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 use namespace::{Command, Condition, Outcome};
 
@@ -48,6 +48,7 @@ fn questions_about_metadata_stay_what_they_are() {
         Question { right: guest(), wish: Wish::Map },
         Question { right: owner(), wish: Wish::Fetch(Query::Config { name: "policy".into() }) },
         Question { right: owner(), wish: Wish::Work(Box::new(work)) },
+        Question { right: owner(), wish: Wish::Watch { after: Some(Seq(9)), prefix: "a/".into(), wait_ms: 15_000 } },
     ];
     check(include_str!("guest-question-v1.hex"), &values);
 }
@@ -60,6 +61,7 @@ fn answers_about_metadata_stay_what_they_are() {
         Answer::Rows(Rows::new(Seq(9))),
         Answer::Done(Outcome::default()),
         Answer::Refused(namespace::Error::NoSuchKey),
+        Answer::Tail(Tail::Gone { oldest: Seq(4), newest: Seq(9) }),
     ];
     check(include_str!("guest-answer-v1.hex"), &values);
 }

@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use base::kv::ViewError;
-use base::{GroupId, Kind, Kinded, PolicyId, SegmentId, VolumeId, Wall};
+use base::{GroupId, Kind, Kinded, PolicyId, SegmentId, Seq, VolumeId, Wall};
 use codec::Versioned;
+use namespace::journal::{Event, What};
 use namespace::read::ListQuery;
-use namespace::wire::Query;
+use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 use namespace::*;
 use proptest::prelude::*;
@@ -165,6 +166,14 @@ fn outcome() -> Outcome {
     Outcome { version: Some(VersionId(2)), marker: true, modified: Wall(3), size: 4, etag: "e".into() }
 }
 
+fn tails() -> Vec<Tail> {
+    let (key, version) = ("a/b".to_owned(), VersionId::NULL);
+    let event = |at, what| Event { volume: VolumeId(7), at: Wall(at), what };
+    let put = What::Put { key: key.clone(), version, size: 5, etag: "e".into(), upload: None };
+    let events = vec![(Seq(8), event(1000, put)), (Seq(9), event(2000, What::Delete { key, version, marker: false }))];
+    vec![Tail::Events { events, next: Seq(9) }, Tail::Gone { oldest: Seq(4), newest: Seq(9) }]
+}
+
 /// A line of hex for each, in the fixture's order.
 fn check<T: Versioned + PartialEq + std::fmt::Debug>(text: &str, values: &[T]) {
     assert_eq!(text.lines().count(), values.len());
@@ -205,6 +214,19 @@ fn refusals_have_the_bytes_that_were_released() {
 #[test]
 fn outcomes_have_the_bytes_that_were_released() {
     check(include_str!("fixtures/wire_outcome_v1.hex"), &[outcome()]);
+}
+
+#[test]
+fn parts_of_a_journal_have_the_bytes_that_were_released() {
+    check(include_str!("fixtures/wire_tail_v1.hex"), &tails());
+}
+
+#[test]
+fn a_part_of_a_journal_that_would_tell_things_twice_or_never_is_refused() {
+    let Tail::Events { events, .. } = tails().remove(0) else { panic!("no events") };
+    for (events, next) in [(events.iter().rev().cloned().collect(), Seq(9)), (events, Seq(8))] {
+        assert!(Tail::decode(&Tail::Events { events, next }.encode()).is_err());
+    }
 }
 
 #[test]
@@ -344,12 +366,13 @@ proptest! {
     ) {
         let (query, refusal) = (pick.get(&queries()).encode(), pick.get(&refusals()).encode());
         let noise = [command.encode()[..6.min(command.encode().len())].to_vec(), noise].concat();
-        for mut bytes in [work(command.clone()).encode(), command.encode(), query, refusal, outcome().encode(), noise] {
+        let tail = tails().remove(0).encode();
+        for mut bytes in [work(command.clone()).encode(), command.encode(), query, refusal, outcome().encode(), tail, noise] {
             let at = at.index(bytes.len());
             bytes[at] = with;
             for end in [bytes.len(), cut.index(bytes.len()).max(5)] {
                 bytes.truncate(end);
-                for mark in [Work::MARK, Command::MARK, Query::MARK, Error::MARK, Outcome::MARK] {
+                for mark in [Work::MARK, Command::MARK, Query::MARK, Error::MARK, Outcome::MARK, Tail::MARK] {
                     bytes[..4].copy_from_slice(&mark);
                     bytes[4] = 1;
                     if let Ok(work) = Work::decode(&bytes) {
@@ -358,7 +381,7 @@ proptest! {
                     if let Ok(query) = Query::decode(&bytes) {
                         let _ = query.run(&std::collections::BTreeMap::new(), VolumeId(1));
                     }
-                    let _ = (Command::decode(&bytes), Error::decode(&bytes), Outcome::decode(&bytes));
+                    let _ = (Command::decode(&bytes), Error::decode(&bytes), Outcome::decode(&bytes), Tail::decode(&bytes));
                 }
             }
         }

@@ -51,6 +51,13 @@ impl Shards {
         self.all.read().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
     }
 
+    /// That of a volume. Another node may have made it a moment ago, and a bucket on it.
+    pub fn of_volume(&self, volume: VolumeId) -> Option<Arc<MetaShard>> {
+        let number = shard_of(volume);
+        let learnt = || self.node.get().and_then(Weak::upgrade)?.learn_shard(number);
+        self.get(number).or_else(learnt)
+    }
+
     /// It is known from now on, unless another of its number is; that one, then.
     pub fn add(&self, shard: Arc<MetaShard>) -> Option<Arc<MetaShard>> {
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
@@ -66,13 +73,10 @@ impl Shards {
 
 impl Volumes for Shards {
     fn of(&self, volume: VolumeId) -> Arc<dyn Metadata> {
-        let number = shard_of(volume);
-        if let Some(shard) = self.get(number) {
-            return shard;
+        match self.of_volume(volume) {
+            Some(shard) => shard,
+            None => Arc::new(Nowhere(shard_of(volume))),
         }
-        // Another node made it a moment ago, and a bucket on it.
-        let learnt = self.node.get().and_then(Weak::upgrade).and_then(|node| node.learn_shard(number));
-        learnt.map_or_else(|| Arc::new(Nowhere(number)) as Arc<dyn Metadata>, |shard| shard as Arc<dyn Metadata>)
     }
 }
 

@@ -26,6 +26,7 @@ use namespace::{ATTR_HERE_BYTES_MAX, VersionId};
 use placement::GroupRow;
 use transport::Class;
 
+use crate::copies::{Behind, difference};
 use crate::reach::told_with;
 use crate::volume::{Faced, Volume};
 use crate::{Error, Result};
@@ -49,6 +50,17 @@ pub struct Kept {
 
 fn damaged(what: &'static str) -> Error {
     Error::Client(client::Error::Damaged { what })
+}
+
+/// A listing, compared with a kit.
+#[derive(Default)]
+struct Compared {
+    /// What both have: paths, and what the kit calls the version.
+    there: BTreeSet<(String, u64)>,
+    /// What the kit lacks, or has otherwise.
+    wanted: Vec<(String, VersionId)>,
+    /// Up to where the journal is in the listing at least.
+    position: u64,
 }
 
 /// The log on this machine's disk.
@@ -77,8 +89,13 @@ impl Shelf {
         self.env.blocking(work).await.map_err(client::Error::from)?.map_err(self.failed())
     }
 
-    /// The log's bytes, if it is there and is what was seen last.
-    pub async fn open(&self, root: &VolumeRoot) -> Result<Option<(Vec<u8>, Log)>> {
+    /// The log's file.
+    pub fn path(&self) -> &Path {
+        &self.log
+    }
+
+    /// What is in the log's file, and in the one that says what was seen of it last.
+    pub async fn raw(&self) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>)> {
         let (disk, log, seen) = (self.env.disk.clone(), self.log.clone(), self.seen.clone());
         let read = move || {
             let one = |path: &Path| {
@@ -88,9 +105,16 @@ impl Shelf {
                 let file = disk.open(path, Open::Read)?;
                 file.read_vec_at(file.len()? as usize, 0).map(Some)
             };
-            Ok((one(&log)?, one(&seen)?))
+            // Another process may append meanwhile: a log that goes on beyond what was seen is as it should be, the reverse is a rollback.
+            let seen = one(&seen)?;
+            Ok((one(&log)?, seen))
         };
-        let (Some(mut bytes), Some(seen)) = self.blocking(read).await? else { return Ok(None) };
+        self.blocking(read).await
+    }
+
+    /// The log's bytes, if it is there and is what was seen last.
+    pub async fn open(&self, root: &VolumeRoot) -> Result<Option<(Vec<u8>, Log)>> {
+        let (Some(mut bytes), Some(seen)) = self.raw().await? else { return Ok(None) };
         let opened =
             Seen::decode(&seen).map_err(kit::Error::from).and_then(|seen| Log::open(root, &bytes, Some(&seen)));
         match opened {
@@ -169,10 +193,7 @@ impl Volume {
         };
         bytes.truncate(log.len() as usize);
         let label = Label::of(&log);
-        // Not those that keep the metadata alone: a kit is for when they are gone.
-        let with_data = log.state().with_data();
-        let nodes = self.reach.nodes().keys().copied().filter(|node| with_data.contains(node));
-        let nodes = holders(root, nodes, copies(survives(log.state())));
+        let nodes = holders_of(root, log.state(), self.reach.nodes().keys().copied());
         let brought = join_all(nodes.into_iter().map(async |node| {
             let done = self.bring(root, label, &bytes, node).await;
             (node, done.err().map(|error| error.to_string()))
@@ -207,28 +228,44 @@ impl Volume {
         }
     }
 
-    /// What makes the kit say what the rows say.
-    async fn changes(&self, state: Option<&State>) -> Result<Vec<Change>> {
-        let (number, at) = (self.about().number, self.env.clock.wall());
+    /// How a kit differs from what the rows say now.
+    ///
+    /// # Errors
+    /// If the rows can't be read: nobody may lead the volume's metadata.
+    pub async fn compare(&self, kit: &State) -> Result<Behind> {
+        let listed = self.listed(Some(kit)).await?;
+        Ok(difference(kit, listed.there.len(), listed.there.len() + listed.wanted.len()))
+    }
+
+    /// All versions by the rows, and which of them the kit has.
+    async fn listed(&self, state: Option<&State>) -> Result<Compared> {
+        let number = self.about().number;
         let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
-        let (mut there, mut wanted, mut position) = (BTreeSet::new(), Vec::new(), None);
+        let mut compared = Compared::default();
+        let mut position = None;
         loop {
             let rows = self.rows(Query::ListVersions(query.clone())).await?;
             // Rows of later pages are newer: the first page says up to where all is in.
-            position.get_or_insert(rows.at().0);
+            compared.position = *position.get_or_insert(rows.at().0);
             let page = rows.run(|view| list_versions(view, number, &query));
             let page = page.map_err(|_| damaged("a listing"))?.map_err(client::Error::from)?;
             for entry in page.entries {
                 let Entry::Item(listed) = entry else { continue };
                 let same = state.and_then(|state| known(state, &listed));
                 match same {
-                    Some(version) => _ = there.insert((listed.key, version)),
-                    None => wanted.push((listed.key, listed.version.id)),
+                    Some(version) => _ = compared.there.insert((listed.key, version)),
+                    None => compared.wanted.push((listed.key, listed.version.id)),
                 }
             }
-            let Some(next) = page.next else { break };
+            let Some(next) = page.next else { return Ok(compared) };
             (query.after, query.after_version, query.after_upload) = (Some(next.after), next.version, next.upload);
         }
+    }
+
+    /// What makes the kit say what the rows say.
+    async fn changes(&self, state: Option<&State>) -> Result<Vec<Change>> {
+        let at = self.env.clock.wall();
+        let Compared { mut there, wanted, position } = self.listed(state).await?;
         let (mut puts, mut groups) = (Vec::new(), BTreeSet::new());
         for some in wanted.chunks(AT_ONCE) {
             for change in join_all(some.iter().map(|(key, id)| self.change(key, *id))).await {
@@ -249,7 +286,7 @@ impl Volume {
         let mut all = self.town(state, &groups).await?;
         all.extend(gone);
         all.extend(puts);
-        all.push(Change::Position(Position { seq: position.unwrap_or(0), at }));
+        all.push(Change::Position(Position { seq: position, at }));
         Ok(all)
     }
 
@@ -306,6 +343,12 @@ impl Volume {
         }
         Ok(all)
     }
+}
+
+/// The nodes, of these, that keep copies of a kit: not those that keep the metadata alone, since a kit is for when they are gone.
+pub(crate) fn holders_of(root: &VolumeRoot, state: &State, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let with_data = state.with_data();
+    holders(root, nodes.filter(|node| with_data.contains(node)), copies(survives(state)))
 }
 
 /// How many pieces of a segment may be lost at the most.

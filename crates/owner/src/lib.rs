@@ -3,10 +3,11 @@
 //!
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
 //! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
-//! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`kits`] (the kit of
-//! such a volume, kept by its clients) and `spare` (reading by it when nobody leads).
+//! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`watch`] (what changes, as it changes); [`kits`] (the kit of
+//! such a volume, kept by its clients), [`copies`] (looked for and checked) and `spare` (reading by it when nobody leads).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod copies;
 pub mod holder;
 pub mod kits;
 pub mod names;
@@ -14,6 +15,7 @@ pub mod reach;
 pub mod restore;
 pub mod survey;
 pub mod volume;
+pub mod watch;
 
 mod directors;
 mod drive;
@@ -47,6 +49,18 @@ pub enum Error {
     /// A kit.
     #[error(transparent)]
     Kit(#[from] kit::Error),
+    /// The journal doesn't tell what came after this position.
+    #[error(
+        "position {position} can't be watched from: the journal tells what came after {oldest}, up to {newest}. List anew, and watch from the position of then"
+    )]
+    Expired {
+        /// That was asked for.
+        position: u64,
+        /// The oldest that can be watched from.
+        oldest: u64,
+        /// Where the journal ends.
+        newest: u64,
+    },
     /// A file or a folder here.
     #[error("{path}: {why}")]
     File {
@@ -66,6 +80,7 @@ impl Kinded for Error {
             Error::Grant(error) => error.kind(),
             Error::Refused(error) => error.kind(),
             Error::Kit(error) => error.kind(),
+            Error::Expired { .. } => Kind::Missing,
             Error::File { .. } => Kind::Invalid,
         }
     }

@@ -41,7 +41,8 @@ pub(crate) struct Spare {
 pub(crate) struct Spares {
     /// Where this machine's kits are.
     kits: Mutex<Option<PathBuf>>,
-    now: Mutex<Option<(Arc<Spare>, Instant)>>,
+    /// What is read by, and when it was asked last whether somebody leads: never, if it is to be read by this one.
+    now: Mutex<Option<(Arc<Spare>, Option<Instant>)>>,
     /// Looked for by one for all that wait.
     turning: futures_util::lock::Mutex<()>,
 }
@@ -96,6 +97,13 @@ impl Volume {
         *lock(&self.spares.kits) = Some(folder.to_path_buf());
     }
 
+    /// From now on all is read by this kit, whoever leads: as of when it was made. What was deleted since may be gone. Only the owner can.
+    pub fn read_by(&self, kit: &kit::Log) {
+        if let Some(root) = &self.root {
+            *lock(&self.spares.now) = Some((self.spare_of(root, kit.state().clone()), None));
+        }
+    }
+
     /// Of when the kit is that is read by since nobody leads the volume's metadata; nothing while all is well.
     pub fn read_by_kit(&self) -> Option<Wall> {
         lock(&self.spares.now).as_ref().map(|(spare, _)| spare.state.position().at)
@@ -139,13 +147,14 @@ impl Volume {
     async fn spare(&self) -> Option<Arc<Spare>> {
         let is_due = {
             let mut now = lock(&self.spares.now);
-            let (_, asked) = now.as_mut()?;
             let at = self.env.clock.now();
-            let is_due = at.since(*asked) >= AGAIN;
-            if is_due {
-                *asked = at;
+            match &mut now.as_mut()?.1 {
+                Some(asked) if at.since(*asked) >= AGAIN => {
+                    *asked = at;
+                    true
+                }
+                _ => false,
             }
-            is_due
         };
         if is_due {
             let asked = self.env.timeout(PROBE_MAX, self.directors.ask(Wish::Fetch(Query::Versioning))).await;
@@ -163,12 +172,15 @@ impl Volume {
         if let Some((spare, _)) = &*lock(&self.spares.now) {
             return Some(spare.clone());
         }
-        let state = self.newest(root).await?;
+        let spare = self.spare_of(root, self.newest(root).await?);
+        *lock(&self.spares.now) = Some((spare.clone(), Some(self.env.clock.now())));
+        Some(spare)
+    }
+
+    fn spare_of(&self, root: &VolumeRoot, state: State) -> Arc<Spare> {
         let offline = Offline::new(self.env.clone(), Keys::Folder(Arc::new(Folder::of_root(root))));
         holder::hold(&self.reach, offline.drives());
-        let spare = Arc::new(Spare { number: self.about().number, state, offline });
-        *lock(&self.spares.now) = Some((spare.clone(), self.env.clock.now()));
-        Some(spare)
+        Arc::new(Spare { number: self.about().number, state, offline })
     }
 
     async fn newest(&self, root: &VolumeRoot) -> Option<State> {

@@ -21,7 +21,7 @@ use crate::{Error, Result};
 /// The kit of this volume has the buckets' names: see docs/formats/kit.md.
 const CATALOG: VolumeId = VolumeId(0);
 /// Bytes of a kit at the most.
-const KIT_BYTES_MAX: u64 = 8 << 30;
+pub(crate) const KIT_BYTES_MAX: u64 = 8 << 30;
 
 /// What somebody has who wants to read.
 pub enum Keys {
@@ -230,7 +230,8 @@ pub(crate) async fn newest_kit(
     (None, bad)
 }
 
-async fn fetch(reach: &Reach, node: NodeId, volume: PublicKey) -> Result<Vec<u8>> {
+/// A node's copy of a kit.
+pub(crate) async fn fetch(reach: &Reach, node: NodeId, volume: PublicKey) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         let (told, part) = reach.told(node, Ask::Kit(volume, bytes.len() as u64), Class::Bulk).await?;
@@ -246,6 +247,15 @@ async fn fetch(reach: &Reach, node: NodeId, volume: PublicKey) -> Result<Vec<u8>
             return Err(Error::Nobody("a node has less of a kit than it says".into()));
         }
     }
+}
+
+/// The root of a bucket whose keys the cluster has, by the store's root key; nothing if no kit that was found names the bucket.
+pub async fn bucket_root(reach: &Reach, key: &RootKey, bucket: &str) -> Option<VolumeRoot> {
+    let stores = key.store_keys();
+    let labels = labels(reach, &mut Vec::new()).await;
+    let names = names(reach, &VolumeRoot::of(&stores.volume_key(CATALOG)), &labels).await;
+    let (volume, _) = names.into_iter().find(|(_, name)| name == bucket)?;
+    Some(VolumeRoot::of(&stores.volume_key(volume)))
 }
 
 /// Buckets' names by volume.

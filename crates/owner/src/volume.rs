@@ -146,7 +146,7 @@ pub struct Volume {
     placed: BTreeSet<DriveId>,
 }
 
-fn invalid(what: &'static str) -> Error {
+pub(crate) fn invalid(what: &'static str) -> Error {
     Error::Client(client::Error::Invalid { what })
 }
 
@@ -296,12 +296,17 @@ impl Volume {
     }
 
     /// What rows call the object at a path.
-    fn sealed(&self, path: &str) -> Result<String> {
+    pub(crate) fn sealed(&self, path: &str) -> Result<String> {
         let is_file = !self.prefix.is_empty() && !self.prefix.ends_with('/');
         if is_file && !path.is_empty() {
             return Err(grant::Error::NotAFolder.into());
         }
         Ok(format!("{}{}", self.prefix, self.folder.key().seal_path(path).map_err(client::Error::from)?))
+    }
+
+    /// The true path of what rows call so, below what the key opens; nothing if it isn't a sealed path there.
+    pub(crate) fn true_path(&self, key: &str) -> Option<String> {
+        self.folder.key().open_path(key.strip_prefix(&self.prefix)?).ok()
     }
 
     fn access(&self, path: &str) -> Access {

@@ -5,16 +5,18 @@
 //! rules' business, so that a refusal reads the same on every node: here only what would cost the
 //! reader more memory than the bytes at hand is refused.
 //!
-//! In reading order: `command`, `query`, `refusal` (outcomes and errors), `texts`.
+//! In reading order: `command`, `query`, `refusal` (outcomes and errors), `texts`, `tail` (part of the journal).
 
 mod command;
 mod query;
 mod refusal;
+mod tail;
 mod texts;
 
 use codec::{Error, Reader, Versioned, Writer};
 
 pub use query::Query;
+pub use tail::Tail;
 
 use crate::types::Attrs;
 

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use base::{Kind, NodeId, VolumeId, Wall};
+use base::{Kind, NodeId, Seq, VolumeId, Wall};
 use client::shard::Hint;
 use codec::{Reader, Versioned, Writer};
 use env::BoxFuture;
 use metastore::remote::{Proposal, Rows, Wants};
 use namespace::Outcome;
-use namespace::wire::Query;
+use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 use replicated::Status;
 use tokio::sync::watch;
@@ -57,6 +57,13 @@ pub(crate) enum Ask {
         /// It.
         proposal: Proposal,
     },
+    /// What the journal has of a volume.
+    Tail {
+        /// The volume.
+        volume: VolumeId,
+        /// Behind this place; nothing: where the journal ends.
+        after: Option<Seq>,
+    },
 }
 
 /// The rules' refusal of some work.
@@ -80,6 +87,8 @@ pub(crate) enum Answer {
     Elsewhere(Option<NodeId>),
     /// It failed half-way: whether it was done will be found out by asking again.
     Open,
+    /// Part of the journal.
+    Tail(Tail),
 }
 
 impl fmt::Display for Answer {
@@ -108,6 +117,9 @@ impl Versioned for Ask {
             }
             Ask::Work(work) => _ = to.u8(1).bytes(&work.encode()),
             Ask::Propose { id, at, proposal } => _ = to.u8(2).raw(id).u64(at.0).bytes(&proposal.encode()),
+            Ask::Tail { volume, after } => {
+                to.u8(3).u32(volume.0).option(*after, |to, after| _ = to.u64(after.0));
+            }
         }
     }
 
@@ -124,6 +136,10 @@ impl Versioned for Ask {
                 id: from.array("id")?,
                 at: Wall(from.u64("made at")?),
                 proposal: Proposal::decode(from.bytes("proposal", BYTES_MAX)?)?,
+            },
+            3 => Ask::Tail {
+                volume: VolumeId(from.u32("volume")?),
+                after: from.option("after", |from| from.u64("after"))?.map(Seq),
             },
             value => return Err(codec::Error::Value { what: "question", value: value.into() }),
         })
@@ -146,6 +162,7 @@ impl Versioned for Answer {
                 to.u8(5).option(*leader, |to, leader| _ = to.raw(&leader.0));
             }
             Answer::Open => _ = to.u8(6),
+            Answer::Tail(tail) => _ = to.u8(7).bytes(&tail.encode()),
         }
     }
 
@@ -158,6 +175,7 @@ impl Versioned for Answer {
             4 => Answer::Stale,
             5 => Answer::Elsewhere(from.option("leader", |from| Ok(NodeId(from.array("leader")?)))?),
             6 => Answer::Open,
+            7 => Answer::Tail(Tail::decode(from.bytes("part of a journal", BYTES_MAX)?)?),
             value => return Err(codec::Error::Value { what: "answer", value: value.into() }),
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! A store of one machine has none of this. It becomes the first node of a cluster in place when its
 //! owner invites another ([`found`]); whoever joins begins as a member. In reading order: [`shard`] (a
-//! metadata shard that may be led elsewhere) over [`meta`] (what its leader is asked) and
+//! metadata shard that may be led elsewhere) over [`meta`] (what its leader is asked), [`tail`] (its journal) and
 //! [`replicas`] (messages between replicas); [`follow`] (what this node does when the catalog changes),
 //! [`voters`] (who holds the shards), [`grow`] (more of them), [`care`] (the replicas here, and those that are lost), [`rounds`] and
 //! [`checkpoints`] (what is needed when most nodes are lost for good), [`rotate`] (new keys), [`courier`] (liveness), [`fresh`] (what other nodes are writing),
@@ -26,6 +26,7 @@ mod replicas;
 mod rotate;
 mod show;
 mod summary;
+mod tail;
 #[cfg(test)]
 mod town;
 pub(crate) mod users;

@@ -11,17 +11,19 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use base::kv::{Batch, View};
-use base::{Instant, Kind, NodeId, Wall};
+use base::{Instant, Kind, NodeId, Seq, VolumeId, Wall};
 use client::shard::{Cut, Hint, Metadata, Rule};
 use env::Env;
 use metastore::remote::{Proposal, Recorder, Rows, Wants};
 use metastore::{Embedded, Sequencer, ShardStore as _, Snapshot};
 use namespace::Outcome;
+use namespace::wire::Tail;
 use namespace::work::{self, Work};
 use replicated::{Leading, Read, Replica};
 use tokio::sync::watch;
 
 use super::meta::{Answer, Ask, Asker, Refusal};
+use super::tail;
 use crate::node::SYSTEM;
 
 /// How long a request waits for somebody to lead the shard.
@@ -33,6 +35,9 @@ const SLOW: Duration = Duration::from_millis(700);
 const SLOW_MAX: u32 = 3;
 /// A node that gave the lead away for that reason does so again no sooner: perhaps all are slow.
 const ASIDE: Duration = Duration::from_secs(30);
+/// Who waits for the journal to go on looks so often if it is led elsewhere, and that often if it may be by then.
+const LOOK: Duration = Duration::from_millis(500);
+const LOOK_HERE: Duration = Duration::from_secs(1);
 /// How long another one may take to take the lead.
 const HAND_OVER_MAX: Duration = Duration::from_secs(1);
 /// How long a majority may take to say that this node leads still.
@@ -244,6 +249,50 @@ impl MetaShard {
         done.map(proposed).map_err(|error| error.to_string())
     }
 
+    /// What the journal has of a volume behind a place, as who leads has it; without a place where it ends.
+    ///
+    /// # Errors
+    /// If who leads the shard can't be asked in time.
+    pub async fn tail(&self, volume: VolumeId, after: Option<Seq>) -> Result<Tail, client::Error> {
+        let member = match self.settled().await {
+            Role::Alone(store, _) => {
+                let read = move || tail::part(&*store, volume, after);
+                return Ok(self.env.blocking(read).await.map_err(client::Error::from)??);
+            }
+            Role::Changing => return Err(closing()),
+            Role::Member(member) => member,
+        };
+        let mut patience = self.patience(&member);
+        loop {
+            let why = match member.lead() {
+                Some(lead) => match lead.tail(&self.env, volume, after).await {
+                    Ok(tail) => return Ok(tail),
+                    Err(error) => error.to_string(),
+                },
+                None => match member.ask(&Ask::Tail { volume, after }).await {
+                    Ok(Answer::Tail(tail)) => return Ok(tail),
+                    Ok(other) => other.to_string(),
+                    Err(why) => why,
+                },
+            };
+            patience.wait(why).await?;
+        }
+    }
+
+    /// Until the journal may have gone on behind a place, or for so long.
+    pub async fn grown(&self, after: Seq, at_most: Duration) {
+        let head = match self.role() {
+            Role::Alone(_, sequencer) => Some(sequencer.head()),
+            Role::Changing => None,
+            Role::Member(member) => member.lead().map(|lead| lead.sequencer.head()),
+        };
+        match head {
+            // Another node may come to lead meanwhile.
+            Some(mut head) => _ = self.env.timeout(at_most.min(LOOK_HERE), head.wait_for(|head| *head > after)).await,
+            None => self.env.clock.sleep(at_most.min(LOOK)).await,
+        }
+    }
+
     /// Answers another node, if this one leads.
     pub async fn answer(&self, ask: Ask) -> Answer {
         let Some(member) = self.member() else { return Answer::Elsewhere(None) };
@@ -255,6 +304,7 @@ impl MetaShard {
                 lead.work(&self.env, &work).await.map(|done| done.map_or_else(Answer::Refused, Answer::Done))
             }
             Ask::Propose { id, at, proposal } => lead.propose((id, at), now, &proposal).await.map(proposed),
+            Ask::Tail { volume, after } => lead.tail(&self.env, volume, after).await.map(Answer::Tail),
         };
         done.unwrap_or_else(|error| {
             tracing::debug!(shard = self.number, %error, "another node's request is not answered");
@@ -467,6 +517,18 @@ impl Lead {
     async fn cut(&self) -> Led<Box<dyn Snapshot>> {
         self.barrier().await?;
         Ok(self.sequencer.read()?)
+    }
+
+    /// What the journal has of a volume behind a place.
+    async fn tail(&self, env: &Env, volume: VolumeId, after: Option<Seq>) -> Led<Tail> {
+        // What is in the journal was agreed on, whoever leads. That something isn't, only who leads can say.
+        if after.is_some_and(|after| after > self.leading.position().1) {
+            self.barrier().await?;
+        }
+        let leading = self.leading.clone();
+        let broken = |why: String| replicated::Error::from(metastore::Error::Broken { why });
+        let read = env.blocking(move || tail::part(&*leading, volume, after)).await;
+        Ok(read.map_err(|error| broken(error.to_string()))??)
     }
 
     /// The rows that a reader elsewhere wants.

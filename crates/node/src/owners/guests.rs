@@ -17,7 +17,9 @@ use base::kv::{Row, View, ViewError};
 use base::{Kind, Kinded, PieceId, SegmentId, Seq, VolumeId, Wall};
 use bytes::Bytes;
 use client::POLICY_SETTING;
-use client::guest::{About, Answer, BYTES_MAX, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, Wish};
+use client::guest::{
+    About, Answer, BYTES_MAX, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, WATCH_MS_MAX, Wish,
+};
 use client::header::PieceHeader;
 use client::pieces::Ask;
 use client::shard::Volumes;
@@ -27,7 +29,8 @@ use env::BoxFuture;
 use grant::{Claim, Rules, Verb};
 use metastore::remote::{Recorder, Wants};
 use namespace::catalog::{self, DriveRow, NodeRow, SealedVolume};
-use namespace::wire::Query;
+use namespace::journal::{Event, What};
+use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 use namespace::{Body as Content, Command};
 use tokio::sync::Semaphore;
@@ -42,6 +45,8 @@ pub(crate) const METADATA: ServiceId = ServiceId(METADATA_SERVICE);
 pub(crate) const PIECES: ServiceId = ServiceId(PIECES_SERVICE);
 /// Questions about metadata that are answered at a time.
 const CALLS_MAX: usize = 64;
+/// Those who watch at a time: they wait, and take nobody's turn.
+const WATCHES_MAX: usize = 128;
 /// A question waits so long for its turn.
 const WAIT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(200);
@@ -115,6 +120,17 @@ impl Guest {
         }
     }
 
+    /// What of a journal may be seen below a path: what a listing would show.
+    fn may_watch(&self, events: Vec<(Seq, Event)>, prefix: &str) -> Vec<(Seq, Event)> {
+        let may = |(_, event): &(Seq, Event)| match &event.what {
+            What::Put { key, .. } | What::Marker { key, .. } | What::Delete { key, .. } | What::Attrs { key, .. } => {
+                event.volume == self.row.volume && grant::within(prefix, key) && self.may(Verb::List, key).is_ok()
+            }
+            _ => false,
+        };
+        events.into_iter().filter(may).collect()
+    }
+
     /// Succeeds if this may be changed.
     fn may_work(&self, work: &Work) -> Result<(), Fault> {
         if work.volume != self.row.volume {
@@ -180,11 +196,12 @@ fn segments(body: &Content) -> BTreeSet<SegmentId> {
 pub(crate) struct GuestService {
     node: Mutex<Weak<Inner>>,
     calls: Semaphore,
+    watches: Semaphore,
 }
 
 impl Default for GuestService {
     fn default() -> Self {
-        Self { node: Mutex::default(), calls: Semaphore::new(CALLS_MAX) }
+        Self { node: Mutex::default(), calls: Semaphore::new(CALLS_MAX), watches: Semaphore::new(WATCHES_MAX) }
     }
 }
 
@@ -206,12 +223,12 @@ impl GuestService {
         let inner = self.inner()?;
         let turn = inner.env.timeout(WAIT, self.calls.acquire()).await;
         let busy = || Fault::new(Kind::Busy { retry_after: RETRY }, "this node answers as many guests as it can");
-        let _turn = turn.and_then(Result::ok).ok_or_else(busy)?;
+        let turn = turn.and_then(Result::ok).ok_or_else(busy)?;
         let body = request.body.collect(BYTES_MAX).await;
         let body = body.map_err(|error| Fault::new(Kind::Unreachable, error.to_string()))?;
         let unknown = |error| Fault::new(Kind::Invalid, format!("this node doesn't know what is asked: {error}"));
         let Question { right, wish } = Question::decode(&body).map_err(unknown)?;
-        let guest = inner.guest(&caller, right)?;
+        let guest = inner.guest(&caller, right.clone())?;
         let answer = match wish {
             Wish::About => {
                 guest.may_somewhere(&Verb::ALL)?;
@@ -232,6 +249,13 @@ impl GuestService {
                     Err(client::Error::Namespace(error)) => Answer::Refused(error),
                     Err(error) => return Err(fault(&error)),
                 }
+            }
+            Wish::Watch { after, prefix, wait_ms } => {
+                guest.may(Verb::List, &prefix)?;
+                drop(turn);
+                let _place = self.watches.try_acquire().map_err(|_| busy())?;
+                let wait = Duration::from_millis(wait_ms.min(WATCH_MS_MAX).into());
+                Answer::Tail(inner.watch(&caller, &right, after, &prefix, wait).await?)
             }
         };
         Ok(Response::default().with_body(Body::of(vec![answer.encode().into()])))
@@ -359,6 +383,36 @@ impl Inner {
         let rows =
             here.ok_or_else(|| Fault::new(Kind::Unreachable, "the catalog is still being copied to this node"))?;
         Ok(Answer::Rows(rows))
+    }
+
+    /// What the volume's journal tells behind a place, as soon as there is something, or after `wait`.
+    async fn watch(
+        &self,
+        caller: &Caller,
+        right: &Right,
+        mut after: Option<Seq>,
+        prefix: &str,
+        wait: Duration,
+    ) -> Result<Tail, Fault> {
+        let began = self.env.clock.now();
+        loop {
+            // The grant may have ended meanwhile, or been revoked.
+            let guest = self.guest(caller, right.clone())?;
+            guest.may(Verb::List, prefix)?;
+            let none = || Fault::new(Kind::Unreachable, "this node doesn't know the volume's metadata yet");
+            let shard = self.shards.of_volume(guest.row.volume).ok_or_else(none)?;
+            let tail = shard.tail(guest.row.volume, after).await.map_err(|error| fault(&error))?;
+            let Tail::Events { events, next } = tail else { return Ok(tail) };
+            let events = guest.may_watch(events, prefix);
+            let left = wait.saturating_sub(self.env.clock.now().since(began));
+            if !events.is_empty() || after.is_none() || left.is_zero() {
+                return Ok(Tail::Events { events, next });
+            }
+            if after == Some(next) {
+                shard.grown(next, left).await;
+            }
+            after = Some(next);
+        }
     }
 
     async fn rows_of(&self, volume: VolumeId, query: Query) -> Result<Answer, Fault> {

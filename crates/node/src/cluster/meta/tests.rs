@@ -29,6 +29,8 @@ fn asks() -> Vec<Ask> {
         Ask::Fetch { wants: wants(), hint: Some((VolumeId(7), query)) },
         Ask::Work(work),
         Ask::Propose { id: [0x1d; 16], at: Wall(0x0102_0304_0506), proposal },
+        Ask::Tail { volume: VolumeId(7), after: Some(Seq(9)) },
+        Ask::Tail { volume: VolumeId(7), after: None },
     ]
 }
 
@@ -44,6 +46,7 @@ fn answers() -> Vec<Answer> {
         Answer::Elsewhere(Some(NodeId([0x0d; 16]))),
         Answer::Elsewhere(None),
         Answer::Open,
+        Answer::Tail(released(include_str!("../../../../namespace/tests/fixtures/wire_tail_v1.hex"))),
     ]
 }
 

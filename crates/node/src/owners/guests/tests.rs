@@ -75,6 +75,45 @@ fn a_grant_for_a_folder_reads_that_folder_and_nothing_beside() {
 }
 
 #[test]
+fn who_watches_with_a_grant_sees_nothing_beyond_its_prefix() {
+    let key = |key: &str| key.to_owned();
+    let version = namespace::VersionId::NULL;
+    let event = |volume, what| (Seq(1), Event { volume: VolumeId(volume), at: NOW, what });
+    let put = |path: &str| What::Put { key: key(path), version, size: 1, etag: "e".into(), upload: None };
+    let mut all: Vec<_> =
+        ["a/b", "a/c/d", "a", "ab", "b/a/b", ""].into_iter().map(|path| event(5, put(path))).collect();
+    all.push(event(5, What::Delete { key: key("a/x"), version, marker: false }));
+    all.push(event(5, What::Delete { key: key("x"), version, marker: false }));
+    all.push(event(5, What::Attrs { key: key("a/y"), version }));
+    all.push(event(6, put("a/b")));
+    all.push(event(5, What::Config { name: key("a/policy") }));
+    all.push(event(5, What::UploadBegun { key: key("a/b"), upload: namespace::UploadId([1; 16]) }));
+    let seen = |guest: &Guest, prefix: &str| {
+        let keys = guest.may_watch(all.clone(), prefix).into_iter().map(|(_, event)| match event.what {
+            What::Put { key, .. } | What::Delete { key, .. } | What::Attrs { key, .. } => key,
+            other => panic!("{other:?} is shown"),
+        });
+        keys.collect::<Vec<_>>()
+    };
+    let reader = folder(&[Verb::Read, Verb::List]);
+    let inside = ["a/b", "a/c/d", "a/x", "a/y"];
+    assert_eq!(seen(&reader, "a/"), inside);
+    assert_eq!(seen(&reader, "a/c/"), ["a/c/d"]);
+    // Whatever prefix is asked for: each key is checked by itself.
+    assert_eq!(seen(&reader, ""), inside);
+    assert!(seen(&reader, "b/").is_empty() && seen(&folder(&[Verb::Write]), "a/").is_empty());
+    assert!(
+        reader.may(Verb::List, "").is_err() && reader.may(Verb::List, "a/").is_ok(),
+        "which refuses the question before"
+    );
+    let file = guest(3, &[Caveat::Prefix("a/b".into())]);
+    assert_eq!(seen(&file, "a/b"), ["a/b"]);
+    let owner = Guest { row: row(), claim: None, now: NOW };
+    assert_eq!(seen(&owner, "").len(), 9, "all of its own volume, and of no other");
+    assert!(seen(&guest(3, &[Caveat::Until(NOW)]), "").is_empty(), "it ended");
+}
+
+#[test]
 fn who_may_write_a_folder_writes_objects_there_and_changes_nothing_else() {
     let writer = folder(&[Verb::Write]);
     assert!(writer.may_work(&put("a/b", None)).is_ok() && writer.may_somewhere(&[Verb::Write]).is_ok());
