@@ -10,8 +10,8 @@ use std::time::Instant;
 use sim::cluster::loss::{Besides, Loss, run};
 
 /// Seeds that CI runs of losses with nothing wrong besides, and of each kind of those with something.
-const SEEDS: u64 = 16;
-const SEEDS_BESIDES: u64 = 4;
+const SEEDS: u64 = 8;
+const SEEDS_BESIDES: u64 = 2;
 /// Tests that share the first ones, so that they run side by side.
 const LANES: u64 = 2;
 /// Set in the process that runs a test's seeds.

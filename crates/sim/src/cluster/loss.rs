@@ -56,6 +56,8 @@ const CHANGED: u64 = 3;
 const FRESH_SECS: u64 = 60;
 /// How long an attempt may take: more than a node waits until it reads by a kit.
 const ATTEMPT: Duration = Duration::from_secs(30);
+/// Coarser than a storm's: nothing here depends on who is first.
+const TICK: Duration = Duration::from_millis(5);
 /// Where a rescue writes to.
 const OUT: &str = "/out";
 
@@ -89,8 +91,10 @@ impl Loss {
     /// The loss of a seed.
     pub fn new(seed: u64, besides: Besides) -> Self {
         let mut chance = Chance::new(seed ^ 0x1055);
-        // Groups of all machines, and of all but one.
-        let (nodes, k, m) = [(7, 1, 6), (8, 2, 6), (9, 2, 6), (9, 3, 6)][chance.below(4) as usize];
+        // Groups of all machines, and of all but one. Of one machine that is left a drive would take the last copy of the kits along.
+        let codes = [(8, 2, 6), (9, 2, 6), (9, 3, 6), (7, 1, 6)];
+        let count = if besides == Besides::Drive { 3 } else { 4 };
+        let (nodes, k, m) = codes[chance.below(count) as usize];
         Self { seed, nodes, k, m, besides }
     }
 }
@@ -103,7 +107,7 @@ pub fn run(loss: Loss) -> Result<Report, String> {
     // Four machines at sites of their own and all others at a fifth: then those that vote on both shards are six at the most.
     let mut stage = Stage::new(loss.seed, loss.nodes, DRIVES, |number| Some(number.min(4)));
     (stage.nodes_per_shard, stage.reads_by_kit) = (Some(loss.nodes), true);
-    play(&stage, &loss, drive(stage.clone(), loss))
+    play(&stage, TICK, &loss, drive(stage.clone(), loss))
 }
 
 async fn drive(stage: Stage, loss: Loss) -> Result<(), Failed> {
@@ -124,6 +128,9 @@ async fn drive(stage: Stage, loss: Loss) -> Result<(), Failed> {
     }
     world.burn(&lost, &mut chance).await;
     let lacks = world.harm(&map, &lost, &mut chance);
+    if lacks.is_empty() != (loss.besides != Besides::Drive) {
+        return Err(format!("with {lost:?} gone {lacks:?} lacks pieces").into());
+    }
     world.read_by_kit(&lacks, &mut chance).await?;
     world.read_sealed_by_kit(&lacks, &mut chance).await?;
     world.rescue(&lacks, &mut chance).await?;
@@ -383,9 +390,12 @@ impl World {
     fn harm(&self, map: &Map, lost: &BTreeSet<usize>, chance: &mut Chance) -> Lacks {
         let mut gone: BTreeSet<&String> =
             map.drives.iter().filter(|(_, (number, _))| lost.contains(number)).map(|(id, _)| id).collect();
-        let mut left: Vec<&String> = map.drives.keys().filter(|id| !gone.contains(id)).collect();
+        // One machine stays whole: somebody has the kits.
+        let whole = self.any(chance);
+        let may_go = |(number, _): &(usize, PathBuf)| !lost.contains(number) && *number != whole;
+        let mut left: Vec<&String> = map.drives.iter().filter(|(_, place)| may_go(place)).map(|(id, _)| id).collect();
         let mut lacks = self.lacks(map, &gone);
-        while self.loss.besides == Besides::Drive && lacks.is_empty() && left.len() > 1 {
+        while self.loss.besides == Besides::Drive && lacks.is_empty() && !left.is_empty() {
             let id = left.remove(chance.below(left.len() as u64) as usize);
             let (number, drive) = &map.drives[id];
             self.stage.note(format!("{} loses {}", name(*number), drive.display()));
@@ -393,6 +403,8 @@ impl World {
             gone.insert(id);
             lacks = self.lacks(map, &gone);
         }
+        let lacking = lacks.len();
+        self.stage.note(format!("{lacking} of {} objects lack pieces", map.segments.len()));
         if self.loss.besides == Besides::Bits {
             for (number, drive) in map.drives.values().filter(|(number, _)| !lost.contains(number)) {
                 let count = self.stage.places[*number].disk.rot(&drive.join("pieces"), 1 + chance.below(8) as usize);
@@ -520,7 +532,8 @@ impl World {
                         false => return Err(format!("the store's key opens {SEALED}").into()),
                     }
                 }
-                if volume.kit.is_none() || !volume.bad_kits.is_empty() {
+                let has_bad = self.loss.besides != Besides::Drive && !volume.bad_kits.is_empty();
+                if volume.kit.is_none() || has_bad {
                     return Err(format!("volume {}: {:?} {:?}", volume.id.0, volume.kit, volume.bad_kits).into());
                 }
                 let bucket = if is_sealed { SEALED.to_owned() } else { volume.name.clone().ok_or("it has no name")? };

@@ -33,6 +33,8 @@ pub use stage::Counts;
 
 /// The longest that a small request may take, at machines that are well.
 const STALL_MS_MAX: u64 = 3000;
+/// How far simulated time goes at once.
+const TICK: Duration = Duration::from_millis(2);
 /// Drives of each machine.
 const DRIVES: usize = 2;
 
@@ -148,18 +150,19 @@ pub fn run(storm: Storm) -> Result<Report, String> {
     let mut stage = Stage::new(storm.seed, machines, DRIVES, |number| (storm.sites > 0).then(|| number % storm.sites));
     stage.nodes_per_shard = storm.shards.then_some((storm.nodes / 2).max(1));
     stage.places.iter().for_each(|place| place.disk.plant(storm.lie));
-    play(&stage, &storm, drive(stage.clone(), storm))
+    play(&stage, TICK, &storm, drive(stage.clone(), storm))
 }
 
 /// Runs the machines of a stage until its driver is done.
 fn play(
     stage: &Stage,
+    tick: Duration,
     what: &dyn Debug,
     driver: impl Future<Output = Result<(), Failed>> + 'static,
 ) -> Result<Report, String> {
     let mut sim = turmoil::Builder::new()
         .rng_seed(stage.seed)
-        .tick_duration(Duration::from_millis(2))
+        .tick_duration(tick)
         .simulation_duration(Duration::from_secs(4 * 3600))
         .min_message_latency(Duration::from_micros(200))
         .max_message_latency(Duration::from_millis(3))
