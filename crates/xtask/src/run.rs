@@ -121,6 +121,8 @@ pub fn sim(words: &[&str]) -> Result<(), String> {
             "storms",
             "--test",
             "cluster_storms",
+            "--test",
+            "without_directors",
             "--",
             "--nocapture",
         ])

@@ -17,8 +17,9 @@ fn settings(stage: &Stage, number: usize) -> Settings {
     let mut settings = storm::settings(&stage.drives);
     settings.name = name(number);
     settings.home = PathBuf::from("/home");
-    if stage.sites > 0 {
-        settings.labels = vec![format!("site=s{}", number % stage.sites)];
+    settings.labels.clone_from(&stage.places[number].labels);
+    if stage.reads_by_kit {
+        settings.read_by_kit_after = Some(Duration::from_secs(10));
     }
     if let Some(nodes) = stage.nodes_per_shard {
         settings.nodes_per_shard = nodes;
@@ -77,7 +78,11 @@ pub async fn live(stage: Stage, number: usize) -> Result<(), Failed> {
 async fn open(stage: &Stage, number: usize, env: &env::Env) -> node::Result<Option<Node>> {
     let settings = settings(stage, number);
     if number == 0 || stage.has_joined(number) {
-        return Ok(Some(Node::open(env.clone(), settings).await?.node));
+        let started = Node::open(env.clone(), settings).await?;
+        if let Some(words) = started.words {
+            stage.know_words(words);
+        }
+        return Ok(Some(started.node));
     }
     let Some(ticket) = stage.ticket(number) else { return Ok(None) };
     let ticket = wire::Ticket::parse(&ticket).map_err(|error| node::Error::Invalid(error.to_string()))?;

@@ -13,11 +13,13 @@
 
 mod chaos;
 mod live;
+pub mod loss;
 mod operator;
 mod settle;
 mod stage;
 mod work;
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 use crate::chance::Chance;
@@ -31,6 +33,8 @@ pub use stage::Counts;
 
 /// The longest that a small request may take, at machines that are well.
 const STALL_MS_MAX: u64 = 3000;
+/// How far simulated time goes at once.
+const TICK: Duration = Duration::from_millis(2);
 /// Drives of each machine.
 const DRIVES: usize = 2;
 
@@ -143,23 +147,32 @@ pub struct Report {
 pub fn run(storm: Storm) -> Result<Report, String> {
     replicated::lies::plant(storm.replicas);
     let machines = storm.nodes + if storm.turnover { storm.phases as usize } else { usize::from(storm.joins) };
-    let nodes_per_shard = storm.shards.then_some((storm.nodes / 2).max(1));
-    let stage = Stage::new(storm.seed, machines, DRIVES, storm.sites, nodes_per_shard);
+    let mut stage = Stage::new(storm.seed, machines, DRIVES, |number| (storm.sites > 0).then(|| number % storm.sites));
+    stage.nodes_per_shard = storm.shards.then_some((storm.nodes / 2).max(1));
     stage.places.iter().for_each(|place| place.disk.plant(storm.lie));
+    play(&stage, TICK, &storm, drive(stage.clone(), storm))
+}
+
+/// Runs the machines of a stage until its driver is done.
+fn play(
+    stage: &Stage,
+    tick: Duration,
+    what: &dyn Debug,
+    driver: impl Future<Output = Result<(), Failed>> + 'static,
+) -> Result<Report, String> {
     let mut sim = turmoil::Builder::new()
-        .rng_seed(storm.seed)
-        .tick_duration(Duration::from_millis(2))
+        .rng_seed(stage.seed)
+        .tick_duration(tick)
         .simulation_duration(Duration::from_secs(4 * 3600))
         .min_message_latency(Duration::from_micros(200))
         .max_message_latency(Duration::from_millis(3))
         .tcp_capacity(1 << 16)
         .build();
-    for number in 0..machines {
+    for number in 0..stage.places.len() {
         let stage = stage.clone();
         sim.host(name(number), move || live::live(stage.clone(), number));
     }
-    let driver = stage.clone();
-    sim.client("driver", async move { drive(driver, storm).await });
+    sim.client("driver", driver);
     let ended = loop {
         match sim.step() {
             Ok(true) => break Ok(()),
@@ -167,7 +180,7 @@ pub fn run(storm: Storm) -> Result<Report, String> {
             Err(error) => break Err(error.to_string()),
         }
         while let Some(order) = stage.take_order() {
-            obey(&stage, &mut sim, order);
+            obey(stage, &mut sim, order);
         }
     };
     let trace = stage.trace();
@@ -178,7 +191,7 @@ pub fn run(storm: Storm) -> Result<Report, String> {
         Err(error) => {
             let is_all_asked_for = std::env::var_os("ABIDE_SIM_TRACE").is_some();
             let from = if is_all_asked_for { 0 } else { trace.len().saturating_sub(120) };
-            Err(format!("{}\nseed {}: {storm:?}: {error}", trace[from..].join("\n"), storm.seed))
+            Err(format!("{}\nseed {}: {what:?}: {error}", trace[from..].join("\n"), stage.seed))
         }
     }
 }

@@ -66,6 +66,8 @@ pub struct Place {
     pub disk: SimDisk,
     /// Its clock and its pace.
     pub machine: Machine,
+    /// What its owner says of it, as `name=value`.
+    pub labels: Vec<String>,
     state: Mutex<Here>,
 }
 
@@ -95,6 +97,7 @@ struct State {
     trace: Vec<String>,
     counts: Counts,
     tags: BTreeMap<String, u64>,
+    words: String,
 }
 
 /// Shared by all parts of one run.
@@ -103,10 +106,10 @@ pub struct Stage {
     pub seed: u64,
     pub places: Arc<Vec<Place>>,
     pub drives: Arc<Vec<PathBuf>>,
-    /// Sites that machines are at in turn.
-    pub sites: usize,
     /// How many machines there are for each metadata shard, if not as ever.
     pub nodes_per_shard: Option<usize>,
+    /// Whether reads go on by kits when nobody leads. Copies may be a moment old: a judge of what clients saw would say so, and be right.
+    pub reads_by_kit: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -125,19 +128,21 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stage {
-    pub fn new(seed: u64, machines: usize, drives: usize, sites: usize, nodes_per_shard: Option<usize>) -> Self {
+    /// `site` says where each machine is, if anywhere.
+    pub fn new(seed: u64, machines: usize, drives: usize, site: impl Fn(usize) -> Option<usize>) -> Self {
         let drives: Vec<PathBuf> = (1..=drives).map(|number| PathBuf::from(format!("/d{number}"))).collect();
         let place = |number: usize| {
             let disk = SimDisk::new(seed << 8 | number as u64);
             drives.iter().for_each(|drive| disk.set_faults(drive, Faults::default()));
-            Place { disk, machine: Machine::default(), state: Mutex::default() }
+            let labels = site(number).map(|site| format!("site=s{site}")).into_iter().collect();
+            Place { disk, machine: Machine::default(), labels, state: Mutex::default() }
         };
         Self {
             seed,
             places: Arc::new((0..machines).map(place).collect()),
             drives: Arc::new(drives),
-            sites,
-            nodes_per_shard,
+            nodes_per_shard: None,
+            reads_by_kit: false,
             state: Arc::default(),
         }
     }
@@ -169,6 +174,15 @@ impl Stage {
 
     pub fn give_ticket(&self, number: usize, ticket: String) {
         self.here(number).ticket = Some(ticket);
+    }
+
+    /// The 24 words, once the store was made.
+    pub fn words(&self) -> String {
+        self.state().words.clone()
+    }
+
+    pub fn know_words(&self, words: String) {
+        self.state().words = words;
     }
 
     pub fn has_joined(&self, number: usize) -> bool {

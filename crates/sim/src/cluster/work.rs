@@ -93,7 +93,7 @@ pub async fn make_bucket(stage: &Stage, name: &str) -> Result<(), Failed> {
 }
 
 /// A request at one machine that can be made as often as one likes, tried again for a minute.
-async fn read(stage: &Stage, number: usize, request: Request<'_>) -> Result<Answer, Failed> {
+pub async fn read(stage: &Stage, number: usize, request: Request<'_>) -> Result<Answer, Failed> {
     let (began, mut last) = (now(), String::new());
     while now() - began < Duration::from_secs(60) {
         match stage.s3(number, LONG_ATTEMPT, request).await {
@@ -534,6 +534,18 @@ pub async fn check_listing(stage: &Stage, number: usize, prefix: &str, all: &[Tr
         let list = Request { method: "GET", path: &path, query: &query, ..Request::default() };
         if listing.take(&read(stage, number, list).await?)? {
             return listing.judge(all);
+        }
+    }
+}
+
+/// All keys of a bucket as a machine lists them, with their lengths.
+pub async fn list_plain(stage: &Stage, number: usize, bucket: &str) -> Result<BTreeMap<String, usize>, Failed> {
+    let (mut listing, path) = (Pages::of(""), format!("/{bucket}"));
+    loop {
+        let query = listing.query();
+        let list = Request { method: "GET", path: &path, query: &query, ..Request::default() };
+        if listing.take(&read(stage, number, list).await?)? {
+            return Ok(listing.seen);
         }
     }
 }
