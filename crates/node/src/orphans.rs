@@ -105,7 +105,7 @@ fn row_of(drive: DriveId) -> String {
 
 /// Whether it is rather rows that are missing than names.
 fn is_too_much(nameless: u64, seen: u64) -> bool {
-    nameless > FEW && nameless.saturating_mul(SHARE) > seen
+    nameless > FEW && nameless > seen / SHARE
 }
 
 impl Inner {

@@ -12,7 +12,7 @@ use codec::Versioned;
 use crypt::VolumeRoot;
 use env::{Env, Open};
 use kit::log::Seen;
-use kit::spread::{Label, holders};
+use kit::spread::Label;
 use kit::{Error as KitError, Log, Position, State};
 
 use crate::kits::{Shelf, holders_of};

@@ -341,7 +341,8 @@ async fn put(node: &Node, bucket: &Bucket, key: String, len: usize) {
         ("content-type".to_owned(), b"application/octet-stream".to_vec()),
         ("owner".to_owned(), vec![b'o'; 32]),
     ]);
-    let new = NewVersion { size: content.size, etag: "0123456789abcdef0123456789abcdef".into(), attrs, body: content.body };
+    let new =
+        NewVersion { size: content.size, etag: "0123456789abcdef0123456789abcdef".into(), attrs, body: content.body };
     node.client().commit(bucket, Command::Put { key, new, condition: Condition::default() }).await.unwrap();
 }
 
@@ -375,7 +376,15 @@ fn object(env: &Env, number: u64, segments: usize) -> Object {
     };
     let modified = Wall(1_795_230_600_000 + number * 37);
     let body = Body::Segments((0..segments).map(|_| segment()).collect());
-    Object { version: number, null: true, marker: false, modified, size: (segments as u64) << 26, attrs: Vec::new(), body }
+    Object {
+        version: number,
+        null: true,
+        marker: false,
+        modified,
+        size: (segments as u64) << 26,
+        attrs: Vec::new(),
+        body,
+    }
 }
 
 /// Bytes of a kit for each segment, beyond names.
@@ -396,8 +405,7 @@ fn check_secs(env: &Env) -> f64 {
     const TURNS: u32 = 2000;
     let root = VolumeRoot::new([1; 32]);
     let position = Position { seq: 1, at: Wall(1) };
-    let (bytes, mut log) =
-        Log::create(&root, VolumeId(1), [2; 16], State::default(), || env.random()).unwrap();
+    let (bytes, mut log) = Log::create(&root, VolumeId(1), [2; 16], State::default(), || env.random()).unwrap();
     let changes = vec![Change::Put { path: "x".into(), object: object(env, 1, 20) }, Change::Position(position)];
     let more = log.append(changes, || env.random()).unwrap();
     let parcel = Parcel::new(&root, Label::of(&log), bytes.len() as u64, &more).encode();
@@ -446,7 +454,12 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
     let kit = [seen.kit_disk - idle.kit_disk * share, kit_net, (kit_cpu - idle.kit_cpu * share) * 1e6];
     let all = [seen.disk - idle.disk * share, seen.net - idle.net * share, (seen.cpu - idle.cpu * share) * 1e6];
     let put = [0, 1, 2].map(|at| (all[at] - kit[at]) / count);
-    Row { what: format!("{len} bytes, {writers} writers"), per_second: count / took, put, kit: kit.map(|one| one / count) }
+    Row {
+        what: format!("{len} bytes, {writers} writers"),
+        per_second: count / took,
+        put,
+        kit: kit.map(|one| one / count),
+    }
 }
 
 fn main() {
@@ -486,9 +499,16 @@ async fn run(dir: &Path, count: usize, length: Duration, as_json: bool) -> Vec<R
     let check = check_secs(&env);
     let status = nodes[0].status().await.unwrap();
     if !as_json {
-        println!("a segment takes {:.1} bytes of a kit in objects of one, {:.1} in objects of a hundred, beyond names (72 at the most)",
-            bytes_per_segment(&env, 20_000, 1), bytes_per_segment(&env, 200, 100));
-        println!("{count} nodes, {}, {voters} voters; a holder checks a parcel in {:.0} µs\n", status.policy, check * 1e6);
+        println!(
+            "a segment takes {:.1} bytes of a kit in objects of one, {:.1} in objects of a hundred, beyond names (72 at the most)",
+            bytes_per_segment(&env, 20_000, 1),
+            bytes_per_segment(&env, 200, 100)
+        );
+        println!(
+            "{count} nodes, {}, {voters} voters; a holder checks a parcel in {:.0} µs\n",
+            status.policy,
+            check * 1e6
+        );
     }
     let mut rows = Vec::new();
     for what in [("inline", 4096, 1), ("inline", 4096, 32), ("packed", 4097, 1), ("packed", 4097, 32)] {

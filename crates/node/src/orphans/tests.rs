@@ -283,7 +283,11 @@ async fn rows_that_vanished_or_shrank_cost_no_piece_and_the_store_says_so_for_a_
         let told = reasons(&node).await;
         assert!(told.len() == 1 && told[0].contains(&format!("{} of {all} pieces", gone.len())), "{told:?}");
         assert!(told[0].contains("7 more days") && told[0].contains("recover"), "{told:?}");
-        assert!(node.events(50).await.unwrap().iter().any(|event| event.severity == "warning"));
+        // Another task may be writing it down just now.
+        while !node.events(50).await.unwrap().iter().any(|event| event.area == "garbage" && event.severity == "warning")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         rows.put_back(&node, volume).await;
         assert_eq!(search(&node, &drive).await, Orphans::Done);
         assert!(reasons(&node).await.is_empty(), "the rows are back");
@@ -315,5 +319,10 @@ fn what_is_kept_is_read_back() {
     for text in ["", "1 2", "x 1 2", "1 2 -3"] {
         assert_eq!(Kept::read(text.as_bytes()), None, "{text}");
     }
-    assert!(!is_too_much(64, 64) && !is_too_much(100, 400) && is_too_much(101, 400) && is_too_much(u64::MAX, u64::MAX));
+    assert!(
+        !is_too_much(64, 64)
+            && !is_too_much(100, 400)
+            && is_too_much(101, 400)
+            && is_too_much(u64::MAX / 2, u64::MAX / 2)
+    );
 }
