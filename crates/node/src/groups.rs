@@ -133,7 +133,7 @@ impl Fleet {
         let leaving = rows.iter().filter(|row| !stays(row)).map(|row| row.id).collect();
         let weight = |row: &catalog::DriveRow| (row.size >> 20).max(1);
         let all = if nodes.is_empty() {
-            Places::plain(active.iter().map(|row| (row.id, weight(row))))
+            Places::plain(active.iter().filter(|row| row.takes_data()).map(|row| (row.id, weight(row))))
         } else {
             let none = Labels::default();
             Places::new(active.iter().map(|row| {
