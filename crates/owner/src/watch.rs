@@ -218,8 +218,11 @@ mod tests {
         *state
     }
 
-    /// A volume by the namespace's rules alone, with sealed paths: its journal, and what is in it after each place: sizes by true paths.
-    fn history(steps: u64, state: &mut u64) -> (Vec<(Seq, Event)>, Vec<BTreeMap<String, u64>>) {
+    /// Sizes by true paths.
+    type Files = BTreeMap<String, u64>;
+
+    /// A volume by the namespace's rules alone, with sealed paths: its journal, and what is in it after each place.
+    fn history(steps: u64, state: &mut u64) -> (Vec<(Seq, Event)>, Vec<Files>) {
         let top = VolumeRoot::new([1; 32]).top();
         let (mut rows, mut is) = (BTreeMap::new(), BTreeMap::new());
         let (mut events, mut was) = (Vec::new(), vec![BTreeMap::new()]);
