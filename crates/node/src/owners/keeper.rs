@@ -591,6 +591,7 @@ mod tests {
         let (town, random) = (Town::default(), || env.random());
         let mut following =
             Following { epoch: store.position().0, since: env.clock.now(), at: None, volumes: BTreeMap::new() };
+        #[allow(clippy::disallowed_methods, reason = "two real threads are the point")]
         let writer = tokio::spawn(write(store.clone()));
         loop {
             let was_last = writer.is_finished();
