@@ -10,3 +10,4 @@ mod mirrors;
 mod remote;
 mod sequencer;
 mod suite;
+mod tail;

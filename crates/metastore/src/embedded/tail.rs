@@ -28,7 +28,7 @@ pub(super) fn tail(shared: &Arc<Shared>, from: &Cursor, limit: usize, bytes_max:
         return Ok(entries);
     }
     let mut walk = shared.walk_from(after)?;
-    let mut bytes = 0;
+    let (mut bytes, mut behind) = (0, None);
     while entries.len() < limit && bytes < bytes_max {
         let Some(record) = walk.next(shared)? else { break };
         if record.kind != RecordKind::Batch || record.seq <= after {
@@ -39,11 +39,12 @@ pub(super) fn tail(shared: &Arc<Shared>, from: &Cursor, limit: usize, bytes_max:
         }
         let entry = entry(shared, &snapshot, &record)?;
         bytes += entry.batch.size();
-        walk.behind = Some(entry.seq);
+        // Not where the walk ends: it may have passed a batch that is in the log, but not in the rows yet.
+        behind = Some((entry.seq, walk.file, walk.offset));
         entries.push(entry);
     }
-    if let Some(seq) = walk.behind {
-        shared.remember(seq, walk.file, walk.offset);
+    if let Some((seq, file, offset)) = behind {
+        shared.remember(seq, file, offset);
     }
     Ok(entries)
 }
@@ -86,8 +87,6 @@ pub(super) struct Record {
 pub(super) struct Walk {
     pub file: u64,
     pub offset: u64,
-    /// The last batch that was passed.
-    pub behind: Option<Seq>,
     /// Whether it stays in its file.
     one_file: bool,
     /// Whether records come with their stored bytes.
@@ -99,7 +98,7 @@ pub(super) struct Walk {
 
 impl Walk {
     pub fn new(file: u64, offset: u64) -> Self {
-        Self { file, offset, behind: None, one_file: false, stored: false, ahead: Vec::new(), ahead_at: 0 }
+        Self { file, offset, one_file: false, stored: false, ahead: Vec::new(), ahead_at: 0 }
     }
 
     /// A walk that ends where the file ends.
@@ -122,7 +121,7 @@ impl Walk {
                 return self.record(shared, info).map(Some);
             }
             match shared.next_log(self.file) {
-                Some(next) if !self.one_file => *self = Self { behind: self.behind, ..Self::new(next, FILE_HEAD) },
+                Some(next) if !self.one_file => *self = Self::new(next, FILE_HEAD),
                 _ => return Ok(None),
             }
         }

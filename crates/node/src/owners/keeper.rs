@@ -333,8 +333,9 @@ impl Follow<'_> {
                 keys.extend(key_of(event.what));
             }
         }
+        // What the journal doesn't tell yet is told next time.
+        let through = at.map_or(snapshot.at(), |at| at.min(snapshot.at()));
         for volume in volumes {
-            let position = |at: Wall| Position { seq: snapshot.at().0, at };
             match self.following.volumes.remove(volume) {
                 Some(mut keeper) => {
                     let mut objects = Vec::new();
@@ -342,7 +343,8 @@ impl Follow<'_> {
                         for key in keys {
                             keeper.key_changes(&*snapshot, *volume, key, &mut objects)?;
                         }
-                        objects.push(Change::Position(position(*when)));
+                        let seq = through.0.max(keeper.log.state().position().seq);
+                        objects.push(Change::Position(Position { seq, at: *when }));
                     }
                     // Groups before the objects that name them.
                     let mut changes = keeper.town_changes(self.town);
@@ -351,13 +353,13 @@ impl Follow<'_> {
                     self.following.volumes.insert(*volume, keeper);
                 }
                 None => {
-                    let state = whole(&*snapshot, *volume, position(self.wall))?;
+                    let state = whole(&*snapshot, *volume, Position { seq: snapshot.at().0, at: self.wall })?;
                     let keeper = self.begin(root(*volume), *volume, state)?;
                     self.following.volumes.insert(*volume, keeper);
                 }
             }
         }
-        self.following.at = Some(snapshot.at());
+        self.following.at = Some(through);
         Ok(())
     }
 
