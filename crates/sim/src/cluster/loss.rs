@@ -445,7 +445,8 @@ impl World {
         let number = left[chance.below(left.len() as u64) as usize];
         let old = format!("/{}/0/{}", BUCKETS[0], FIRST + CHANGES);
         for (method, path) in [("PUT", "/photos/new"), ("PUT", &old), ("DELETE", &old)] {
-            let request = Request { method, path, body: if method == "PUT" { b"other" } else { b"" }, ..Request::default() };
+            let request =
+                Request { method, path, body: if method == "PUT" { b"other" } else { b"" }, ..Request::default() };
             let answer = self.stage.s3(number, ATTEMPT, request).await?;
             if answer.status != 503 || answer.header("retry-after").is_none() {
                 return Err(wrong(method, path, &answer));
@@ -542,13 +543,15 @@ impl World {
                 }
             }
             let is_ours = |path: &str| path.starts_with(SEALED) == is_sealed;
-            let wanted: Lacks = lacks.iter().filter(|(path, _)| is_ours(path)).map(|(a, b)| (a.clone(), b.clone())).collect();
+            let wanted: Lacks =
+                lacks.iter().filter(|(path, _)| is_ours(path)).map(|(a, b)| (a.clone(), b.clone())).collect();
             if told != wanted {
                 return Err(format!("a rescue says that {told:?} lacks, but it is {wanted:?}").into());
             }
             let restored = owner::restore(&reach, &survey, Path::new(OUT), &Wanted::default(), |_| {}).await?;
             self.stage.note(format!("restored: {restored:?}"));
-            let failed: BTreeSet<String> = restored.failed.iter().map(|(path, _)| self.renamed(path, is_sealed)).collect();
+            let failed: BTreeSet<String> =
+                restored.failed.iter().map(|(path, _)| self.renamed(path, is_sealed)).collect();
             let must_fail = wanted.into_keys().collect::<BTreeSet<String>>();
             if self.loss.besides != Besides::Bits && (failed != must_fail || !restored.liars.is_empty()) {
                 return Err(format!("{restored:?}, but {must_fail:?} lack pieces").into());
