@@ -312,19 +312,21 @@ impl Follow<'_> {
     fn volumes(&mut self, volumes: &BTreeSet<VolumeId>, root: impl Fn(VolumeId) -> VolumeRoot) -> Result<()> {
         self.following.volumes.retain(|volume, _| volumes.contains(volume));
         let mut touched: BTreeMap<VolumeId, (BTreeSet<String>, Wall)> = BTreeMap::new();
+        // Before the journal: what is committed after it is read next time. The other way round it would never be.
+        let snapshot = self.store.snapshot()?;
         let mut at = self.following.at;
-        while let Some(after) = at {
+        while let Some(after) = at.filter(|after| *after < snapshot.at()) {
             let entries = self.store.tail(&self.store.cursor(after), TAIL_MAX)?;
             let Some(last) = entries.last() else { break };
             at = Some(last.seq);
-            for bytes in entries.iter().flat_map(|entry| &entry.batch.events) {
+            let seen = entries.iter().filter(|entry| entry.seq <= snapshot.at());
+            for bytes in seen.flat_map(|entry| &entry.batch.events) {
                 let event = Event::decode(bytes)?;
                 let (keys, when) = touched.entry(event.volume).or_default();
                 *when = (*when).max(event.at);
                 keys.extend(key_of(event.what));
             }
         }
-        let snapshot = self.store.snapshot()?;
         for volume in volumes {
             let position = |at: Wall| Position { seq: snapshot.at().0, at };
             match self.following.volumes.remove(volume) {
@@ -549,4 +551,55 @@ fn key_of(what: What) -> Option<String> {
 
 fn kit(error: kit::Error) -> Error {
     Error::Client(client::Error::Metadata { kind: error.kind(), text: format!("a kit can't be made: {error}") })
+}
+
+#[cfg(test)]
+mod tests {
+    use env::Env;
+    use metastore::{Mirror, Options};
+    use namespace::{Attrs, Command, Condition, NewVersion};
+
+    use super::*;
+
+    const VOLUME: VolumeId = VolumeId(5);
+    const OBJECTS: u64 = 500;
+
+    async fn write(store: Arc<Embedded>) {
+        for number in 0..OBJECTS {
+            let body = namespace::Body::Inline(number.to_le_bytes().to_vec());
+            let new = NewVersion { size: 8, etag: String::new(), attrs: Attrs::new(), body };
+            let command = Command::Put { key: format!("{number:04}"), new, condition: Condition::default() };
+            let snapshot = store.snapshot().unwrap();
+            let (batch, _) = namespace::apply(&*snapshot, VOLUME, &command, Wall(1 + number)).unwrap();
+            let (epoch, head) = store.position();
+            store.commit(epoch, head, vec![batch]).await.unwrap();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_kit_misses_nothing_that_is_committed_while_it_is_made() {
+        let (env, dir) = (Env::real(), tempfile::tempdir().unwrap());
+        let mirror = Mirror { drive: DriveId([1; 16]), dir: dir.path().join("meta") };
+        let key = crypt::MetaKey::new([9; 32]);
+        let store = Embedded::open(&env, 1, vec![mirror], &key, None, Options::default()).await.unwrap();
+        let (town, random) = (Town::default(), || env.random());
+        let mut following =
+            Following { epoch: store.position().0, since: env.clock.now(), at: None, volumes: BTreeMap::new() };
+        let writer = tokio::spawn(write(store.clone()));
+        loop {
+            let was_last = writer.is_finished();
+            let mut follow = Follow { store: &store, following, town: &town, wall: Wall(1), random: &random };
+            let done =
+                tokio::task::block_in_place(|| follow.volumes(&BTreeSet::from([VOLUME]), |_| VolumeRoot::new([1; 32])));
+            done.unwrap();
+            following = follow.following;
+            if was_last {
+                break;
+            }
+        }
+        writer.await.unwrap();
+        let state = following.volumes[&VOLUME].log.state();
+        let lacks: Vec<u64> = (0..OBJECTS).filter(|number| state.get(&format!("{number:04}")).is_none()).collect();
+        assert!(lacks.is_empty(), "the kit lacks {lacks:?}");
+    }
 }
