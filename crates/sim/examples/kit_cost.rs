@@ -27,7 +27,7 @@ use env::{BoxFuture, Disk, Entry, Env, File, Listener, Net, Open, Space, Spawn, 
 use kit::spread::{Label, Parcel};
 use kit::{Body, Change, Code, Log, Object, Position, Segment, State};
 use namespace::{Attrs, Command, Condition, NewVersion};
-use node::{Node, Settings};
+use node::{Health, Node, Settings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What was counted; of kits apart.
@@ -341,7 +341,8 @@ async fn put(node: &Node, bucket: &Bucket, key: String, len: usize) {
         ("content-type".to_owned(), b"application/octet-stream".to_vec()),
         ("owner".to_owned(), vec![b'o'; 32]),
     ]);
-    let new = NewVersion { size: content.size, etag: "0123456789abcdef0123456789abcdef".into(), attrs, body: content.body };
+    let new =
+        NewVersion { size: content.size, etag: "0123456789abcdef0123456789abcdef".into(), attrs, body: content.body };
     node.client().commit(bucket, Command::Put { key, new, condition: Condition::default() }).await.unwrap();
 }
 
@@ -375,7 +376,15 @@ fn object(env: &Env, number: u64, segments: usize) -> Object {
     };
     let modified = Wall(1_795_230_600_000 + number * 37);
     let body = Body::Segments((0..segments).map(|_| segment()).collect());
-    Object { version: number, null: true, marker: false, modified, size: (segments as u64) << 26, attrs: Vec::new(), body }
+    Object {
+        version: number,
+        null: true,
+        marker: false,
+        modified,
+        size: (segments as u64) << 26,
+        attrs: Vec::new(),
+        body,
+    }
 }
 
 /// Bytes of a kit for each segment, beyond names.
@@ -396,8 +405,7 @@ fn check_secs(env: &Env) -> f64 {
     const TURNS: u32 = 2000;
     let root = VolumeRoot::new([1; 32]);
     let position = Position { seq: 1, at: Wall(1) };
-    let (bytes, mut log) =
-        Log::create(&root, VolumeId(1), [2; 16], State::default(), || env.random()).unwrap();
+    let (bytes, mut log) = Log::create(&root, VolumeId(1), [2; 16], State::default(), || env.random()).unwrap();
     let changes = vec![Change::Put { path: "x".into(), object: object(env, 1, 20) }, Change::Position(position)];
     let more = log.append(changes, || env.random()).unwrap();
     let parcel = Parcel::new(&root, Label::of(&log), bytes.len() as u64, &more).encode();
@@ -435,7 +443,14 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
     });
     let commits: u64 = futures_util::future::join_all(work).await.into_iter().sum();
     let took = began.elapsed().as_secs_f64();
-    until("all kits are fresh", || fresh(nodes, &bucket.name) == Some(commits as usize)).await;
+    for turn in 0.. {
+        if fresh(nodes, &bucket.name) == Some(commits as usize) {
+            break;
+        }
+        let kits = || nodes.iter().map(|node| node.kits().unwrap_or_default()).collect::<Vec<_>>();
+        assert!(turn < 1500, "of {commits} objects kits have: {:?}", kits());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let secs = began.elapsed().as_secs_f64();
     let seen = counts.seen().since(before);
     let (count, share) = (commits as f64, secs / idle_secs);
@@ -446,10 +461,20 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
     let kit = [seen.kit_disk - idle.kit_disk * share, kit_net, (kit_cpu - idle.kit_cpu * share) * 1e6];
     let all = [seen.disk - idle.disk * share, seen.net - idle.net * share, (seen.cpu - idle.cpu * share) * 1e6];
     let put = [0, 1, 2].map(|at| (all[at] - kit[at]) / count);
-    Row { what: format!("{len} bytes, {writers} writers"), per_second: count / took, put, kit: kit.map(|one| one / count) }
+    Row {
+        what: format!("{len} bytes, {writers} writers"),
+        per_second: count / took,
+        put,
+        kit: kit.map(|one| one / count),
+    }
 }
 
 fn main() {
+    // What the nodes say to it, with `ABIDE_LOG=info`.
+    if let Ok(filter) = std::env::var("ABIDE_LOG") {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     let as_json = words.iter().position(|word| word == "--json").map(|at| words.remove(at)).is_some();
     let number = |at: usize, otherwise: u64| words.get(at).map_or(otherwise, |word| word.parse().unwrap());
@@ -482,13 +507,27 @@ async fn run(dir: &Path, count: usize, length: Duration, as_json: bool) -> Vec<R
         nodes[0].nodes().unwrap_or_default().iter().filter(|one| one.voter.contains(&1)).count() == voters
     })
     .await;
+    let mut status = nodes[0].status().await.unwrap();
+    for _ in 0..3000 {
+        if status.health == Health::Green && !status.policy.starts_with("1 ") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        status = nodes[0].status().await.unwrap();
+    }
     let env = Env::real();
     let check = check_secs(&env);
-    let status = nodes[0].status().await.unwrap();
     if !as_json {
-        println!("a segment takes {:.1} bytes of a kit in objects of one, {:.1} in objects of a hundred, beyond names (72 at the most)",
-            bytes_per_segment(&env, 20_000, 1), bytes_per_segment(&env, 200, 100));
-        println!("{count} nodes, {}, {voters} voters; a holder checks a parcel in {:.0} µs\n", status.policy, check * 1e6);
+        println!(
+            "a segment takes {:.1} bytes of a kit in objects of one, {:.1} in objects of a hundred, beyond names (72 at the most)",
+            bytes_per_segment(&env, 20_000, 1),
+            bytes_per_segment(&env, 200, 100)
+        );
+        println!(
+            "{count} nodes, {}, {voters} voters; a holder checks a parcel in {:.0} µs\n",
+            status.policy,
+            check * 1e6
+        );
     }
     let mut rows = Vec::new();
     for what in [("inline", 4096, 1), ("inline", 4096, 32), ("packed", 4097, 1), ("packed", 4097, 32)] {
