@@ -27,7 +27,7 @@ use env::{BoxFuture, Disk, Entry, Env, File, Listener, Net, Open, Space, Spawn, 
 use kit::spread::{Label, Parcel};
 use kit::{Body, Change, Code, Log, Object, Position, Segment, State};
 use namespace::{Attrs, Command, Condition, NewVersion};
-use node::{Node, Settings};
+use node::{Health, Node, Settings};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What was counted; of kits apart.
@@ -443,7 +443,14 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
     });
     let commits: u64 = futures_util::future::join_all(work).await.into_iter().sum();
     let took = began.elapsed().as_secs_f64();
-    until("all kits are fresh", || fresh(nodes, &bucket.name) == Some(commits as usize)).await;
+    for turn in 0.. {
+        if fresh(nodes, &bucket.name) == Some(commits as usize) {
+            break;
+        }
+        let kits = || nodes.iter().map(|node| node.kits().unwrap_or_default()).collect::<Vec<_>>();
+        assert!(turn < 1500, "of {commits} objects kits have: {:?}", kits());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let secs = began.elapsed().as_secs_f64();
     let seen = counts.seen().since(before);
     let (count, share) = (commits as f64, secs / idle_secs);
@@ -463,6 +470,11 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
 }
 
 fn main() {
+    // What the nodes say to it, with `ABIDE_LOG=info`.
+    if let Ok(filter) = std::env::var("ABIDE_LOG") {
+        let filter = tracing_subscriber::EnvFilter::new(filter);
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let mut words: Vec<String> = std::env::args().skip(1).collect();
     let as_json = words.iter().position(|word| word == "--json").map(|at| words.remove(at)).is_some();
     let number = |at: usize, otherwise: u64| words.get(at).map_or(otherwise, |word| word.parse().unwrap());
@@ -495,9 +507,16 @@ async fn run(dir: &Path, count: usize, length: Duration, as_json: bool) -> Vec<R
         nodes[0].nodes().unwrap_or_default().iter().filter(|one| one.voter.contains(&1)).count() == voters
     })
     .await;
+    let mut status = nodes[0].status().await.unwrap();
+    for _ in 0..3000 {
+        if status.health == Health::Green && !status.policy.starts_with("1 ") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        status = nodes[0].status().await.unwrap();
+    }
     let env = Env::real();
     let check = check_secs(&env);
-    let status = nodes[0].status().await.unwrap();
     if !as_json {
         println!(
             "a segment takes {:.1} bytes of a kit in objects of one, {:.1} in objects of a hundred, beyond names (72 at the most)",
