@@ -63,6 +63,15 @@ impl Upkeep {
     }
 }
 
+#[cfg(test)]
+impl Upkeep {
+    /// Whether so many drives were read through and searched for orphans, and nothing is due for an hour.
+    pub(crate) fn rests(&self, drives: usize, now: Instant) -> bool {
+        let rests = |one: &Scrub| one.orphans == Orphans::Done && one.due > now + Duration::from_secs(3600);
+        self.scrubs.len() == drives && self.scrubs.values().all(rests)
+    }
+}
+
 /// What a scrub read and found.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Scrubbed {

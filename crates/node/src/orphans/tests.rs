@@ -9,6 +9,7 @@ use client::{Bucket, Content};
 use namespace::{Body, Command, Condition, NewVersion, Part, UploadId, Version};
 
 use super::*;
+use crate::fleet::lock;
 use crate::node::PAGE;
 use crate::{Node, Settings};
 
@@ -268,6 +269,10 @@ async fn rows_that_vanished_or_shrank_cost_no_piece_and_the_store_says_so_for_a_
     for number in 0..120 {
         let content = objects.write(bytes_of(number, 6_000)).await;
         objects.put(&format!("{number}"), content.size, content.body).await;
+    }
+    // The node's own walks are over: nobody else looks while rows are gone.
+    while !lock(&inner.upkeep).rests(3, inner.env.clock.now()) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let segments = inner.scan(volume, move |view| namespace::read::segments(view, volume, None, PAGE)).await.unwrap();
     let segments: Vec<SegmentId> = segments.into_iter().map(|one| one.segment).collect();
