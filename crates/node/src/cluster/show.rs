@@ -51,8 +51,11 @@ impl Inner {
         let (drives, shards) = (self.drive_rows()?, self.shards.all());
         let mut shown: Vec<NodeShown> = Vec::new();
         for row in self.node_rows()?.into_iter().filter(|row| row.state != NodeState::Removed) {
-            // By the replica here, if there is one: the plan names those that are about to be voters as well.
-            let voter = |shard: &&std::sync::Arc<super::shard::MetaShard>| match shard.replica() {
+            // By the replica here, if there is one that is kept: the plan names those that are about to be voters as well. One that was
+            // left when others came to vote hears nothing any more.
+            let is_kept = |number| number == crate::node::SYSTEM || cluster.holds(number, cluster.me);
+            let kept = |shard: &super::shard::MetaShard| shard.replica().filter(|_| is_kept(shard.number));
+            let voter = |shard: &&std::sync::Arc<super::shard::MetaShard>| match kept(shard) {
                 Some(replica) => replica.status().borrow().voters.contains(&row.id),
                 None => cluster.holds(shard.number, row.id),
             };
