@@ -149,29 +149,36 @@ fn refuse_existing(file: &Path) -> Result<(), String> {
     }
 }
 
-/// Writes a new file, whole or not at all, that outlives a power cut.
+/// Writes a new file, whole or not at all, that outlives a power cut. Nobody's file is written over: its name is taken first, and so is
+/// that of the file beside it.
 fn write_new(file: &Path, bytes: &[u8]) -> Result<(), String> {
     let mut part = file.as_os_str().to_owned();
     part.push(".part");
     let part = PathBuf::from(part);
-    let write = || {
-        let mut to = File::create(&part)?;
-        to.write_all(bytes)?;
-        to.sync_all()
+    let failed = |path: &Path| {
+        let path = path.to_path_buf();
+        move |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => {
+                format!("{} is there already: name a new file; nothing was written", path.display())
+            }
+            _ => format!("write {}: {error}", path.display()),
+        }
     };
-    let done = write().map_err(|error| format!("write {}: {error}", part.display()));
-    // Somebody may have made it meanwhile.
-    let done = done.and_then(|()| refuse_existing(file));
-    let done = done.and_then(|()| {
-        std::fs::rename(&part, file).map_err(|error| format!("write {}: {error}", file.display()))?;
-        let folder = file.parent().unwrap_or(Path::new("/"));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| format!("sync {}: {error}: the file may not outlive a power cut", folder.display()))
+    File::create_new(file).map_err(failed(file))?;
+    let done = File::create_new(&part).map_err(failed(&part)).and_then(|mut to| {
+        let wrote = to.write_all(bytes).and_then(|()| to.sync_all()).and_then(|()| std::fs::rename(&part, file));
+        wrote.map_err(|error| {
+            let _ = std::fs::remove_file(&part);
+            failed(&part)(error)
+        })
     });
     if done.is_err() {
-        let _ = std::fs::remove_file(&part);
+        let _ = std::fs::remove_file(file);
+        return done;
     }
-    done
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|error| format!("sync {}: {error}: the file may not outlive a power cut", folder.display()))
 }
 
 /// `abide kit verify`.
@@ -333,6 +340,10 @@ mod tests {
         assert_eq!(std::fs::read(&file).unwrap(), b"kit", "what was there is as it was");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
         assert!(write_new(&folder.path().join("none/family.kit"), b"kit").is_err());
+        std::fs::write(folder.path().join("other.kit.part"), "mine").unwrap();
+        assert!(write_new(&folder.path().join("other.kit"), b"kit").unwrap_err().contains("is there already"));
+        assert_eq!(std::fs::read(folder.path().join("other.kit.part")).unwrap(), b"mine");
+        assert!(!folder.path().join("other.kit").exists());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use base::{DriveId, Instant, PieceId, SegmentId, VolumeId};
 use client::header::PieceHeader;
 use codec::Versioned;
-use namespace::catalog::{self, DriveRow, Severity};
+use namespace::catalog::{self, DriveRow, DriveState, Severity};
 use piecestore::Cursor;
 
 use crate::error::Result;
@@ -195,7 +195,8 @@ impl Inner {
     pub(crate) fn kept_nameless(&self, rows: &[DriveRow]) -> Result<Vec<String>> {
         let age = self.age()?;
         let mut told = Vec::new();
-        for drive in rows {
+        // Of what was taken out or is lost nothing is said any more.
+        for drive in rows.iter().filter(|row| matches!(row.state, DriveState::Active | DriveState::Draining)) {
             let kept = self.look(|view| catalog::setting(view, &row_of(drive.id)))?.as_deref().and_then(Kept::read);
             told.extend(kept.map(|kept| refusal(&drive.path, kept, age.saturating_sub(kept.since))));
         }

@@ -341,8 +341,8 @@ fn judge(status: &mut Status, rows: &[DriveRow], needed: &BTreeSet<String>, more
     );
     let drives = rows.iter().filter(|row| row.state == DriveState::Active).count();
     let nodes = status.nodes.iter().filter(|node| node.state == "active").count();
-    let directors = crate::cluster::voters::directors(rows).len();
-    let copies = if nodes == 0 { MIRRORS.min(drives) } else { placement::voters::wanted_with(nodes, directors) };
+    let dataless = crate::cluster::voters::dataless(rows).len();
+    let copies = if nodes == 0 { MIRRORS.min(drives) } else { placement::voters::wanted_with(nodes, dataless) };
     if status.metadata_copies < copies {
         reasons.push(format!(
             "the metadata has {} only",

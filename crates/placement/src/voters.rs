@@ -34,7 +34,7 @@ pub struct Seat<'a> {
     /// Where it is.
     pub labels: &'a Labels,
     /// Whether it takes no data: it keeps metadata alone.
-    pub directs: bool,
+    pub is_dataless: bool,
 }
 
 impl Seat<'_> {
@@ -58,7 +58,7 @@ pub fn seats<'a>(map: &'a Map, standing: impl Fn(NodeId) -> Standing) -> Vec<Sea
         state: node.state,
         standing: standing(node.id),
         labels: &node.labels,
-        directs: map.directs(node.id),
+        is_dataless: map.is_dataless(node.id),
     };
     map.nodes.iter().map(seat).collect()
 }
@@ -117,11 +117,11 @@ pub struct NoMajority {
 }
 
 /// So many nodes that take no data keep the metadata among them.
-const DIRECTORS_MIN: usize = 3;
+const DATALESS_MIN: usize = 3;
 
 /// How many voters a shard should have with so many nodes, of which so many take no data.
-pub fn wanted_with(nodes: usize, directors: usize) -> usize {
-    wanted(if directors >= DIRECTORS_MIN { directors } else { nodes })
+pub fn wanted_with(nodes: usize, dataless: usize) -> usize {
+    wanted(if dataless >= DATALESS_MIN { dataless } else { nodes })
 }
 
 /// How many voters a shard should have with so many nodes that could be one.
@@ -141,9 +141,9 @@ pub fn next<'a>(
     others: &BTreeMap<NodeId, usize>,
 ) -> Result<Option<Step>, NoMajority> {
     let is_there = |seat: &&Seat<'_>| seat.can_join() || (voters.contains(&seat.node) && !seat.must_leave());
-    let are_many = seats.iter().filter(is_there).filter(|seat| seat.directs).count() >= DIRECTORS_MIN;
+    let are_many = seats.iter().filter(is_there).filter(|seat| seat.is_dataless).count() >= DATALESS_MIN;
     // Whoever isn't there for it leaves, as one that is being emptied does: it answers until then.
-    let seat = |seat: &Seat<'a>| match are_many && !seat.directs && seat.state == State::Active {
+    let seat = |seat: &Seat<'a>| match are_many && !seat.is_dataless && seat.state == State::Active {
         true => Seat { state: State::Draining, ..seat.clone() },
         false => seat.clone(),
     };
@@ -285,14 +285,14 @@ mod tests {
 
     struct World {
         nodes: Vec<(NodeId, State, Standing, Labels)>,
-        directors: BTreeSet<NodeId>,
+        dataless: BTreeSet<NodeId>,
         shards: Vec<BTreeSet<NodeId>>,
     }
 
     impl World {
         fn new(nodes: u8, sites: u8, shards: usize) -> Self {
             let mut world =
-                Self { nodes: Vec::new(), directors: BTreeSet::new(), shards: vec![BTreeSet::new(); shards] };
+                Self { nodes: Vec::new(), dataless: BTreeSet::new(), shards: vec![BTreeSet::new(); shards] };
             (0..nodes).for_each(|node| world.join(node, sites));
             world
         }
@@ -313,7 +313,7 @@ mod tests {
                     state: *state,
                     standing: *standing,
                     labels,
-                    directs: self.directors.contains(node),
+                    is_dataless: self.dataless.contains(node),
                 })
                 .collect();
             let mut others = BTreeMap::new();
@@ -418,18 +418,18 @@ mod tests {
         let mut world = World::new(6, 3, 2);
         world.settle();
         (6..8).for_each(|node| world.join(node, 3));
-        world.directors = [id(6), id(7)].into();
+        world.dataless = [id(6), id(7)].into();
         world.settle();
         assert!(world.shards.iter().all(|voters| voters.len() == 5), "two bear no loss: {:?}", world.shards);
         world.join(8, 3);
-        world.directors.insert(id(8));
+        world.dataless.insert(id(8));
         world.settle();
-        let directors = world.directors.clone();
-        assert!(world.shards.iter().all(|voters| *voters == directors), "{:?}", world.shards);
+        let dataless = world.dataless.clone();
+        assert!(world.shards.iter().all(|voters| *voters == dataless), "{:?}", world.shards);
         // Away, it may come back.
         world.nodes[7].2 = Standing::Down;
         world.settle();
-        assert!(world.shards.iter().all(|voters| *voters == directors));
+        assert!(world.shards.iter().all(|voters| *voters == dataless));
         world.nodes[7].2 = Standing::Gone;
         world.settle();
         assert!(world.shards.iter().all(|voters| voters.len() == 5 && !voters.contains(&id(7))), "{:?}", world.shards);

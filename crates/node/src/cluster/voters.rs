@@ -54,7 +54,7 @@ pub(super) fn state(row: &NodeRow) -> State {
 }
 
 /// The nodes that take no data: all of their drives that are there have no size.
-pub(crate) fn directors(drives: &[DriveRow]) -> BTreeSet<NodeId> {
+pub(crate) fn dataless(drives: &[DriveRow]) -> BTreeSet<NodeId> {
     let here = || drives.iter().filter(|row| matches!(row.state, DriveState::Active | DriveState::Draining));
     let with_data: BTreeSet<NodeId> = here().filter(|row| row.takes_data()).filter_map(|row| row.node).collect();
     here().filter_map(|row| row.node).filter(|node| !with_data.contains(node)).collect()
@@ -67,8 +67,8 @@ impl Inner {
         let status = replica.status().borrow().clone();
         let now: BTreeSet<NodeId> = status.voters.iter().copied().collect();
         let token = replica.token();
-        let (rows, planned, others, directors) = self.look(|view| {
-            let directors = directors(&catalog::drives(view, None, usize::from(u16::MAX))?);
+        let (rows, planned, others, dataless) = self.look(|view| {
+            let dataless = dataless(&catalog::drives(view, None, usize::from(u16::MAX))?);
             let rows = catalog::nodes(view, None, usize::from(u16::MAX))?;
             let mut others: BTreeMap<NodeId, usize> = BTreeMap::new();
             for other in self.shards.all().iter().map(|other| other.number).filter(|other| *other != shard) {
@@ -76,7 +76,7 @@ impl Inner {
                     *others.entry(node).or_default() += 1;
                 }
             }
-            Ok((rows, plan(view, shard)?, others, directors))
+            Ok((rows, plan(view, shard)?, others, dataless))
         })?;
         let labels: BTreeMap<NodeId, Labels> = rows.iter().map(|row| (row.id, labels_of(row))).collect();
         let seats: Vec<Seat<'_>> = rows
@@ -87,7 +87,7 @@ impl Inner {
                 state: state(row),
                 standing: cluster.standing(row.id),
                 labels: &labels[&row.id],
-                directs: directors.contains(&row.id),
+                is_dataless: dataless.contains(&row.id),
             })
             .collect();
         if self.let_lost_go(shard, replica, &rows).await? {

@@ -248,8 +248,8 @@ fn voters(map: &Map, shard: u32, next: &BTreeSet<NodeId>, situation: &Situation<
         reasons.push(format!("{gone} voters would leave and {come} join: one at a time"));
     }
     let active: Vec<NodeId> = map.nodes.iter().filter(|node| node.state == State::Active).map(|node| node.id).collect();
-    let (nodes, directors) = (active.len(), active.iter().filter(|node| map.directs(**node)).count());
-    let wanted = crate::voters::wanted_with(nodes, directors);
+    let (nodes, dataless) = (active.len(), active.iter().filter(|node| map.is_dataless(**node)).count());
+    let wanted = crate::voters::wanted_with(nodes, dataless);
     if next.len() < now.len() && next.len() < wanted {
         reasons.push(format!("{} voters would be left, and {nodes} nodes should have {wanted}", next.len()));
     }

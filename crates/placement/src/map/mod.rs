@@ -215,7 +215,7 @@ impl Map {
     }
 
     /// Whether a node takes no data, and keeps metadata alone: its drives have no size.
-    pub fn directs(&self, node: NodeId) -> bool {
+    pub fn is_dataless(&self, node: NodeId) -> bool {
         let here = self.drives.iter().filter(|drive| drive.node == node && drive.state < State::Gone);
         let mut sizes = here.map(|drive| drive.size).peekable();
         sizes.peek().is_some() && sizes.all(|size| size == 0)
