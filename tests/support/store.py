@@ -27,10 +27,23 @@ def seed():
     return value
 
 
+# Below those that systems give to connections: between the look and the start one of these could take it.
+PORTS = range(12_000, 32_000)
+given = set()
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, another one each time."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in given:
+            given.add(port)
+            return port
 
 
 def wait_for(what, condition, seconds=60):
