@@ -1,7 +1,7 @@
 """An end-to-end volume, with real nodes: used from a machine that is no node, with nothing but its 24 words.
 
 Files of all sizes go in and come out, are listed, replaced, removed. A grant for a folder reads that folder and nothing else; one that
-ended, one that was revoked and one that was changed open nothing. S3 refuses the bucket. Whatever nodes hold is searched for names and
+ended, one that was revoked and one that was changed open nothing. The words are replaced by others: who has the old ones is refused. S3 refuses the bucket. Whatever nodes hold is searched for names and
 contents, also with the store's own root key in hand. Who watches sees each change once and in order, a grant's holder those of the folder
 alone, also when the node that leads is killed. An exported kit with a changed byte is found out, and so is one that is older than what the
 machine has seen. Three nodes take no data and keep all metadata: they die with their disks, and the words give back every byte, by `abide cp`,
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from pathlib import Path
 
 import boto3
@@ -34,6 +35,7 @@ NODES = 9
 # By number: they join after the first one.
 DIRECTORS = (2, 3, 4)
 CODE = "4+2"
+READER = Path(__file__).resolve().parents[1] / "reader/reader.py"
 # In every name and in all contents: what must be found nowhere.
 NAME, CONTENT = "quokkaholiday", b"wombat-in-the-clear "
 
@@ -319,6 +321,43 @@ def gateway_without_directors(mine, photos, own):
     print(f"all of it was read by S3 as well: {said}", flush=True)
 
 
+def replaced(node, address, words):
+    """The volume's new words, made on a machine of the store, which keeps none of them."""
+    node.run("volume", "open", "family", "--words", "--from", address, input=words + "\n")
+    said = node.run("volume", "rotate", "family").stdout
+    assert "nothing was changed" in said and "volume open family" in said, said
+    done = node.json("volume", "rotate", "family", "--apply")
+    assert done["settled"] and len(done["words"].split()) == 24 and done["words"] != words, done
+    shutil.rmtree(node.home / "volumes")
+    shutil.rmtree(node.home / "kits")
+    return done["words"]
+
+
+def by_independent_reader(nodes, words, photos, base):
+    """Folders and words are enough for somebody else's program, which knows the formats' pages alone; the oldest files were written before
+    the words were replaced."""
+    for node in nodes:
+        node.kill()
+    (base / "words").write_text(words)
+    drives = [drive for node in nodes for drive in node.drives]
+    began = time.monotonic()
+    subprocess.run(
+        [sys.executable, READER, "--volume", base / "words", *drives, "rescue", base / "read"], check=True, timeout=900,
+        stdout=subprocess.DEVNULL,
+    )
+    (volume,) = (base / "read").iterdir()
+    found = {}
+    for path in volume.iterdir():
+        found.setdefault(path.name.rsplit("@", 1)[0], []).append(path)
+    # What is empty has no pieces.
+    wanted = [path for path in sorted(files(photos)) if (photos / path).stat().st_size]
+    for path in wanted:
+        name = urllib.parse.quote(f"all/{path}", safe=" ")[:150]
+        held = (photos / path).read_bytes()
+        assert any(one.read_bytes() == held for one in found.get(name, [])), f"{path} wasn't read by its pieces"
+    print(f"an independent reader found {len(wanted)} files in {time.monotonic() - began:.1f} s", flush=True)
+
+
 def voters(cluster):
     rows = cluster.nodes[0].status()["nodes"]
     return [node for node in cluster.nodes if (cluster.row(rows, node) or {}).get("voter")]
@@ -471,8 +510,34 @@ def main():
             lambda: other.run("ls", "--grant", grant, ":/", check=False).returncode == 1, 20,
         )
 
+        # A machine that had the words is lost: they are replaced by others, and it opens nothing any more. No content moves.
+        lost = Machine(base / "lost")
+        lost.run("volume", "open", "family", "--words", "--from", near, given=words + "\n")
+        lost_grant = base / "lost-grant"
+        lost_grant.write_text(lost.run("grant", "family:/all", "--read").stdout)
+        held = sum(drive["used"] for drive in first.status()["drives"])
+        began = time.monotonic()
+        words = replaced(first, near, words)
+        took = time.monotonic() - began
+        grown = sum(drive["used"] for drive in first.status()["drives"]) - held
+        for act in (["ls", "family:/"], ["cp", one, "family:/all/theirs"], ["cp", "-r", "family:/all", base / "none"]):
+            lost.refused(*act, why="the volume's keys were replaced")
+        lost.refused("volume", "rotate", "family", "--apply")
+        other.refused("ls", "--grant", lost_grant, ":/")
+        mine.refused("ls", "family:/all", why="the volume's keys were replaced")
+        mine.run("volume", "open", "family", "--words", "--from", near, given=words + "\n")
+        listed = {row["path"]: row for row in mine.json("ls", "-r", "family:/all")}
+        assert set(listed) == files(photos) and not files(base / "none"), "the listing with the new words"
+        mine.run("cp", "-r", "family:/all", base / "new-words")
+        count = compare(photos, base / "new-words")
+        assert grown < size / 20, f"{grown} bytes came to the drives"
+        print(f"the words were replaced in {took:.1f} s, {count} files are read with the new ones; the drives grew by {grown} bytes", flush=True)
+        late, newer = f"{NAME}-photos/newer.raw", data(chance, 600_000)
+        (photos / late).write_bytes(newer)
+        mine.run("cp", photos / late, f"family:/all/{late}")
+
         # Nobody but the owner learns anything: not from disks, nor with the store's own key.
-        secrets = [NAME.encode(), CONTENT, " ".join(words.split()[:3]).encode()]
+        secrets = [NAME.encode(), CONTENT, *(" ".join(some.split()[:3]).encode() for some in (words, made["words"]))]
         searched = search(cluster, secrets)
         s3.create_bucket(Bucket="plain")
         s3.put_object(Bucket="plain", Key="numbat-in-the-open", Body=b"x" * 100)
@@ -516,6 +581,8 @@ def main():
         began = time.monotonic()
         mine.run("cp", "-r", "--kit", kit, "family:/all", base / "by-file")
         took_by_file = time.monotonic() - began
+        # It is of before the words were replaced, and knows nothing of what was written with the new ones.
+        (base / "by-file" / late).write_bytes(newer)
         compare(photos, base / "by-file")
         print(f"by the kit in a file, without looking for who leads: {took_by_file:.1f} s, {took_again / took_by_file:.2f} times as fast")
         # A machine with no kit of its own gets a node's.
@@ -538,6 +605,7 @@ def main():
         count = compare(photos, rescued / "all") + compare(base / "s3", rescued / "s3")
         print(f"rescued {count} files with the words alone from {len(left)} nodes in {took:.1f} s", flush=True)
         nobody.refused("rescue", "--volume", "--words", "--from", address, given=stranger + "\n", why="no node can be asked")
+        by_independent_reader(left, words, photos, base)
     shutil.rmtree(base)
     print("only who has the words can read, and nothing else is needed", flush=True)
 

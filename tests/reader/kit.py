@@ -1,6 +1,7 @@
 """docs/formats/kit.md: a kit's log, parcels, and what headers of version 2 say to the volume's owner."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import grants
 import volumes
@@ -163,6 +164,22 @@ class Frame(Fields):
             kind, size = self.u8(), self.varint()
             spans += self.body(kind, size)
         return spans
+
+
+def older_roots(root, folders):
+    """Roots that this one replaced, by copies of the volume's kit on these drives."""
+    public, sealed, found = volumes.public_key(root).hex(), [], []
+    for path in (path for folder in folders for path in Path(folder).glob(f"kits/{public}-*.kit")):
+        try:
+            sealed += open_log(root, path.read_bytes()).older
+        except Damaged:
+            continue
+    newer = [root]
+    while newer:
+        opened = [one for by in newer for text in sealed if (one := volumes.open_older(by, text)) and one not in found]
+        found += opened
+        newer = opened
+    return found
 
 
 def parcel(data):

@@ -138,9 +138,9 @@ def root_key(words):
         raise SystemExit(__doc__)
     text = sys.stdin.read() if name == "-" else Path(name).read_text()
     if kind == "--volume":
-        return None, rescue.VolumeKeys(rootkey.from_words(text))
+        return None, lambda folders: rescue.VolumeKeys(rootkey.from_words(text), folders)
     root = rootkey.from_words(text) if kind == "--words" else rootkey.from_file(text)
-    return root, rescue.StoreKeys(root)
+    return root, lambda _: rescue.StoreKeys(root)
 
 
 def main(words):
@@ -155,7 +155,8 @@ def main(words):
     if len(rest) not in COMMANDS[command]:
         raise SystemExit(__doc__)
     if command == "rescue":
-        return rescue.rescue([drive.path for drive in drives], keys, Path(rest[0]), tell)
+        folders = [drive.path for drive in drives]
+        return rescue.rescue(folders, keys(folders), Path(rest[0]), tell)
     if root is None:
         raise SystemExit("reader: with a volume's words only `rescue` works")
     store = Store(drives, root, rough)

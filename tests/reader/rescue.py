@@ -22,27 +22,30 @@ class StoreKeys:
     def __init__(self, root):
         self.root = root
 
-    def volume_root(self, volume):
-        return rootkey.derive("abide 2026 volume root v1", rootkey.volume_key(self.root, volume))
+    def volume_root(self, header):
+        return rootkey.derive("abide 2026 volume root v1", rootkey.volume_key(self.root, header.volume))
 
-    def wrapping(self, volume, path):
-        return rootkey.volume_key(self.root, volume)
+    def wrapping(self, header, path):
+        return rootkey.volume_key(self.root, header.volume)
 
     def fragment(self, header):
         return rootkey.open_fragment(self.root, header.volume, header.segment, header.fragment)
 
 
 class VolumeKeys:
-    """Keys of one end-to-end volume, by its root: each file has its own."""
+    """Keys of one end-to-end volume, by its root: each file has its own. The volume's kit, if a copy is in the folders, leads to roots
+    that this one replaced; headers of their time name their keys."""
 
-    def __init__(self, root):
+    def __init__(self, root, folders=()):
         self.root = root
+        roots = [root, *kit.older_roots(root, folders)]
+        self.roots = {volumes.public_key(one): one for one in roots}
 
-    def volume_root(self, volume):
-        return self.root
+    def volume_root(self, header):
+        return self.roots.get(header.owner, self.root)
 
-    def wrapping(self, volume, path):
-        file = volumes.at(volumes.key_of(self.root, "folders"), path)
+    def wrapping(self, header, path):
+        file = volumes.at(volumes.key_of(self.volume_root(header), "folders"), path)
         return rootkey.derive("abide 2026 folder contents v1", file)
 
     def fragment(self, header):
@@ -81,7 +84,7 @@ def segment_of(header, wrapped):
 def origin(keys, header):
     """What a header says of where its segment belongs, in the form of version 2; nothing if it doesn't open."""
     if header.owner:
-        root = keys.volume_root(header.volume)
+        root = keys.volume_root(header)
         if header.owner != volumes.public_key(root):
             return None
         try:
@@ -107,7 +110,7 @@ def whole(keys, pieces, path, parts):
         if offset != at:
             raise Damaged(f"the bytes from {at} to {offset} are not here")
         segment = segment_of(header, header.wrapped)
-        key = rootkey.unwrapped_by(keys.wrapping(header.volume, path), segment.id, 0, segment.wrapped)
+        key = rootkey.unwrapped_by(keys.wrapping(header, path), segment.id, 0, segment.wrapped)
         for part in segment_bytes(Source(header.volume, segment, pieces.of([segment.id])[segment.id], False), key):
             at += len(part)
             yield part
@@ -118,7 +121,7 @@ def whole(keys, pieces, path, parts):
 def in_pack(keys, pieces, header, number, slot):
     offset, length, wrapped, path, _ = slot
     segment = segment_of(header, wrapped)
-    key = rootkey.unwrapped_by(keys.wrapping(header.volume, path), segment.id, 1 + number, wrapped)
+    key = rootkey.unwrapped_by(keys.wrapping(header, path), segment.id, 1 + number, wrapped)
     yield packed_object(Source(header.volume, segment, pieces.of([segment.id])[segment.id], True), key, offset, length)
 
 

@@ -54,6 +54,9 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
             let name = text(wish, "name")?;
             Ok(json!({ "name": name, "epoch": node.revoke_grants(name).await? }))
         }
+        ("POST", "/v1/volumes/keys") => {
+            told(node.replace_keys(text(wish, "name")?, text(wish, "succession")?).await?)
+        }
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
         ("GET", "/v1/undo") => told(node.deleted(of(query).as_deref(), limit(query)?).await?),
         ("POST", "/v1/undo") => told(node.undo(text(wish, "what")?, wish["as"].as_str()).await?),
@@ -134,6 +137,7 @@ mod tests {
         ("/v1/pace", "what has no spare piece left is repaired whatever it says"),
         ("/v1/volumes/create", "adds a volume; a name that is taken is refused"),
         ("/v1/volumes/revoke", "closes doors; the owner makes new grants"),
+        ("/v1/volumes/keys", "signed by the owner with both keys; the new one leads to the old one"),
         ("/v1/undo", "brings back; what it replaces can be had back in turn"),
         ("/v1/undo/keep", "gated: a shorter time gives up what is older"),
         ("/v1/purge", "gated"),

@@ -287,6 +287,17 @@ pub enum VolumeCommand {
         /// Its name
         name: String,
     },
+    /// Gives a volume other keys, with 24 new words: a device that had the old ones is closed out. No content moves
+    Rotate {
+        /// Its name; its keys are here, and a node of its store runs here
+        name: String,
+        /// Do it; without this it is only said what it would do
+        #[arg(long)]
+        apply: bool,
+        /// Print three shares of the new key too, any two of which give it back
+        #[arg(long)]
+        shares: bool,
+    },
 }
 
 /// `abide cp`.
@@ -673,6 +684,7 @@ mod tests {
         ("volume open", Does::Harmless("keeps a key here that its owner types")),
         ("volume list", Does::Looks),
         ("volume revoke", Does::Harmless("closes doors; no data is touched, and the owner makes new grants")),
+        ("volume rotate", Does::Harmless("says what it would do; with --apply the new words lead to all there was")),
         ("gateway", Does::Harmless("what S3 clients write over or delete can be had back within the window")),
         ("cp", Does::Harmless("what it writes over can be had back within the window")),
         ("ls", Does::Looks),

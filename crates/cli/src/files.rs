@@ -78,7 +78,7 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
     let (copied, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
         if let Some(kit) = &what.kit {
-            read_by(home, name, kit, &volume).await?;
+            read_by(kit, &volume).await?;
         }
         let mut copied = match (from, to) {
             (_, Some((_, path))) => {
@@ -329,7 +329,7 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
     let entries = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
         if let Some(kit) = &what.kit {
-            read_by(home, name, kit, &volume).await?;
+            read_by(kit, &volume).await?;
         }
         let failed = |error: owner::Error| error.to_string();
         let path = kind_of(&volume, path).await?;

@@ -202,21 +202,23 @@ pub fn verify(home: &Path, name: &str, file: Option<&Path>, from: &[String]) -> 
     Ok(told(name, &found, listing.as_ref()))
 }
 
-/// Reads the volume by the kit in a file from now on.
-pub async fn read_by(home: &Path, name: &str, file: &Path, volume: &Volume) -> Result<(), String> {
-    let known = known(home, name)?.ok_or_else(|| format!("no keys of a volume {name} are in {}", home.display()))?;
-    let mut search = Search::new(Env::real(), &known.root);
-    search.file(file).await.map_err(|error| error.to_string())?;
-    let found = search.finish();
-    match (found.newest, found.copies.first().and_then(|copy| why(&copy.standing))) {
-        (Some(newest), _) => {
+/// Reads the volume by the kit in a file from now on. It may be of the time before the volume's keys were replaced.
+pub async fn read_by(file: &Path, volume: &Volume) -> Result<(), String> {
+    let mut why_not = None;
+    for root in volume.roots() {
+        let mut search = Search::new(Env::real(), root);
+        search.file(file).await.map_err(|error| error.to_string())?;
+        let found = search.finish();
+        if let Some(newest) = found.newest {
             let at = newest.log.state().position().at.rfc3339();
             eprintln!("this is read by the kit in {}, as of {at}", file.display());
             volume.read_by(&newest.log);
-            Ok(())
+            return Ok(());
         }
-        (None, why) => Err(format!("{}: {}", file.display(), why.unwrap_or("it is no kit"))),
+        let why = found.copies.first().and_then(|copy| why(&copy.standing)).unwrap_or("it is no kit").to_owned();
+        why_not.get_or_insert(why);
     }
+    Err(format!("{}: {}", file.display(), why_not.unwrap_or_else(|| "only the volume's owner opens its kit".into())))
 }
 
 fn place(at: &At) -> String {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use base::Wall;
 use crypt::{Share, VolumeRoot};
 use env::Env;
-use grant::{Grant, Head, Verb, Verbs};
+use codec::Versioned;
+use grant::{Grant, Head, Succession, Verb, Verbs};
 use owner::{Key, Volume};
 use serde_json::{Value, json};
 
@@ -41,7 +42,10 @@ fn check_name(name: &str) -> Result<(), String> {
 
 /// Keeps the volume's root in the home, for its owner alone.
 pub fn keep(home: &Path, name: &str, known: &Known) -> Result<PathBuf, String> {
-    let path = file(home, name);
+    keep_at(home, file(home, name), known)
+}
+
+fn keep_at(home: &Path, path: PathBuf, known: &Known) -> Result<PathBuf, String> {
     let failed = |error: std::io::Error| format!("write {}: {error}", path.display());
     let folder = home.join("volumes");
     std::fs::create_dir_all(&folder).map_err(failed)?;
@@ -66,8 +70,11 @@ pub fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
 /// What this machine knows of the volume; nothing if it was never opened here.
 pub fn known(home: &Path, name: &str) -> Result<Option<Known>, String> {
     check_name(name)?;
-    let path = file(home, name);
-    let text = match std::fs::read_to_string(&path) {
+    known_at(&file(home, name))
+}
+
+fn known_at(path: &Path) -> Result<Option<Known>, String> {
+    let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(format!("read {}: {error}", path.display())),
@@ -147,11 +154,30 @@ pub async fn open(home: &Path, way: Way, from: &[String]) -> Result<Volume, Stri
         Key::Owner(_) => None,
     };
     let opened = Volume::open(Env::real(), key, &at).await;
-    let opened = opened.inspect(|volume| volume.set_kits(&home.join("kits")));
+    if let Ok(volume) = &opened {
+        volume.set_kits(&home.join("kits"));
+        // Whatever is done next would do it first, and say nothing; without directors it waits.
+        let _ = settle(volume).await;
+    }
     opened.map_err(|error| match until {
         Some(until) => format!("{error}\nthe grant ended at {}: ask its owner for a new one", until.rfc3339()),
         None => format!("{error}\n{hint}"),
     })
+}
+
+/// Goes on where the volume's keys were replaced and names are still sealed with older ones.
+async fn settle(volume: &Volume) -> Result<u64, owner::Error> {
+    if volume.is_settled() {
+        return Ok(0);
+    }
+    let mut shown = std::time::Instant::now();
+    let done = volume.settle(|renamed| {
+        if shown.elapsed() >= std::time::Duration::from_secs(1) {
+            shown = std::time::Instant::now();
+            eprintln!("the volume's keys were replaced: {renamed} names are sealed with the new ones");
+        }
+    });
+    done.await
 }
 
 /// Remembers where the volume's nodes listen now, and what is in it; or says that it was read by what was remembered.
@@ -223,6 +249,7 @@ pub fn run(home: &Path, command: &VolumeCommand) -> Result<Done, String> {
             Ok(Done::good(json!({ "name": name, "file": path }), shown))
         }
         VolumeCommand::List => list(home),
+        VolumeCommand::Rotate { name, apply, shares } => rotate(home, name, *apply, *shares),
         VolumeCommand::Revoke { name } => {
             let answer = control::ask(home, "POST", "/v1/volumes/revoke", &json!({ "name": name }));
             let answer = answer.map_err(|error| error.to_string())?;
@@ -233,6 +260,100 @@ pub fn run(home: &Path, command: &VolumeCommand) -> Result<Done, String> {
             Ok(Done::good(answer, shown))
         }
     }
+}
+
+/// `abide volume rotate`: the new root is durable here before directors hear of it, in the old one's place once they have, and only
+/// then shown. Each step finds what the one before left, so that it can be said again after whatever happened.
+fn rotate(home: &Path, name: &str, apply: bool, shares: bool) -> Result<Done, String> {
+    let Some(old) = known(home, name)? else {
+        return Err(format!("no keys of a volume {name} are in {}", home.display()));
+    };
+    let next_file = home.join("volumes").join(format!("{name}.next"));
+    let next = known_at(&next_file)?;
+    let volumes = control::ask(home, "GET", "/v1/volumes", &Value::Null).map_err(|error| error.to_string())?;
+    let row = volumes.as_array().into_iter().flatten().find(|row| row["name"] == name);
+    let row = row.ok_or_else(|| format!("the store that runs here has no volume {name}"))?;
+    let number = row["volume"].as_u64().and_then(|number| u32::try_from(number).ok());
+    let number = number.map(base::VolumeId).ok_or("the node's answer can't be read")?;
+    let public = |root: &VolumeRoot| root.signing_key().public().to_string();
+    let is = |root: &VolumeRoot| row["public"] == public(root);
+    let was_done = next.as_ref().is_some_and(|next| is(&next.root));
+    if !was_done && !is(&old.root) {
+        return Err(format!(
+            "the volume {name} has other keys than those in {}: they were replaced elsewhere; bring the new ones here with `abide volume open`",
+            home.display()
+        ));
+    }
+    if !apply && !was_done {
+        let shown = format!(
+            "The volume {name} would get another key, with 24 new words. From then on\n\n  - whoever has the old words or an old key file is told nothing: bring the new ones to your other machines\n    with `abide volume open {name} --words`, and start their `abide gateway` anew\n  - no grant opens anything: make new ones\n  - everything in the volume stays as it is, under the new words; no content moves\n\nnothing was changed; do it with   abide volume rotate {name} --apply"
+        );
+        return Ok(Done::good(json!({ "name": name, "applied": false }), shown));
+    }
+    let env = Env::real();
+    let root = match next {
+        Some(next) => next.root,
+        None => {
+            let root = VolumeRoot::new(env.random());
+            keep_at(home, next_file.clone(), &Known { root: root.clone(), addresses: old.addresses.clone() })?;
+            root
+        }
+    };
+    if !was_done {
+        let said = Succession::new(number, &old.root, &root, env.random());
+        let said = json!({ "name": name, "succession": base::ids::hex(&said.encode()) });
+        control::ask(home, "POST", "/v1/volumes/keys", &said).map_err(|error| match error {
+            control::Error::Refused { .. } | control::Error::NotRunning { .. } => error.to_string(),
+            error => format!("{error}\nwhether the keys were replaced isn't known: say it again, which goes on"),
+        })?;
+    }
+    let path = keep(home, name, &Known { root: root.clone(), addresses: old.addresses.clone() })?;
+    std::fs::remove_file(&next_file).map_err(|error| format!("remove {}: {error}", next_file.display()))?;
+    let settled = runtime()?.block_on(async {
+        let volume = open(home, Way::Owner(name.to_owned()), &[]).await?;
+        volume.settle(|_| ()).await.map_err(|error| error.to_string())?;
+        remember(home, name, &volume).await
+    });
+    let mut lines = vec![paint(Paint::Bold, &format!("The volume {name} has another key. Its 24 words are shown only now:"))];
+    let shares = words_to_keep(&mut lines, &root, shares)?;
+    lines.push(format!("\nkey file   {}", path.display()));
+    match &settled {
+        Ok(()) => {
+            for kind in ["kit", "seen"] {
+                let of_old = home.join("kits").join(format!("{}.{kind}", public(&old.root)));
+                let _ = std::fs::remove_file(of_old);
+            }
+        }
+        Err(error) => lines.push(format!("names are still being sealed with the new key ({error}): the next command on {name} goes on")),
+    }
+    let told = json!({
+        "name": name, "applied": true, "settled": settled.is_ok(), "public": public(&root), "words": root.words(), "shares": shares, "file": path,
+    });
+    Ok(Done::good(told, lines.join("\n")))
+}
+
+/// The words, and shares if wanted, with what it means to lose them.
+fn words_to_keep(lines: &mut Vec<String>, root: &VolumeRoot, shares: bool) -> Result<Vec<String>, String> {
+    lines.extend([
+        String::new(),
+        root.words(),
+        String::new(),
+        "Write them down and keep them away from this machine. Whoever has them reads everything in the volume; if they and the key file"
+            .into(),
+        "are lost, with all but one of the shares, everything in it is lost, and nobody can help.".into(),
+    ]);
+    let shares: Vec<String> = match shares {
+        false => Vec::new(),
+        true => {
+            let random = Env::real().random();
+            let all = crypt::split(root, SHARES.1, SHARES.0, random).map_err(|error| error.to_string())?;
+            all.iter().map(Share::words).collect()
+        }
+    };
+    for (at, share) in shares.iter().enumerate() {
+        lines.push(format!("\nshare {} of {}, any {} give the key back:\n{share}", at + 1, SHARES.0, SHARES.1));
+    }
+    Ok(shares)
 }
 
 fn create(home: &Path, name: &str, shares: bool) -> Result<Done, String> {
@@ -267,25 +388,9 @@ fn create(home: &Path, name: &str, shares: bool) -> Result<Done, String> {
     let nodes = answer["addresses"].as_array().into_iter().flatten();
     let addresses = nodes.filter_map(|one| one.as_str()?.parse().ok()).collect();
     keep(home, name, &Known { root: root.clone(), addresses })?;
-    let shares: Vec<String> = match shares {
-        false => Vec::new(),
-        true => {
-            let all = crypt::split(&root, SHARES.1, SHARES.0, env.random()).map_err(|error| error.to_string())?;
-            all.iter().map(Share::words).collect()
-        }
-    };
-    let mut lines = vec![
-        paint(Paint::Bold, &format!("The volume {name} was made. Its key, as 24 words, is shown only now:")),
-        String::new(),
-        root.words(),
-        String::new(),
-        "Write them down and keep them away from this machine. Whoever has them reads everything in the volume; if they and the key file"
-            .into(),
-        "are lost, with all but one of the shares, everything in it is lost, and nobody can help.".into(),
-    ];
-    for (at, share) in shares.iter().enumerate() {
-        lines.push(format!("\nshare {} of {}, any {} give the key back:\n{share}", at + 1, SHARES.0, SHARES.1));
-    }
+    let mut lines =
+        vec![paint(Paint::Bold, &format!("The volume {name} was made. Its key, as 24 words, is shown only now:"))];
+    let shares = words_to_keep(&mut lines, &root, shares)?;
     lines.push(format!("\nkey file   {}", path.display()));
     lines.push(paint(Paint::Dim, &format!("next       abide key test {name}; abide cp -r ./FOLDER {name}:/FOLDER")));
     let told = json!({

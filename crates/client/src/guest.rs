@@ -10,6 +10,7 @@ use crypt::PublicKey;
 use grant::Claim;
 use metastore::remote::Rows;
 use namespace::Outcome;
+use namespace::catalog::OlderKey;
 use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 
@@ -63,6 +64,8 @@ pub enum Wish {
     Fetch(Query),
     /// A change to the volume, to be made once.
     Work(Box<Work>),
+    /// No row is called by older keys of the volume any more; only the volume's key may say so.
+    Settled,
     /// What the volume's journal tells of a path and of what is below it.
     Watch {
         /// Behind this place; nothing: where the journal ends now, without waiting.
@@ -94,6 +97,10 @@ pub struct About {
     pub check: [u8; 16],
     /// Grants of earlier epochs are revoked.
     pub epoch: u64,
+    /// Keys that the volume's replaced, for who shows the volume's key; grants' holders are told of none.
+    pub older: Vec<OlderKey>,
+    /// Whether no row is called by older keys any more.
+    pub settled: bool,
 }
 
 /// The answer: the body of the reply.
@@ -123,6 +130,7 @@ impl Versioned for Question {
             Wish::Map => _ = to.u8(1),
             Wish::Fetch(query) => _ = to.u8(2).bytes(&query.encode()),
             Wish::Work(work) => _ = to.u8(3).bytes(&work.encode()),
+            Wish::Settled => _ = to.u8(5),
             Wish::Watch { after, prefix, wait_ms } => {
                 to.u8(4).option(*after, |to, after| _ = to.u64(after.0)).str(prefix).u32(*wait_ms);
             }
@@ -141,6 +149,7 @@ impl Versioned for Question {
                 prefix: from.str("prefix", base::limits::KEY_BYTES_MAX)?.to_owned(),
                 wait_ms: from.u32("wait")?,
             },
+            5 => Wish::Settled,
             value => return Err(Error::Value { what: "question", value: value.into() }),
         };
         Ok(Self { right, wish })
@@ -154,8 +163,15 @@ impl Versioned for Answer {
 
     fn encode_body(&self, to: &mut Writer) {
         match self {
+            // A volume that always had its keys is told as it was before there was a way to replace them.
             Answer::About(about) => {
-                to.u8(0).str(&about.name).u32(about.number.0).raw(&about.check).u64(about.epoch);
+                let is_first = about.older.is_empty() && about.settled;
+                to.u8(if is_first { 0 } else { 5 });
+                to.str(&about.name).u32(about.number.0).raw(&about.check).u64(about.epoch);
+                if !is_first {
+                    OlderKey::write_all(&about.older, to);
+                    to.u8(about.settled.into());
+                }
             }
             Answer::Rows(rows) => _ = to.u8(1).bytes(&rows.encode()),
             Answer::Done(outcome) => _ = to.u8(2).bytes(&outcome.encode()),
@@ -166,12 +182,21 @@ impl Versioned for Answer {
 
     fn decode_body(_: u8, from: &mut Reader<'_>) -> Result<Self, Error> {
         Ok(match from.u8("answer")? {
-            0 => Answer::About(About {
-                name: from.str("name", NAME_BYTES_MAX)?.to_owned(),
-                number: VolumeId(from.u32("volume")?),
-                check: from.array("check value")?,
-                epoch: from.u64("epoch")?,
-            }),
+            which @ (0 | 5) => {
+                let mut about = About {
+                    name: from.str("name", NAME_BYTES_MAX)?.to_owned(),
+                    number: VolumeId(from.u32("volume")?),
+                    check: from.array("check value")?,
+                    epoch: from.u64("epoch")?,
+                    older: Vec::new(),
+                    settled: true,
+                };
+                if which == 5 {
+                    about.older = OlderKey::read_all(from)?;
+                    about.settled = from.u8("settled")? != 0;
+                }
+                Answer::About(about)
+            }
             1 => Answer::Rows(Rows::decode(from.bytes("rows", BYTES_MAX)?)?),
             2 => Answer::Done(Outcome::decode(from.bytes("outcome", BYTES_MAX)?)?),
             3 => Answer::Refused(namespace::Error::decode(from.bytes("refusal", BYTES_MAX)?)?),

@@ -8,6 +8,7 @@ use codec::Versioned;
 use crypt::PublicKey;
 use grant::{Caveat, Claim, Head, Verb, Verbs};
 use metastore::remote::Rows;
+use namespace::catalog::OlderKey;
 use namespace::wire::{Query, Tail};
 use namespace::work::Work;
 use namespace::{Command, Condition, Outcome};
@@ -48,6 +49,7 @@ fn questions_about_metadata_stay_what_they_are() {
         Question { right: guest(), wish: Wish::Map },
         Question { right: owner(), wish: Wish::Fetch(Query::Config { name: "policy".into() }) },
         Question { right: owner(), wish: Wish::Work(Box::new(work)) },
+        Question { right: owner(), wish: Wish::Settled },
         Question { right: owner(), wish: Wish::Watch { after: Some(Seq(9)), prefix: "a/".into(), wait_ms: 15_000 } },
     ];
     check(include_str!("guest-question-v1.hex"), &values);
@@ -55,9 +57,12 @@ fn questions_about_metadata_stay_what_they_are() {
 
 #[test]
 fn answers_about_metadata_stay_what_they_are() {
-    let about = About { name: "family".into(), number: VolumeId(5), check: [8; 16], epoch: 2 };
+    let (older, settled) = (Vec::new(), true);
+    let about = About { name: "family".into(), number: VolumeId(5), check: [8; 16], epoch: 2, older, settled };
+    let older = OlderKey { public: [6; 32], sealed: vec![7; 64], replaced: Wall(8) };
     let values = [
-        Answer::About(about),
+        Answer::About(about.clone()),
+        Answer::About(About { older: vec![older], settled: false, ..about }),
         Answer::Rows(Rows::new(Seq(9))),
         Answer::Done(Outcome::default()),
         Answer::Refused(namespace::Error::NoSuchKey),

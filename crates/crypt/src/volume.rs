@@ -106,6 +106,26 @@ impl VolumeRoot {
         Ok(Self(root))
     }
 
+    /// All roots of which one leads to the next: those that this root has sealed, those that they have sealed, and so on; in whatever
+    /// order they are given. What doesn't open is left out.
+    pub fn open_all_older<'a>(&self, sealed: impl IntoIterator<Item = &'a [u8]>) -> Vec<VolumeRoot> {
+        let mut left: Vec<&[u8]> = sealed.into_iter().collect();
+        let mut found: Vec<VolumeRoot> = Vec::new();
+        loop {
+            let before = found.len();
+            left.retain(|sealed| {
+                let newer = std::iter::once(self).chain(&found);
+                let opened = newer.filter_map(|root| root.open_older(sealed).ok()).next();
+                let is_open = opened.is_some();
+                found.extend(opened);
+                !is_open
+            });
+            if found.len() == before {
+                return found;
+            }
+        }
+    }
+
     fn older_key(&self) -> FolderKey {
         FolderKey::new(*derive("abide 2026 volume older v1", &[&self.0]))
     }
@@ -137,6 +157,18 @@ mod tests {
         assert_eq!(new.open_older(&sealed).unwrap(), old);
         assert!(old.open_older(&sealed).is_err());
         assert!(new.open_older(&sealed[..20]).is_err());
+    }
+
+    #[test]
+    fn the_newest_root_leads_to_all_before_it() {
+        let roots: Vec<VolumeRoot> = (0..4).map(|number| VolumeRoot::new([number; 32])).collect();
+        let sealed: Vec<Vec<u8>> = roots.windows(2).map(|two| two[1].seal_older(&two[0], [3; 16])).collect();
+        let other = VolumeRoot::new([9; 32]).seal_older(&roots[0], [3; 16]);
+        let all = sealed.iter().chain([&other]).map(Vec::as_slice);
+        let found = roots[3].open_all_older(all);
+        assert_eq!(found.len(), 3);
+        assert!(roots[..3].iter().all(|root| found.contains(root)));
+        assert!(roots[0].open_all_older(sealed.iter().map(Vec::as_slice)).is_empty());
     }
 
     #[test]

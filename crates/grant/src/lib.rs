@@ -3,7 +3,7 @@
 //! A [`Grant`] is a line of text that opens part of a volume: a chain of caveats that directors check ([`Claim`]),
 //! and the keys that make what they give readable. Its holder can narrow it and pass it on, never widen it. A [`Ticket`] is signed by the
 //! volume's owner; a node checks it with what stands in a piece's header and gives ciphertext, with no
-//! director alive; a [`Meter`] counts what it gave.
+//! director alive; a [`Meter`] counts what it gave. A [`Succession`] gives a volume other keys.
 //!
 //! Pure: no clock, disk or socket. Whatever comes from outside ends in an [`Error`] or a [`Refusal`], never in a panic. docs/formats/grant.md has every byte.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -12,12 +12,14 @@ pub mod address;
 mod anchor;
 mod caveat;
 mod chain;
+mod succession;
 mod text;
 mod ticket;
 
 pub use anchor::{Anchor, STEPS_MAX};
 pub use caveat::{CAVEATS_MAX, Caveat, SKEW, Verb, Verbs, within};
 pub use chain::{Claim, Head, Request, Rules};
+pub use succession::Succession;
 pub use text::{Grant, Subtree};
 pub use ticket::{Ask, METER_MAX, Meter, Ticket};
 

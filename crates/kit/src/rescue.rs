@@ -10,12 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use base::{NodeId, SegmentId, VolumeId, Wall};
 use codec::Versioned;
-use crypt::{FolderKey, VolumeRoot};
+use crypt::{FolderKey, VolumeKey, VolumeRoot};
 
 use crate::State;
 use crate::assemble::{Assembler, Written};
 use crate::header::{Envelope, Facts, Origin};
 use crate::types::{Body, Object, Slot};
+
+/// Associated data of an inline object's sealed bytes.
+const CONTENTS: &[u8] = b"contents";
 
 /// One piece as a node has it.
 #[derive(Clone, Debug)]
@@ -219,7 +222,10 @@ impl Rescue {
         };
         let candidates = self.segments.entry(facts.segment).or_default();
         let candidate = candidates.entry((facts.binding(), told_hash)).or_insert_with(|| {
-            let origin = if facts.is_sound() { open(&self.roots, &facts, told) } else { None };
+            let (mut facts, mut origin) = (facts, None);
+            if facts.is_sound() {
+                origin = open(&self.roots, &mut facts, told);
+            }
             Candidate { facts, origin, found: BTreeMap::new() }
         });
         if index < candidate.facts.k.saturating_add(candidate.facts.m) {
@@ -235,8 +241,9 @@ impl Rescue {
         best.fold((0, 0), |(all, enough), one| (all + 1, enough + usize::from(suffices(one))))
     }
 
-    /// The listing. `names` opens the paths of an end-to-end volume's kit; nothing: they are plain.
-    pub fn finish(self, kit: Option<&State>, names: Option<&FolderKey>) -> Report {
+    /// The listing. `by` is the root, of those that were given, by whose keys the paths of an end-to-end volume's kit are sealed; nothing: they
+    /// are plain. Keys of contents are those of the first root, whichever wrapped them.
+    pub fn finish(self, kit: Option<&State>, by: Option<&VolumeRoot>) -> Report {
         let mut report = Report::default();
         for (segment, candidates) in &self.segments {
             for candidate in candidates.values().filter(|candidate| candidate.origin.is_none()) {
@@ -248,7 +255,7 @@ impl Rescue {
         report.refused.dedup();
         let mut named = BTreeSet::new();
         if let Some(kit) = kit {
-            self.read_kit(kit, names, &mut report, &mut named);
+            self.read_kit(kit, by, &mut report, &mut named);
         }
         let until = kit.map(|kit| kit.position().at);
         self.read_headers(until, &named, &mut report);
@@ -256,10 +263,11 @@ impl Rescue {
         report
     }
 
-    fn read_kit(&self, kit: &State, names: Option<&FolderKey>, report: &mut Report, named: &mut BTreeSet<SegmentId>) {
+    fn read_kit(&self, kit: &State, by: Option<&VolumeRoot>, report: &mut Report, named: &mut BTreeSet<SegmentId>) {
+        let names = by.map(VolumeRoot::top);
         for (stored, object) in kit.everything() {
             named.extend(object.body.segments().iter().map(|(segment, _)| segment.id));
-            let path = match names {
+            let path = match &names {
                 None => stored.to_owned(),
                 Some(key) => match key.open_path(stored) {
                     Ok(path) => path,
@@ -273,7 +281,11 @@ impl Rescue {
             if object.marker {
                 continue;
             }
-            let recovered = self.of_object(path, object);
+            let mut recovered = self.of_object(path, object);
+            if let Some(by) = by.filter(|by| **by != self.roots[0]) {
+                let renewal = Renewal::new(by, &self.roots[0], &recovered.path);
+                recovered.extents.iter_mut().for_each(|extent| renewal.extent(extent));
+            }
             if current { report.objects.push(recovered) } else { report.leftovers.push(recovered) }
         }
     }
@@ -360,13 +372,71 @@ impl Rescue {
     }
 }
 
-fn open(roots: &[VolumeRoot], facts: &Facts, told: Told) -> Option<Origin> {
+/// What a header says, with keys of contents wrapped by those of the first root.
+fn open(roots: &[VolumeRoot], facts: &mut Facts, told: Told) -> Option<Origin> {
     match told {
         Told::Opened(origin) => Some(origin),
         Told::Sealed(bytes) => {
             let envelope = Envelope::decode(&bytes).ok()?;
             let ours = |root: &&VolumeRoot| facts.owner == Some(root.signing_key().public());
-            roots.iter().find(ours).and_then(|root| envelope.open(root, facts).ok())
+            let root = roots.iter().find(ours)?;
+            let mut origin = envelope.open(root, facts).ok()?;
+            if *root != roots[0] {
+                let segment = facts.segment;
+                match &mut origin {
+                    Origin::Whole { path, .. } => {
+                        Renewal::new(root, &roots[0], path).wrapped(&mut facts.wrapped_key, segment, 0);
+                    }
+                    Origin::Pack(slots) => {
+                        for (index, slot) in slots.iter_mut().enumerate() {
+                            let renewal = Renewal::new(root, &roots[0], &slot.path);
+                            renewal.wrapped(&mut slot.wrapped_key, segment, 1 + index as u32);
+                        }
+                    }
+                }
+            }
+            Some(origin)
+        }
+    }
+}
+
+/// Keys of one file's contents, from an older root to the newest. What doesn't open stays as it is, and doesn't open later either.
+struct Renewal {
+    files: [FolderKey; 2],
+    wraps: [VolumeKey; 2],
+}
+
+impl Renewal {
+    fn new(from: &VolumeRoot, to: &VolumeRoot, path: &str) -> Self {
+        let files = [from, to].map(|root| root.top().at(path));
+        // What wraps keys is the same whatever number the volume has.
+        let wraps = [0, 1].map(|at| files[at].contents(VolumeId(0)));
+        Self { files, wraps }
+    }
+
+    fn wrapped(&self, key: &mut [u8; 48], segment: SegmentId, slot: u32) {
+        if let Ok(opened) = self.wraps[0].unwrap(key, segment, slot) {
+            *key = self.wraps[1].wrap(&opened, segment, slot);
+        }
+    }
+
+    fn extent(&self, extent: &mut Extent) {
+        match &mut extent.from {
+            From::Segment { segment, slot, key, .. } => {
+                let slot = slot.map_or(0, |slot| 1 + slot.index);
+                let mut wrapped = match key {
+                    Key::Wrapped(wrapped) => *wrapped,
+                    Key::Bare(bare) => self.wraps[0].with_tag(bare, *segment, slot),
+                };
+                self.wrapped(&mut wrapped, *segment, slot);
+                *key = Key::Wrapped(wrapped);
+            }
+            From::Inline(bytes) => {
+                let Some(salt) = bytes.first_chunk::<16>().copied() else { return };
+                if let Ok(opened) = self.files[0].open_bytes(CONTENTS, bytes) {
+                    *bytes = self.files[1].seal_bytes(salt, CONTENTS, &opened);
+                }
+            }
         }
     }
 }

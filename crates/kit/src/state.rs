@@ -78,7 +78,7 @@ impl State {
     }
 
     /// All paths that begin so and weren't deleted, in order, with their current versions.
-    pub fn list<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a Object)> {
+    pub fn list<'a>(&'a self, prefix: &str) -> impl Iterator<Item = (&'a str, &'a Object)> {
         let from = self.objects.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
         from.take_while(move |(path, _)| path.starts_with(prefix))
             .filter_map(|(path, versions)| Some((path.as_str(), current(versions)?)))

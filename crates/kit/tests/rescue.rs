@@ -37,6 +37,18 @@ fn facts(dice: &mut Dice, len: u64, written: u64, pack: bool) -> Facts {
     }
 }
 
+/// Opens keys of contents as who has this root does.
+fn opens(root: &VolumeRoot, one: &Recovered) -> bool {
+    let wrap = root.top().at(&one.path).contents(VOLUME);
+    one.extents.iter().all(|extent| match &extent.from {
+        From::Segment { segment, slot, key: Key::Wrapped(key), .. } => {
+            wrap.unwrap(key, *segment, slot.map_or(0, |slot| 1 + slot.index)).is_ok()
+        }
+        From::Segment { .. } => false,
+        From::Inline(bytes) => root.top().at(&one.path).open_bytes(b"contents", bytes).is_ok(),
+    })
+}
+
 /// Somebody who writes: the owner, or who has a grant.
 struct Writing {
     key: FolderKey,
@@ -324,7 +336,7 @@ fn a_kit_knows_what_was_deleted_and_headers_what_came_after() {
     world.write(&owner(), "later", &[11], None);
     world.write(&owner(), "kept", &[12], None);
 
-    let report = rescue(&world, &BTreeSet::new()).finish(Some(&state), Some(&top));
+    let report = rescue(&world, &BTreeSet::new()).finish(Some(&state), Some(&root()));
     let listed = |all: &[Recovered]| -> Vec<(String, Option<u64>, Source)> {
         all.iter().map(|one| (one.path.clone(), one.size, one.source)).collect()
     };
@@ -342,7 +354,7 @@ fn a_kit_knows_what_was_deleted_and_headers_what_came_after() {
     assert!(report.incomplete().next().is_none());
 
     // The kit alone says what there was, although no node is left.
-    let lost = Rescue::new(root(), Vec::new()).finish(Some(&state), Some(&top));
+    let lost = Rescue::new(root(), Vec::new()).finish(Some(&state), Some(&root()));
     let incomplete: Vec<&str> = lost.incomplete().map(|one| one.path.as_str()).collect();
     assert_eq!(incomplete, ["kept", "replaced"], "the inline one is in the kit");
     let all = Missing::Pieces { offset: 0, len: 9, segment: places[0].2, have: 0, need: K, lacking: (0..6).collect() };
@@ -409,4 +421,41 @@ proptest! {
         rescue.add(Found { facts, index, told: Told::Opened(origin), at: NodeId([1; 16]) });
         let _ = rescue.finish(None, None);
     }
+}
+
+/// Everything was written under a root that was replaced twice since.
+#[test]
+fn what_was_written_with_older_keys_is_found_and_opens_with_the_newest() {
+    let newest = VolumeRoot::new([77; 32]);
+    let between = VolumeRoot::new([78; 32]);
+    let world = filled(21);
+    let begin = || {
+        let mut rescue = Rescue::new(newest.clone(), vec![between.clone(), root()]);
+        world.found(&BTreeSet::new()).into_iter().for_each(|found| assert!(rescue.add(found)));
+        rescue
+    };
+    let report = begin().finish(None, None);
+    let plain = rescue(&world, &BTreeSet::new()).finish(None, None);
+    let paths = |report: &kit::rescue::Report| report.objects.iter().map(|one| one.path.clone()).collect::<Vec<_>>();
+    assert_eq!(paths(&report), paths(&plain));
+    assert!(report.objects.iter().all(|one| opens(&newest, one) && !opens(&root(), one)));
+    assert!(report.refused.is_empty());
+
+    // By a kit of the older keys, if no other is left; what is in it needs the newest keys alone as well.
+    let (top, salt) = (root().top(), [5; 16]);
+    let mut state = State::default();
+    let mut expected = BTreeSet::new();
+    for (version, (path, places)) in (1..).zip(world.truth.iter().filter(|(path, _)| path.contains("whole"))) {
+        let segments: Vec<Segment> = places.iter().map(|(_, _, id)| segment_of(&world.pieces[id].0)).collect();
+        let size = places.iter().map(|(_, len, _)| len).sum();
+        state.apply(put(&top.seal_path(path).unwrap(), object(version, world.clock, size, Body::Segments(segments))));
+        expected.insert(path.clone());
+    }
+    let empty = Body::Inline(top.at("empty").seal_bytes(salt, b"contents", b""));
+    state.apply(put(&top.seal_path("empty").unwrap(), object(99, world.clock, 0, empty)));
+    expected.insert("empty".to_owned());
+    state.apply(Change::Position(Position { seq: 100, at: Wall(world.clock) }));
+    let report = begin().finish(Some(&state), Some(&root()));
+    assert_eq!(paths(&report).into_iter().collect::<BTreeSet<_>>(), expected);
+    assert!(report.objects.iter().all(|one| one.source == Source::Kit && opens(&newest, one)));
 }

@@ -59,6 +59,7 @@ fn evaluate(change: &mut Change<'_>, command: &Command) -> Result<Outcome, Error
             Ok(Outcome::default())
         }
         Command::Close => close(change),
+        Command::Rename { from, to, etag, attrs, body } => rename(change, (from, to), etag, attrs, body),
         Command::Undelete { key, ord } => undo::undelete(change, key, *ord),
         Command::Expire { by, key } => undo::expire(change, *by, key.as_deref()),
         Command::Shut => Ok(undo::shut(change)),
@@ -74,6 +75,8 @@ pub(crate) struct Content<'a> {
     pub attrs: Attrs,
     pub body: Body,
     pub upload: Option<UploadId>,
+    /// When it was written, if not now.
+    pub modified: Option<Wall>,
 }
 
 fn put(change: &mut Change<'_>, key: &str, new: &NewVersion, condition: &Condition) -> Result<Outcome, Error> {
@@ -84,8 +87,8 @@ fn put(change: &mut Change<'_>, key: &str, new: &NewVersion, condition: &Conditi
     let path = Path::find(&change.store, key)?;
     let file = path.file(&change.store)?;
     check::write(&change.store, condition, file.as_ref().map(|file| &file.current))?;
-    let content =
-        Content { size: new.size, etag: &new.etag, attrs: new.attrs.clone(), body: new.body.clone(), upload: None };
+    let (attrs, body) = (new.attrs.clone(), new.body.clone());
+    let content = Content { size: new.size, etag: &new.etag, attrs, body, upload: None, modified: None };
     write(change, key, path, file, Some(content))
 }
 
@@ -179,6 +182,7 @@ fn new_version(
         return Ok(row);
     };
     row.size = content.size;
+    row.modified = content.modified.unwrap_or(change.now);
     row.etag = content.etag.to_owned();
     row.upload = content.upload;
     more(&mut change.head.objects, 1)?;
@@ -362,6 +366,60 @@ fn set_attrs(
         change.event(What::Attrs { key: key.to_owned(), version: row.id() });
         Ok(true)
     })
+}
+
+/// The two keys share no folder, so each row is written once.
+fn rename(
+    change: &mut Change<'_>,
+    (from, to): (&str, &str),
+    etag: &str,
+    attrs: &Attrs,
+    body: &Body,
+) -> Result<Outcome, Error> {
+    check::key(from)?;
+    check::key(to)?;
+    check::attrs(attrs)?;
+    let top = |key: &str| key.split_once('/').map_or(key.to_owned(), |(top, _)| format!("{top}/"));
+    if top(from) == top(to) {
+        return Err(Error::InvalidValue { what: "new key", why: "it is in the same topmost folder" });
+    }
+    let (source, target) = (Path::find(&change.store, from)?, Path::find(&change.store, to)?);
+    let (Some(file), Some((parent, name))) = (source.file(&change.store)?, source.place()) else {
+        return Err(Error::NoSuchKey);
+    };
+    let current = file.current.clone();
+    if current.marker {
+        return Err(Error::NoSuchKey);
+    }
+    if file.older > 0 {
+        return Err(Error::InvalidValue { what: "key", why: "it has noncurrent versions" });
+    }
+    check::body(body, current.size)?;
+    let is_it = Condition { if_match: Some(vec![etag.to_owned()]), ..Condition::default() };
+    check::holds(&change.store, &is_it, &current)?;
+    let there = target.file(&change.store)?;
+    let is_free = Condition { if_none_match: Some(vec!["*".into()]), ..Condition::default() };
+    check::write(&change.store, &is_free, there.as_ref().map(|file| &file.current))?;
+    // What is moved isn't deleted: nothing of it is kept to be had back.
+    less(&mut change.head.objects, 1)?;
+    less(&mut change.head.bytes, current.size)?;
+    less(&mut change.head.versions, 1)?;
+    less(&mut change.head.version_bytes, current.size)?;
+    let version = current.id();
+    change.release(&current, &Owner::Version { key: from.to_owned(), version })?;
+    change.batch.del(change.store.keys.dentry(parent, name));
+    source.count(change, Presence::of(Some(&file)), Presence::Absent)?;
+    let content = Content {
+        size: current.size,
+        etag: &current.etag,
+        attrs: attrs.clone(),
+        body: body.clone(),
+        upload: current.upload,
+        modified: Some(current.modified),
+    };
+    let outcome = write(change, to, target, there, Some(content))?;
+    change.event(What::Delete { key: from.to_owned(), version, marker: false });
+    Ok(outcome)
 }
 
 /// A version or body that changed since the mover looked is left as it is: then there is nothing

@@ -285,6 +285,20 @@ pub enum Command {
     /// If the volume holds no version: drops its uploads, forgets its settings, and refuses all
     /// further commands but those that clean up; else [`crate::Error::NotEmpty`].
     Close,
+    /// Gives an object another key, with its time and its etag: of an end-to-end volume whose keys were replaced, whose names and
+    /// wrapped keys are other ones then. Nothing is written if the object is another one by now, or `to` is taken.
+    Rename {
+        /// What it is called.
+        from: String,
+        /// What it is called from now on: beside all folders of `from`, none of which is above `to`.
+        to: String,
+        /// The object's etag.
+        etag: String,
+        /// Its attributes from now on.
+        attrs: Attrs,
+        /// Its body from now on: the same bytes.
+        body: Body,
+    },
     /// Brings back a version that was deleted or overwritten, as the key's current one: [`crate::undo`]. What it
     /// replaces can be had back in turn.
     Undelete {

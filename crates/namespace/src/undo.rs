@@ -256,7 +256,7 @@ pub(crate) fn undelete(change: &mut Change<'_>, key: &str, ord: u64) -> Result<O
     let VersionRow { size, etag, upload, .. } = &row.version;
     let path = Path::find(&change.store, key)?;
     let file = path.file(&change.store)?;
-    write(change, key, path, file, Some(Content { size: *size, etag, attrs, body, upload: *upload }))
+    write(change, key, path, file, Some(Content { size: *size, etag, attrs, body, upload: *upload, modified: None }))
 }
 
 /// Gives back what was deleted by then, of one key or of all; the outcome's size says how many. Those are [`FREED_MAX`]

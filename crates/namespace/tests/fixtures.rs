@@ -114,8 +114,10 @@ fixtures! {
         region: "eu".into(),
     };
     catalog_volume_key_v1: VolumeKeyRow { volume: VolumeId(5), wrapped: vec![9; 48] };
-    catalog_sealed_volume_v1: catalog::SealedVolume {
-        volume: VolumeId(5), public: [1; 32], check: [2; 16], grant_key: [3; 32], epoch: 4,
+    catalog_sealed_volume_v2: catalog::SealedVolume {
+        older: vec![catalog::OlderKey { public: [6; 32], sealed: vec![7; 64], replaced: Wall(1_795_230_600_123) }],
+        settled: false,
+        ..sealed_volume()
     };
     catalog_dead_volume_v1: DeadVolume { volume: VolumeId(5), deleted: Wall(6) };
     catalog_user_v1: User { id: UserId("u".into()), display: "Ü".into(), email: Some("u@example.org".into()) };
@@ -151,12 +153,28 @@ fn node() -> NodeRow {
     }
 }
 
-#[test]
-fn drives_of_the_first_release_are_on_no_node_that_is_known() {
-    let text = include_str!("fixtures/catalog_drive_v1.hex").trim();
+fn sealed_volume() -> catalog::SealedVolume {
+    let (older, settled) = (Vec::new(), true);
+    let (public, check, grant_key) = ([1; 32], [2; 16], [3; 32]);
+    catalog::SealedVolume { volume: VolumeId(5), public, check, grant_key, epoch: 4, older, settled }
+}
+
+fn read_old<T: Versioned>(text: &str) -> T {
+    let text = text.trim();
     let mut bytes = vec![0; text.len() / 2];
     assert!(base::ids::unhex(text, &mut bytes));
-    assert_eq!(DriveRow::decode(&bytes).unwrap(), drive());
+    T::decode(&bytes).unwrap()
+}
+
+#[test]
+fn drives_of_the_first_release_are_on_no_node_that_is_known() {
+    assert_eq!(read_old::<DriveRow>(include_str!("fixtures/catalog_drive_v1.hex")), drive());
+}
+
+#[test]
+fn volumes_of_the_first_release_never_had_other_keys() {
+    let old = include_str!("fixtures/catalog_sealed_volume_v1.hex");
+    assert_eq!(read_old::<catalog::SealedVolume>(old), sealed_volume());
 }
 
 fn event(what: What) -> Event {

@@ -94,6 +94,7 @@ fn commands() -> Vec<Command> {
         Command::Shut,
         Command::Reopen,
         Command::Empty,
+        Command::Rename { from: "a/b".into(), to: "c".into(), etag: "e".into(), attrs: attrs(), body: packed() },
     ]
 }
 

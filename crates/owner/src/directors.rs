@@ -1,5 +1,6 @@
 //! The metadata of an end-to-end volume, as its guests ask for it: any node answers, and asks who leads.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,11 +12,15 @@ use client::guest::{About, Answer, BYTES_MAX, METADATA_SERVICE, Question, Right,
 use client::shard::{Cut, Hint, Rule, Volumes};
 use codec::Versioned;
 use env::Env;
+use futures_util::future::{Either, select};
 use metastore::Snapshot;
 use metastore::remote::{Rows, Wants};
 use namespace::Outcome;
+use namespace::wire::Query;
 use namespace::work::Work;
 use transport::{Body, Call, Class, Endpoint, ServiceId};
+
+use crate::reach::Reach;
 
 type Done<T> = std::result::Result<T, client::Error>;
 
@@ -23,6 +28,7 @@ type Done<T> = std::result::Result<T, client::Error>;
 const LIMIT: Duration = Duration::from_secs(25);
 /// One node after the other is asked for so long.
 const PATIENCE: Duration = Duration::from_secs(60);
+const NOBODY: &str = "no node that was asked found somebody who leads";
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -59,20 +65,38 @@ impl Directors {
         Arc::new(Self { env, endpoint, nodes, right, patience: spare_after.unwrap_or(PATIENCE), turn })
     }
 
-    async fn ask_one(&self, node: NodeId, question: bytes::Bytes) -> transport::Result<Answer> {
-        let call = Call::new(ServiceId(METADATA_SERVICE), Class::Small, bytes::Bytes::new());
-        let call = call.with_body(Body::of(vec![question])).with_timeout(LIMIT);
-        let bytes = self.endpoint.call(node, call).await?.body.collect(BYTES_MAX).await?;
-        Ok(Answer::decode(&bytes)?)
-    }
-
     /// Asks one node after the other until one answers. What is asked may be asked twice: works are done once.
     pub async fn ask(&self, wish: Wish) -> Done<Answer> {
-        if !matches!(wish, Wish::Fetch(_)) {
-            return self.ask_for(wish, PATIENCE).await;
+        match wish {
+            Wish::Fetch(_) => {
+                let answer = self.env.timeout(self.patience, self.ask_for(wish, self.patience)).await;
+                answer.unwrap_or_else(|| Err(failed(Kind::Unreachable, NOBODY)))
+            }
+            Wish::Work(_) if self.patience < PATIENCE => {
+                let (done, nobody) = (pin!(self.ask_for(wish, PATIENCE)), pin!(self.nobody_leads()));
+                match select(done, nobody).await {
+                    Either::Left((answer, _)) => answer,
+                    Either::Right(_) => Err(failed(
+                        Kind::Unreachable,
+                        format!("{NOBODY}; whether what was asked was done shows once somebody leads again"),
+                    )),
+                }
+            }
+            other => self.ask_for(other, PATIENCE).await,
         }
-        let answer = self.env.timeout(self.patience, self.ask_for(wish, self.patience)).await;
-        answer.unwrap_or_else(|| Err(failed(Kind::Unreachable, "no node that was asked found somebody who leads")))
+    }
+
+    /// Ends once questions about rows have stayed without an answer for as long as they may: who waits for a change then waits for nothing.
+    async fn nobody_leads(&self) {
+        self.env.clock.sleep(self.patience).await;
+        loop {
+            let asked = self.ask_for(Wish::Fetch(Query::Versioning), self.patience);
+            match self.env.timeout(self.patience, asked).await {
+                None => return,
+                Some(Err(error)) if error.kind().is_transient() => return,
+                Some(_) => self.env.clock.sleep(self.patience).await,
+            }
+        }
     }
 
     async fn ask_for(&self, wish: Wish, patience: Duration) -> Done<Answer> {
@@ -81,7 +105,7 @@ impl Directors {
         let (mut turn, mut asked) = (self.turn.load(Ordering::Relaxed), 0);
         loop {
             let node = *self.nodes.get(turn % self.nodes.len().max(1)).ok_or_else(nonsense)?;
-            let error = match self.ask_one(node, question.clone()).await {
+            let error = match ask_one(&self.endpoint, node, question.clone()).await {
                 Ok(Answer::Refused(error)) => return Err(error.into()),
                 Ok(answer) => {
                     self.turn.store(turn, Ordering::Relaxed);
@@ -114,6 +138,22 @@ impl Directors {
             Answer::Rows(rows) => Ok(rows),
             _ => Err(nonsense()),
         }
+    }
+}
+
+async fn ask_one(endpoint: &Endpoint, node: NodeId, question: bytes::Bytes) -> transport::Result<Answer> {
+    let call = Call::new(ServiceId(METADATA_SERVICE), Class::Small, bytes::Bytes::new());
+    let call = call.with_body(Body::of(vec![question])).with_timeout(LIMIT);
+    let bytes = endpoint.call(node, call).await?.body.collect(BYTES_MAX).await?;
+    Ok(Answer::decode(&bytes)?)
+}
+
+/// What one node's copy of the catalog says of the volume.
+pub(crate) async fn about_of(reach: &Reach, node: NodeId, right: &Right) -> transport::Result<About> {
+    let question = Question { right: right.clone(), wish: Wish::About }.encode().into();
+    match ask_one(reach.endpoint(), node, question).await? {
+        Answer::About(about) => Ok(about),
+        _ => Err(codec::Error::Value { what: "answer", value: 0 }.into()),
     }
 }
 

@@ -168,7 +168,12 @@ impl Volume {
         let shelf = Shelf::new(&self.env, folder, &self.public());
         let random = || self.env.random();
         let known = shelf.open(root).await?;
+        self.be_settled().await?;
         let mut changes = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
+        if !self.is_settled() {
+            self.be_settled().await?;
+            changes = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
+        }
         let (mut bytes, log) = match known {
             Some((mut bytes, mut log)) if !log.wants_compaction() => {
                 let from = log.len();
@@ -198,7 +203,11 @@ impl Volume {
             let done = self.bring(root, label, &bytes, node).await;
             (node, done.err().map(|error| error.to_string()))
         }));
-        Ok(Some(Kept { objects: log.state().objects(), bytes: log.len(), holders: brought.await }))
+        let brought = brought.await;
+        if brought.iter().all(|(_, why)| why.is_none()) {
+            self.tell_settled().await?;
+        }
+        Ok(Some(Kept { objects: log.state().objects(), bytes: log.len(), holders: brought }))
     }
 
     /// Brings the log to a node.
@@ -251,6 +260,9 @@ impl Volume {
             let page = page.map_err(|_| damaged("a listing"))?.map_err(client::Error::from)?;
             for entry in page.entries {
                 let Entry::Item(listed) = entry else { continue };
+                if self.unsettle_for(&listed.key) {
+                    continue;
+                }
                 let same = state.and_then(|state| known(state, &listed));
                 match same {
                     Some(version) => _ = compared.there.insert((listed.key, version)),
@@ -283,7 +295,10 @@ impl Volume {
         let gone = gone.filter(|(path, object)| !there.contains(&((*path).to_owned(), object.version)));
         let gone = gone.map(|(path, object)| Change::Drop { path: path.to_owned(), version: object.version });
         // Groups before the objects that name them.
-        let mut all = self.town(state, &groups).await?;
+        let known = state.map(State::older_roots).unwrap_or_default();
+        let older = self.sealed_roots().filter(|sealed| !known.iter().any(|one| one == sealed));
+        let mut all: Vec<Change> = older.map(|sealed| Change::OlderRoot(sealed.to_vec())).collect();
+        all.extend(self.town(state, &groups).await?);
         all.extend(gone);
         all.extend(puts);
         all.push(Change::Position(Position { seq: position, at }));

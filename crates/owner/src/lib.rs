@@ -4,7 +4,7 @@
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
 //! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
 //! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`watch`] (what changes, as it changes); [`kits`] (the kit of
-//! such a volume, kept by its clients), [`copies`] (looked for and checked) and `spare` (reading by it when nobody leads).
+//! such a volume, kept by its clients), [`copies`] (looked for and checked) and `spare` (reading by it when nobody leads); `replace` (other keys for a volume).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod copies;
@@ -19,6 +19,7 @@ pub mod watch;
 
 mod directors;
 mod drive;
+mod replace;
 mod spare;
 
 pub use reach::Reach;

@@ -102,7 +102,11 @@ impl Reach {
         }
         match reach.nodes.is_empty() {
             false => Ok(reach),
-            true => Err(Error::Nobody("those that greeted don't answer".into())),
+            true => {
+                let why: BTreeSet<&str> = reach.silent.iter().map(|(_, why)| why.as_str()).collect();
+                let why: Vec<&str> = why.into_iter().collect();
+                Err(Error::Nobody(format!("those that greeted don't answer: {}", why.join("; "))))
+            }
         }
     }
 

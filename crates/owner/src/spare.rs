@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base::{Instant, Kind, Kinded, VolumeId, Wall};
+use base::{Instant, Kind, Kinded, NodeId, VolumeId, Wall};
 use client::guest::Wish;
 use client::offline::{Keys, Offline};
 use client::{Folder, ReadStream};
@@ -34,6 +34,8 @@ pub(crate) struct Spare {
     number: VolumeId,
     state: State,
     offline: Offline,
+    /// Whose keys seal what is in it: the volume's, or those that it had when the kit was made.
+    pub folder: Arc<Folder>,
 }
 
 /// What a volume's reader turns to.
@@ -53,28 +55,30 @@ fn lock<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A file or a folder as the kit has it: its sealed name, and what is known of a file.
 pub(crate) enum Shown<'a> {
-    File(&'a str, &'a Object),
-    Folder(&'a str),
+    File(String, &'a Object),
+    Folder(String),
 }
 
 impl Spare {
-    /// What is in a folder, by what rows call it.
-    pub fn list<'a>(&'a self, prefix: &'a str) -> Vec<Shown<'a>> {
+    /// What is in a folder of this true path.
+    pub fn list(&self, folder: &str) -> Result<Vec<Shown<'_>>> {
+        let prefix = self.folder.key().seal_path(folder).map_err(client::Error::from)?;
         let (mut all, mut folders) = (Vec::new(), BTreeSet::new());
-        for (path, object) in self.state.list(prefix) {
+        for (path, object) in self.state.list(&prefix) {
             let name = &path[prefix.len()..];
             match name.split_once('/') {
-                None => all.push(Shown::File(name, object)),
-                Some((folder, _)) if folders.insert(folder) => all.push(Shown::Folder(folder)),
+                None => all.push(Shown::File(name.to_owned(), object)),
+                Some((folder, _)) if folders.insert(folder) => all.push(Shown::Folder(folder.to_owned())),
                 Some(_) => {}
             }
         }
-        all
+        Ok(all)
     }
 
-    /// An object, by what rows call it.
-    pub fn object(&self, key: &str) -> Result<&Object> {
-        Ok(self.state.get(key).ok_or(client::Error::Namespace(namespace::Error::NoSuchKey))?)
+    /// An object of this true path.
+    pub fn object(&self, path: &str) -> Result<&Object> {
+        let key = self.folder.key().seal_path(path).map_err(client::Error::from)?;
+        Ok(self.state.get(&key).ok_or(client::Error::Namespace(namespace::Error::NoSuchKey))?)
     }
 
     /// Bytes of an object; `path` is its true one.
@@ -99,7 +103,8 @@ impl Volume {
 
     /// From now on all is read by this kit, whoever leads: as of when it was made. What was deleted since may be gone. Only the owner can.
     pub fn read_by(&self, kit: &kit::Log) {
-        if let Some(root) = &self.root {
+        let owner = kit.public();
+        if let Some(root) = self.roots().find(|root| root.signing_key().public() == owner) {
             *lock(&self.spares.now) = Some((self.spare_of(root, kit.state().clone()), None));
         }
     }
@@ -172,26 +177,40 @@ impl Volume {
         if let Some((spare, _)) = &*lock(&self.spares.now) {
             return Some(spare.clone());
         }
-        let spare = self.spare_of(root, self.newest(root).await?);
+        let (root, state) = self.newest(root).await?;
+        let spare = self.spare_of(root, state);
         *lock(&self.spares.now) = Some((spare.clone(), Some(self.env.clock.now())));
         Some(spare)
     }
 
     fn spare_of(&self, root: &VolumeRoot, state: State) -> Arc<Spare> {
-        let offline = Offline::new(self.env.clone(), Keys::Folder(Arc::new(Folder::of_root(root))));
+        let folder = Arc::new(Folder::of_root(root));
+        let offline = Offline::new(self.env.clone(), Keys::Folder(folder.clone()));
         holder::hold(&self.reach, offline.drives());
-        Arc::new(Spare { number: self.about().number, state, offline })
+        Arc::new(Spare { number: self.about().number, state, offline, folder })
     }
 
-    async fn newest(&self, root: &VolumeRoot) -> Option<State> {
+    /// The newest kit by the volume's keys; if there is none yet, by those that they replaced.
+    async fn newest<'a>(&'a self, root: &'a VolumeRoot) -> Option<(&'a VolumeRoot, State)> {
+        let labels = survey::labels(&self.reach, &mut Vec::new()).await;
+        for root in std::iter::once(root).chain(self.older.iter().map(|older| &older.root)) {
+            if let Some(state) = self.newest_of(root, &labels).await {
+                return Some((root, state));
+            }
+        }
+        None
+    }
+
+    async fn newest_of(&self, root: &VolumeRoot, labels: &[(Label, NodeId)]) -> Option<State> {
         let folder = lock(&self.spares.kits).clone();
         let own = match folder {
-            Some(folder) => Shelf::new(&self.env, &folder, &self.public()).open(root).await.ok().flatten(),
+            Some(folder) => {
+                Shelf::new(&self.env, &folder, &root.signing_key().public()).open(root).await.ok().flatten()
+            }
             None => None,
         };
         let own = own.map(|(_, log)| log);
-        let labels = survey::labels(&self.reach, &mut Vec::new()).await;
-        let (found, bad) = survey::newest_kit(&self.reach, root, &labels).await;
+        let (found, bad) = survey::newest_kit(&self.reach, root, labels).await;
         for (node, why) in bad {
             tracing::warn!(%node, why, "a node's copy of the kit can't be read by");
         }

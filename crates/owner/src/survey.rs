@@ -16,6 +16,7 @@ use kit::{Body, Log, State};
 use transport::Class;
 
 use crate::reach::Reach;
+use crate::replace::older_roots;
 use crate::{Error, Result};
 
 /// The kit of this volume has the buckets' names: see docs/formats/kit.md.
@@ -125,6 +126,12 @@ pub async fn survey(reach: &Reach, keys: Keys, mut told: impl FnMut(Progress)) -
     };
     let mut rescues: BTreeMap<VolumeId, Rescue> = BTreeMap::new();
     let (mut progress, mut broken, mut headers) = (Progress::default(), Vec::new(), 0);
+    let labels = labels(reach, &mut broken).await;
+    let older = match &keys {
+        Keys::Volume(root) => older_roots(reach, root, &labels).await,
+        Keys::Store(_) => Vec::new(),
+    };
+    let begin = |root: VolumeRoot| Rescue::new(root, older.clone());
     let mut pages: FuturesUnordered<_> = reach.nodes().keys().map(|node| page(reach, *node, None)).collect();
     while let Some((node, done)) = pages.next().await {
         let page = match done {
@@ -144,7 +151,7 @@ pub async fn survey(reach: &Reach, keys: Keys, mut told: impl FnMut(Progress)) -
                 (None, None) => None,
             };
             let Some(told) = told else { continue };
-            let rescue = rescues.entry(header.volume).or_insert_with(|| Rescue::new(root, Vec::new()));
+            let rescue = rescues.entry(header.volume).or_insert_with(|| begin(root));
             rescue.add(Found { facts: header.facts(), index: header.index, told, at: page.node });
         }
         match page.next {
@@ -158,7 +165,6 @@ pub async fn survey(reach: &Reach, keys: Keys, mut told: impl FnMut(Progress)) -
         told(progress);
     }
     drop(pages);
-    let labels = labels(reach, &mut broken).await;
     let names = match (&stores, &keys) {
         (Some(stores), _) => names(reach, &VolumeRoot::of(&stores.volume_key(CATALOG)), &labels).await,
         _ => BTreeMap::new(),
@@ -166,23 +172,25 @@ pub async fn survey(reach: &Reach, keys: Keys, mut told: impl FnMut(Progress)) -
     // Volumes of which only a kit is left: small objects lie in nothing else.
     for volume in names.keys() {
         if let Some(root) = keys.root_of(stores.as_ref(), *volume) {
-            rescues.entry(*volume).or_insert_with(|| Rescue::new(root, Vec::new()));
+            rescues.entry(*volume).or_insert_with(|| begin(root));
         }
     }
     if let Keys::Volume(root) = &keys
         && rescues.is_empty()
-        && let (Some(log), _) = newest_kit(reach, root, &labels).await
+        && let (Some((log, _)), _) = newest_of(reach, root, &older, &labels).await
     {
-        rescues.insert(log.volume(), Rescue::new(root.clone(), Vec::new()));
+        rescues.insert(log.volume(), begin(root.clone()));
     }
     let mut volumes = Vec::new();
     for (id, rescue) in rescues {
         let Some(root) = keys.root_of(stores.as_ref(), id) else { continue };
-        let (log, bad_kits) = newest_kit(reach, &root, &labels).await;
-        let state: Option<&State> = log.as_ref().map(Log::state);
-        let top = root.top();
+        let (found, bad_kits) = newest_of(reach, &root, &older, &labels).await;
+        let state: Option<&State> = found.as_ref().map(|(log, _)| log.state());
         // Paths of an end-to-end volume are sealed; those of others are as they are.
-        let paths = matches!(keys, Keys::Volume(_)).then_some(&top);
+        let paths = match (&keys, &found) {
+            (Keys::Volume(_), Some((_, by))) => Some(*by),
+            _ => None,
+        };
         let report = rescue.finish(state, paths);
         let kit = state.map(|state| state.position().at);
         volumes.push(Surveyed { id, name: names.get(&id).cloned(), kit, bad_kits, report });
@@ -225,6 +233,24 @@ pub(crate) async fn newest_kit(
                 },
                 Err(error) => bad.push((*node, error.to_string())),
             }
+        }
+    }
+    (None, bad)
+}
+
+/// The same; if there is none of a volume's key, by those that it replaced. And by which.
+async fn newest_of<'a>(
+    reach: &Reach,
+    root: &'a VolumeRoot,
+    older: &'a [VolumeRoot],
+    labels: &[(Label, NodeId)],
+) -> (Option<(Log, &'a VolumeRoot)>, Vec<(NodeId, String)>) {
+    let mut bad = Vec::new();
+    for root in std::iter::once(root).chain(older) {
+        let (log, unfit) = newest_kit(reach, root, labels).await;
+        bad.extend(unfit);
+        if let Some(log) = log {
+            return (Some((log, root)), bad);
         }
     }
     (None, bad)

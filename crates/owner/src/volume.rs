@@ -33,7 +33,7 @@ use client::guest::{About, Right};
 use client::pieces::State;
 use client::{Access, Bucket, Client, DriveState, Drives, Folder, ReadStream, Writer};
 use codec::{Reader, Versioned, Writer as Fields};
-use crypt::{PublicKey, SigningKey, VolumeRoot};
+use crypt::{FolderKey, PublicKey, SigningKey, VolumeRoot};
 use env::Env;
 use futures_util::future::join_all;
 use grant::{Caveat, Claim, Grant, Refusal, Verb};
@@ -46,6 +46,7 @@ use namespace::{Attrs, Body, Command, Condition, NewVersion, Outcome, UploadId, 
 use crate::directors::{Catalog, Directors, VolumeRows};
 use crate::drive::{GuestDrive, Way};
 use crate::reach::Reach;
+use crate::replace::{Older, Settled};
 use crate::spare::{AFTER, Shown, Spare, Spares, outer_in_kit};
 use crate::{Error, Result};
 
@@ -59,6 +60,8 @@ pub const SEALED_FACE: &str = "sealed.face";
 const ATTRIBUTES: &[u8] = b"attributes";
 const ETAG: &[u8] = b"etag";
 const FACE: &[u8] = b"face";
+/// All of them, and what they are sealed as.
+pub(crate) const SEALED_ATTRS: [(&str, &[u8]); 3] = [(SEALED, ATTRIBUTES), (SEALED_ETAG, ETAG), (SEALED_FACE, FACE)];
 /// Where pieces are is looked up anew after so long.
 const MAP_AGE_MAX: Duration = Duration::from_secs(5);
 /// The store keeps pieces for a day longer that no object names: who takes longer to write one begins again.
@@ -133,12 +136,15 @@ pub struct Volume {
     pub(crate) client: Client,
     pub(crate) directors: Arc<Directors>,
     way: Arc<Way>,
-    bucket: Bucket,
+    pub(crate) bucket: Bucket,
     about: About,
-    folder: Arc<Folder>,
+    pub(crate) folder: Arc<Folder>,
     /// What rows call the folder, or the file, that the key opens.
     prefix: String,
     pub(crate) root: Option<VolumeRoot>,
+    /// What keys open that the root replaced.
+    pub(crate) older: Vec<Older>,
+    pub(crate) settled: Settled,
     claim: Option<Claim>,
     mapped: Mutex<Instant>,
     pub(crate) spares: Spares,
@@ -177,9 +183,12 @@ impl Volume {
         let spare_after = matches!(key, Key::Owner(_)).then_some(AFTER);
         let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone(), spare_after);
         let about = directors.about().await?;
+        let mut older = Vec::new();
         let (folder, prefix, root) = match key {
             Key::Owner(root) => {
                 root.prove(&about.check).map_err(client::Error::from)?;
+                let sealed = about.older.iter().map(|older| older.sealed.as_slice());
+                older.extend(root.open_all_older(sealed).into_iter().map(Older::new));
                 (Folder::of_root(&root), String::new(), Some(root))
             }
             Key::Grant(grant) => {
@@ -198,6 +207,7 @@ impl Volume {
         let folder = Arc::new(folder);
         let spares = Spares::default();
         let placed = BTreeSet::new();
+        let settled = Settled::new(about.settled);
         let mut volume = Self {
             env,
             reach,
@@ -209,6 +219,8 @@ impl Volume {
             folder,
             prefix,
             root,
+            older,
+            settled,
             claim,
             mapped,
             spares,
@@ -304,12 +316,13 @@ impl Volume {
         Ok(format!("{}{}", self.prefix, self.folder.key().seal_path(path).map_err(client::Error::from)?))
     }
 
-    /// The true path of what rows call so, below what the key opens; nothing if it isn't a sealed path there.
+    /// The true path of what rows call so, or called so under older keys, below what the key opens; nothing if it isn't a sealed path there.
     pub(crate) fn true_path(&self, key: &str) -> Option<String> {
-        self.folder.key().open_path(key.strip_prefix(&self.prefix)?).ok()
+        let by_older = || self.older.iter().find_map(|older| older.folder.key().open_path(key).ok());
+        self.folder.key().open_path(key.strip_prefix(&self.prefix)?).ok().or_else(by_older)
     }
 
-    fn access(&self, path: &str) -> Access {
+    pub(crate) fn access(&self, path: &str) -> Access {
         Access::File { folder: self.folder.clone(), path: path.to_owned() }
     }
 
@@ -376,6 +389,7 @@ impl Volume {
         let etag = base::ids::hex(&self.env.random::<16>());
         let new = NewVersion { size, etag, attrs, body };
         self.refresh();
+        self.be_settled().await?;
         Ok(self.client.commit(&self.bucket, Command::Put { key: self.sealed(path)?, new, condition }).await?)
     }
 
@@ -392,11 +406,13 @@ impl Volume {
         ];
         let condition = Condition { if_match: Some(vec![tag.to_owned()]), ..Condition::default() };
         let command = Command::SetAttrs { key: self.sealed(path)?, version: None, set, condition };
+        self.be_settled().await?;
         self.client.commit(&self.bucket, command).await?;
         Ok(())
     }
 
     async fn version(&self, path: &str, with_body: bool) -> Result<Version> {
+        self.be_settled().await?;
         let key = self.sealed(path)?;
         match self.client.head(&self.bucket, &key, None, with_body).await? {
             Found::Object(version) => Ok(version),
@@ -404,34 +420,12 @@ impl Volume {
         }
     }
 
-    fn open_sealed(&self, path: &str, what: &'static [u8], sealed: &[u8]) -> Result<Vec<u8>> {
-        Ok(self.folder.key().at(path).open_bytes(what, sealed).map_err(client::Error::from)?)
-    }
-
     fn seal(&self, path: &str, what: &'static [u8], bytes: &[u8]) -> Vec<u8> {
         self.folder.key().at(path).seal_bytes(self.env.random(), what, bytes)
     }
 
-    fn entry(&self, path: &str, name: String, (size, written): (u64, Wall), outer: Faced) -> Result<Entry> {
-        let attributes = match outer.attrs.get(SEALED) {
-            None => Attributes::default(),
-            Some(sealed) => {
-                Attributes::decode(&self.open_sealed(path, ATTRIBUTES, sealed)?).map_err(client::Error::from)?
-            }
-        };
-        let etag = match outer.attrs.get(SEALED_ETAG) {
-            None => outer.etag.clone(),
-            Some(sealed) => String::from_utf8_lossy(&self.open_sealed(path, ETAG, sealed)?).into_owned(),
-        };
-        Ok(Entry { name, size, written, attributes, etag, tag: outer.etag })
-    }
-
     fn entry_of(&self, path: &str, name: String, version: &Version) -> Result<Entry> {
-        self.entry(path, name, (version.size, version.modified), outer(version))
-    }
-
-    fn entry_in_kit(&self, path: &str, name: String, object: &Object) -> Result<Entry> {
-        self.entry(path, name, (object.size, object.modified), outer_in_kit(object)?)
+        entry(&self.folder, path, name, (version.size, version.modified), outer(version))
     }
 
     /// What is known of an object.
@@ -439,7 +433,7 @@ impl Volume {
     /// # Errors
     /// Of kind `Missing` if there is none.
     pub async fn stat(&self, path: &str) -> Result<Entry> {
-        let (entry, _) = self.outside(path).await?;
+        let (entry, ..) = self.outside(path).await?;
         Ok(entry)
     }
 
@@ -448,21 +442,22 @@ impl Volume {
     /// # Errors
     /// As [`Volume::stat`].
     pub async fn head(&self, path: &str) -> Result<(Entry, Option<Faced>)> {
-        let (entry, outer) = self.outside(path).await?;
-        let faced = outer.attrs.get(SEALED_FACE).map(|sealed| self.open_sealed(path, FACE, sealed)).transpose()?;
+        let (entry, outer, folder) = self.outside(path).await?;
+        let faced = outer.attrs.get(SEALED_FACE).map(|sealed| open_sealed(&folder, path, FACE, sealed)).transpose()?;
         let faced = faced.map(|bytes| Faced::decode(&bytes)).transpose().map_err(client::Error::from)?;
         Ok((entry, faced))
     }
 
-    async fn outside(&self, path: &str) -> Result<(Entry, Faced)> {
-        let (key, name) = (self.sealed(path)?, || last(path).to_owned());
+    /// What is known of it beside its bytes, and whose keys open that.
+    async fn outside(&self, path: &str) -> Result<(Entry, Faced, Arc<Folder>)> {
+        let name = || last(path).to_owned();
         let led = async {
             let version = self.version(path, false).await?;
-            Ok((self.entry_of(path, name(), &version)?, outer(&version)))
+            Ok((self.entry_of(path, name(), &version)?, outer(&version), self.folder.clone()))
         };
         let by_kit = |spare: &Spare| {
-            let object = spare.object(&key)?;
-            Ok((self.entry_in_kit(path, name(), object)?, outer_in_kit(object)?))
+            let object = spare.object(path)?;
+            Ok((entry_in_kit(spare, path, name(), object)?, outer_in_kit(object)?, spare.folder.clone()))
         };
         self.rows_or_kit(led, by_kit).await
     }
@@ -474,7 +469,7 @@ impl Volume {
     /// Of kind `Missing` if there is none. That pieces are too few shows as it is read.
     pub async fn read(&self, path: &str, range: Range<u64>) -> Result<(Entry, ReadStream)> {
         self.refresh();
-        let (key, name) = (self.sealed(path)?, || last(path).to_owned());
+        let name = || last(path).to_owned();
         let within = |size: u64| {
             let end = range.end.min(size);
             range.start.min(end)..end
@@ -485,8 +480,8 @@ impl Volume {
             Ok((self.entry_of(path, name(), &version)?, stream))
         };
         let by_kit = |spare: &Spare| {
-            let object = spare.object(&key)?;
-            Ok((self.entry_in_kit(path, name(), object)?, spare.read(path, object, within(object.size))?))
+            let object = spare.object(path)?;
+            Ok((entry_in_kit(spare, path, name(), object)?, spare.read(path, object, within(object.size))?))
         };
         self.rows_or_kit(led, by_kit).await
     }
@@ -503,14 +498,15 @@ impl Volume {
         if !(prefix.is_empty() || prefix.ends_with('/')) {
             return Ok(vec![self.stat("").await?]);
         }
-        let key = self.folder.key().at(folder);
-        let open = |sealed: &str| key.open_name(sealed).map_err(client::Error::from);
-        let folder_named = |sealed: &str| {
-            let name = open(sealed)? + "/";
+        let names = self.folder.key().at(folder);
+        let open = |names: &FolderKey, sealed: &str| names.open_name(sealed).map_err(client::Error::from);
+        let folder_named = |names: &FolderKey, sealed: &str| {
+            let name = open(names, sealed)? + "/";
             let (size, written, attributes, etag, tag) = Default::default();
             Ok::<_, Error>(Entry { name, size, written, attributes, etag, tag })
         };
         let led = async {
+            self.be_settled().await?;
             let mut query =
                 ListQuery { prefix: prefix.clone(), delimiter: "/".into(), limit: PAGE, ..ListQuery::default() };
             let mut all = Vec::new();
@@ -519,12 +515,12 @@ impl Volume {
                 for entry in page.entries {
                     all.push(match entry {
                         Listed::Item(object) => {
-                            let name = open(object.key.strip_prefix(&prefix).unwrap_or_default())?;
+                            let name = open(&names, object.key.strip_prefix(&prefix).unwrap_or_default())?;
                             self.entry_of(&format!("{folder}{name}"), name, &object.version)?
                         }
                         Listed::Prefix(path) => {
                             let name = path.strip_prefix(&prefix).and_then(|name| name.strip_suffix('/'));
-                            folder_named(name.unwrap_or_default())?
+                            folder_named(&names, name.unwrap_or_default())?
                         }
                     });
                 }
@@ -535,11 +531,12 @@ impl Volume {
             }
         };
         let by_kit = |spare: &Spare| {
-            let shown = spare.list(&prefix).into_iter().map(|shown| match shown {
-                Shown::Folder(sealed) => folder_named(sealed),
+            let names = spare.folder.key().at(folder);
+            let shown = spare.list(folder)?.into_iter().map(|shown| match shown {
+                Shown::Folder(sealed) => folder_named(&names, &sealed),
                 Shown::File(sealed, object) => {
-                    let name = open(sealed)?;
-                    self.entry_in_kit(&format!("{folder}{name}"), name, object)
+                    let name = open(&names, &sealed)?;
+                    entry_in_kit(spare, &format!("{folder}{name}"), name, object)
                 }
             });
             shown.collect::<Result<Vec<_>>>()
@@ -583,9 +580,32 @@ impl Volume {
     /// As [`Volume::delete`], or if the condition doesn't hold.
     pub async fn delete_if(&self, path: &str, condition: Condition) -> Result<()> {
         let command = Command::Delete { key: self.sealed(path)?, version: None, condition };
+        self.be_settled().await?;
         self.client.commit(&self.bucket, command).await?;
         Ok(())
     }
+}
+
+fn open_sealed(folder: &Folder, path: &str, what: &'static [u8], sealed: &[u8]) -> Result<Vec<u8>> {
+    Ok(folder.key().at(path).open_bytes(what, sealed).map_err(client::Error::from)?)
+}
+
+fn entry(folder: &Folder, path: &str, name: String, (size, written): (u64, Wall), outer: Faced) -> Result<Entry> {
+    let attributes = match outer.attrs.get(SEALED) {
+        None => Attributes::default(),
+        Some(sealed) => {
+            Attributes::decode(&open_sealed(folder, path, ATTRIBUTES, sealed)?).map_err(client::Error::from)?
+        }
+    };
+    let etag = match outer.attrs.get(SEALED_ETAG) {
+        None => outer.etag.clone(),
+        Some(sealed) => String::from_utf8_lossy(&open_sealed(folder, path, ETAG, sealed)?).into_owned(),
+    };
+    Ok(Entry { name, size, written, attributes, etag, tag: outer.etag })
+}
+
+fn entry_in_kit(spare: &Spare, path: &str, name: String, object: &Object) -> Result<Entry> {
+    entry(&spare.folder, path, name, (object.size, object.modified), outer_in_kit(object)?)
 }
 
 /// What rows have of an object, beside its bytes.

@@ -50,6 +50,8 @@ pub enum What {
 pub struct Watch<'a> {
     volume: &'a Volume,
     prefix: String,
+    /// If the prefix is all: below which true path.
+    within: Option<String>,
     position: u64,
     ready: VecDeque<Change>,
     /// Where to go on once those that are ready were given out.
@@ -72,8 +74,10 @@ impl Volume {
     /// # Errors
     /// If the path can't be.
     pub fn watch(&self, path: &str, position: u64) -> Result<Watch<'_>> {
-        let prefix = self.sealed(path)?;
-        Ok(Watch { volume: self, prefix, position, ready: VecDeque::new(), next: position })
+        let sealed = self.sealed(path)?;
+        // What was there before the volume had its keys was called otherwise: all is told then, and sorted out here.
+        let (prefix, within) = if self.older.is_empty() { (sealed, None) } else { (String::new(), Some(path.to_owned())) };
+        Ok(Watch { volume: self, prefix, within, position, ready: VecDeque::new(), next: position })
     }
 
     async fn tail(&self, after: Option<u64>, prefix: String, wait: Duration) -> Result<Tail> {
@@ -103,7 +107,9 @@ impl Watch<'_> {
             let left = wait.saturating_sub(env.clock.now().since(began));
             match self.volume.tail(Some(self.position), self.prefix.clone(), left).await? {
                 Tail::Events { events, next } => {
-                    self.ready = changes(events, |key| self.volume.true_path(key)).into();
+                    let mut changes = changes(events, |key| self.volume.true_path(key));
+                    changes.retain(|change| self.within.as_ref().is_none_or(|path| grant::within(path, &change.path)));
+                    self.ready = changes.into();
                     self.next = next.0.max(self.position);
                 }
                 Tail::Gone { oldest, newest } => {
@@ -126,9 +132,9 @@ impl Watch<'_> {
 
 /// Changes of events, with the paths that `open` makes of keys.
 fn changes(events: Vec<(Seq, Event)>, open: impl Fn(&str) -> Option<String>) -> Vec<Change> {
-    // What is replaced is deleted in the same step: one change.
+    // What is replaced, or given another name by other keys, is deleted in the same step: one change.
     let written = |event: &Event| match &event.what {
-        Told::Put { key, .. } => Some(key.clone()),
+        Told::Put { key, .. } => open(key),
         _ => None,
     };
     let put: BTreeSet<(Seq, String)> = events.iter().filter_map(|(seq, event)| Some((*seq, written(event)?))).collect();
@@ -136,7 +142,6 @@ fn changes(events: Vec<(Seq, Event)>, open: impl Fn(&str) -> Option<String>) -> 
     for (seq, Event { at, what, .. }) in events {
         let (key, what) = match what {
             Told::Put { key, size, etag, .. } => (key, What::Put { size, tag: etag }),
-            Told::Delete { key, .. } | Told::Marker { key, .. } if put.contains(&(seq, key.clone())) => continue,
             Told::Delete { key, .. } | Told::Marker { key, .. } => (key, What::Deleted),
             Told::Attrs { key, .. } => (key, What::Attributes),
             _ => continue,
@@ -146,6 +151,9 @@ fn changes(events: Vec<(Seq, Event)>, open: impl Fn(&str) -> Option<String>) -> 
             tracing::warn!(at = %seq, "a name in the volume's journal doesn't open: left out");
             continue;
         };
+        if what == What::Deleted && put.contains(&(seq, path.clone())) {
+            continue;
+        }
         all.push(Change { position: seq.0, at, path, what });
     }
     // Who goes on from one that isn't the last of its place is told the place again.

@@ -26,6 +26,7 @@ const EXPIRE: u8 = 15;
 const SHUT: u8 = 16;
 const REOPEN: u8 = 17;
 const EMPTY: u8 = 18;
+const RENAME: u8 = 19;
 
 impl Versioned for Command {
     const NAME: &'static str = "command";
@@ -115,6 +116,11 @@ impl Versioned for Command {
             Command::Empty => {
                 to.u8(EMPTY);
             }
+            Command::Rename { from, to: key, etag, attrs, body } => {
+                to.u8(RENAME).str(from).str(key).str(etag);
+                write_attrs(to, attrs);
+                write_body(to, body);
+            }
         }
     }
 
@@ -153,6 +159,13 @@ impl Versioned for Command {
             SHUT => Ok(Command::Shut),
             REOPEN => Ok(Command::Reopen),
             EMPTY => Ok(Command::Empty),
+            RENAME => Ok(Command::Rename {
+                from: text(from, "key")?,
+                to: text(from, "new key")?,
+                etag: text(from, "etag")?,
+                attrs: read_attrs(from)?,
+                body: read_any_body(from)?,
+            }),
             value => Err(Error::Value { what: "command", value: value.into() }),
         }
     }

@@ -267,6 +267,18 @@ impl World {
                 };
                 Command::Rebody { key, version, from, to }
             }
+            96..98 => {
+                let to = KEYS[usize::from(step.body) % KEYS.len()].to_owned();
+                let made = self.oracle.current(&key).map(|made| made.version.clone());
+                let etag = made.as_ref().map_or_else(String::new, |made| made.etag.clone());
+                let etag = if step.condition.is_multiple_of(8) { "other".into() } else { etag };
+                let mut body = made.map_or(Body::Inline(Vec::new()), |made| made.body);
+                // Names and wraps change, bytes don't.
+                if let Body::Packed(segment, _) = &mut body {
+                    segment.wrapped_key[0] ^= 1;
+                }
+                Command::Rename { from: key, to, etag, attrs: Self::attrs(step.pick), body }
+            }
             _ => {
                 let mut segments: Vec<_> = self.oracle.garbage().into_iter().collect();
                 segments.truncate(usize::from(step.pick % 4));
@@ -329,13 +341,18 @@ impl World {
         let found = match answer {
             Answer::Nothing => Answer::Nothing,
             Answer::New(null, ..) => {
-                let (Command::Put { key, .. } | Command::Delete { key, .. } | Command::CompleteUpload { key, .. }) =
-                    command
+                let (Command::Put { key, .. }
+                | Command::Delete { key, .. }
+                | Command::CompleteUpload { key, .. }
+                | Command::Rename { to: key, .. }) = command
                 else {
                     panic!("{command:?} made a version");
                 };
                 self.oracle.name_last(key, outcome.version.unwrap());
-                assert_eq!(outcome.modified, self.now);
+                match command {
+                    Command::Rename { .. } => assert!(outcome.modified < self.now),
+                    _ => assert_eq!(outcome.modified, self.now),
+                }
                 Answer::New(null, outcome.marker, outcome.size, outcome.etag.clone())
             }
             Answer::Removed(..) => Answer::Removed(outcome.version.unwrap(), outcome.marker),

@@ -153,6 +153,21 @@ impl Oracle {
                 self.collected.extend(segments);
                 Ok(Answer::Nothing)
             }
+            Command::Rename { from, to, etag, attrs, body } => {
+                let top = |key: &str| key.split_inclusive('/').next().unwrap_or_default().to_owned();
+                if top(from) == top(to) {
+                    return Err(Error::InvalidValue { what: "new key", why: "it is in the same topmost folder" });
+                }
+                let made = self.current(from).filter(|made| !made.version.marker).ok_or(Error::NoSuchKey)?.clone();
+                if self.keys[from].len() > 1 {
+                    return Err(Error::InvalidValue { what: "key", why: "it has noncurrent versions" });
+                }
+                holds(&Condition { if_match: Some(vec![etag.clone()]), ..Condition::default() }, &made.version)?;
+                self.writable(to, &Condition { if_none_match: Some(vec!["*".into()]), ..Condition::default() })?;
+                self.keys.remove(from);
+                let Version { size, etag, modified, .. } = made.version;
+                Ok(self.push(to, Some((size, etag, attrs.clone(), body.clone(), made.upload)), modified))
+            }
             // What can be had back isn't of this oracle: tests/undo.rs.
             Command::SetConfig { .. }
             | Command::NoteMissing { .. }

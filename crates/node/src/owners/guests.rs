@@ -57,7 +57,7 @@ const CLOCK_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Pages of end-to-end volumes that are read at a time.
 const PAGE: usize = 1024;
 
-/// End-to-end volumes by their public keys.
+/// End-to-end volumes by the public keys that they have or had.
 pub(crate) type Sealed = Mutex<Arc<BTreeMap<[u8; 32], SealedVolume>>>;
 
 type Done = Result<Response, Fault>;
@@ -143,6 +143,8 @@ impl Guest {
             }
             Command::SetAttrs { key, .. } => self.may(Verb::Write, key).map(|()| BTreeSet::new())?,
             Command::Delete { key, .. } => self.may(Verb::Delete, key).map(|()| BTreeSet::new())?,
+            // Only who has the volume's key, and the one before, can know both names.
+            Command::Rename { .. } if self.claim.is_none() => BTreeSet::new(),
             _ => return Err(denied("guests write and delete objects, and change nothing else")),
         };
         let fits = |note: &Command| matches!(note, Command::NoteMissing { segment, .. } if named.contains(segment));
@@ -152,10 +154,11 @@ impl Guest {
         }
     }
 
-    /// Succeeds if a piece is the volume's.
+    /// Succeeds if a piece is the volume's, by a key that it has or had.
     fn owns(&self, header: &[u8]) -> Result<PieceHeader, Fault> {
         let header = PieceHeader::decode(header).map_err(|error| fault(&error))?;
-        match header.owner == Some(PublicKey(self.row.public)) && header.volume == self.row.volume {
+        let is_ours = header.owner.is_some_and(|owner| self.row.had(&owner.0));
+        match is_ours && header.volume == self.row.volume {
             true => Ok(header),
             false => Err(denied("the piece is of another volume")),
         }
@@ -164,6 +167,9 @@ impl Guest {
     /// Succeeds if a piece with this header may be kept: its owner can be told, and when it was written.
     fn may_keep(&self, header: &[u8], piece: PieceId) -> Result<(), Fault> {
         let header = self.owns(header)?;
+        if header.owner != Some(PublicKey(self.row.public)) {
+            return Err(denied("the piece names a key of the volume that was replaced"));
+        }
         if (header.segment, header.index) != (piece.segment, piece.index) {
             return Err(Fault::new(Kind::Invalid, "the header is of another piece"));
         }
@@ -232,7 +238,7 @@ impl GuestService {
         let answer = match wish {
             Wish::About => {
                 guest.may_somewhere(&Verb::ALL)?;
-                inner.about(&guest.row)?
+                inner.about(&guest)?
             }
             Wish::Map => {
                 guest.may_somewhere(&Verb::ALL)?;
@@ -241,6 +247,13 @@ impl GuestService {
             Wish::Fetch(query) => {
                 guest.may_fetch(&query)?;
                 inner.rows_of(guest.row.volume, query).await?
+            }
+            Wish::Settled => {
+                if guest.claim.is_some() {
+                    return Err(denied("only who has the volume's key may say so"));
+                }
+                inner.settle_volume(guest.row.volume, guest.row.public).await.map_err(|error| fault(&error))?;
+                inner.about(&guest)?
             }
             Wish::Work(work) => {
                 guest.may_work(&work)?;
@@ -316,7 +329,10 @@ impl Inner {
             let page = self.look(|view| catalog::sealed_volumes(view, after, PAGE))?;
             after = page.last().map(|row| row.volume);
             let full = page.len() == PAGE;
-            all.extend(page.into_iter().map(|row| (row.public, row)));
+            for row in page {
+                all.extend(row.older.iter().map(|older| (older.public, row.clone())));
+                all.insert(row.public, row);
+            }
             if !full {
                 break;
             }
@@ -325,17 +341,36 @@ impl Inner {
         Ok(())
     }
 
-    /// The end-to-end volume of this public key, if there is one.
-    pub fn sealed_of(&self, key: &PublicKey) -> Option<SealedVolume> {
-        let known = lock(&self.owners.sealed).clone();
-        let volume = match known.get(&key.0) {
-            Some(row) => row.volume,
+    /// The end-to-end volume that has or had this public key, if there is one, as it was about a second ago.
+    pub fn sealed_with(&self, key: &PublicKey) -> Option<SealedVolume> {
+        let known = lock(&self.owners.sealed).get(&key.0).cloned();
+        known.or_else(|| {
             // It may have been made a moment ago.
-            None => {
-                self.learn_sealed().ok()?;
-                lock(&self.owners.sealed).get(&key.0)?.volume
-            }
-        };
+            self.learn_sealed().ok()?;
+            lock(&self.owners.sealed).get(&key.0).cloned()
+        })
+    }
+
+    /// When a volume's key was replaced, if it was.
+    pub fn replaced(&self, key: &PublicKey) -> Option<Wall> {
+        let row = self.sealed_with(key)?;
+        row.older.iter().find(|older| older.public == key.0).map(|older| older.replaced)
+    }
+
+    /// Why somebody with this key is told nothing, if it is a volume's no more.
+    pub fn check_replaced(&self, key: &PublicKey) -> Result<(), Fault> {
+        match self.replaced(key) {
+            None => Ok(()),
+            Some(at) => Err(denied(format!(
+                "the volume's keys were replaced at {}: its owner has new words, which open it with `abide volume open`",
+                at.rfc3339()
+            ))),
+        }
+    }
+
+    /// The end-to-end volume that has this public key now, if there is one.
+    pub fn sealed_of(&self, key: &PublicKey) -> Option<SealedVolume> {
+        let volume = self.sealed_with(key)?.volume;
         // As it is now: its grants may have been revoked since.
         self.look(|view| catalog::sealed_volume(view, volume)).ok()?.filter(|row| row.public == key.0)
     }
@@ -355,20 +390,27 @@ impl Inner {
     /// Who asks, if it shows something.
     fn guest(&self, caller: &Caller, right: Right) -> Result<Guest, Fault> {
         let none = || denied("there is no end-to-end volume of this key here");
-        let row = self.sealed_of(&right.volume).ok_or_else(none)?;
+        let Some(row) = self.sealed_of(&right.volume) else {
+            self.check_replaced(&right.volume)?;
+            return Err(none());
+        };
         if right.claim.is_none() && caller.guest != Some(right.volume) {
             return Err(denied("neither the volume's key nor a grant was shown"));
         }
         Ok(Guest { row, claim: right.claim, now: self.env.clock.wall() })
     }
 
-    fn about(&self, row: &SealedVolume) -> Result<Answer, Fault> {
+    fn about(&self, guest: &Guest) -> Result<Answer, Fault> {
+        let row = self.look(|view| catalog::sealed_volume(view, guest.row.volume)).map_err(|error| fault(&error))?;
+        let row = row.unwrap_or_else(|| guest.row.clone());
         let buckets = self.look(|view| catalog::list_all_buckets(view, "", usize::MAX >> 1));
         let buckets = buckets.map_err(|error| fault(&error))?;
         let bucket = buckets.into_iter().find(|bucket| bucket.volume == row.volume);
         let bucket = bucket.ok_or_else(|| Fault::new(Kind::Missing, "the volume was deleted"))?;
+        // Who has a grant has keys of now alone, and no use for others.
+        let (older, settled) = if guest.claim.is_none() { (row.older, row.settled) } else { (Vec::new(), true) };
         let (number, check, epoch) = (row.volume, row.check, row.epoch);
-        Ok(Answer::About(About { name: bucket.name, number, check, epoch }))
+        Ok(Answer::About(About { name: bucket.name, number, check, epoch, older, settled }))
     }
 
     /// What placing and finding pieces takes.

@@ -111,6 +111,7 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
             }
         }
         inner.learn_owners();
+        inner.drop_replaced_kits().await;
         for shard in inner.shards.all() {
             let number = shard.number;
             let known = all.remove(&number);

@@ -97,6 +97,7 @@ impl OwnerService {
             (Some(key), None) if Some(key) == inner.root_key() => Who::Root,
             (Some(key), None) => Who::Owner(key),
         };
+        who.only().map_or(Ok(()), |key| inner.check_replaced(&key))?;
         match ask {
             Ask::Nodes => Ok(Response::new(Told::Nodes(inner.known_nodes()).encode())),
             Ask::Headers(from, limit) => inner.headers(&who, from, limit).await,
@@ -113,12 +114,20 @@ impl OwnerService {
                 Ok(Response::new(Told::Read.encode()).with_body(bytes))
             }
             Ask::Kits => {
-                let mut labels = inner.owners.shelves.labels(who.only()).await;
-                labels.retain(|label| who.may_have_kit(&label.volume));
+                let mut labels = Vec::new();
+                match who.only() {
+                    None => labels = inner.owners.shelves.labels(None).await,
+                    Some(key) => {
+                        for key in inner.keys_of(&key) {
+                            labels.extend(inner.owners.shelves.labels(Some(key)).await);
+                        }
+                    }
+                }
+                labels.retain(|label| who.may_have_kit(&inner, &label.volume));
                 Ok(Response::new(Told::Kits(labels).encode()))
             }
             Ask::Kit(volume, from) => {
-                if !who.may_have_kit(&volume) {
+                if !who.may_have_kit(&inner, &volume) {
                     return Err(denied("a kit is for its volume's owner alone"));
                 }
                 let read = inner.owners.shelves.read(volume, from, BYTES_MAX).await.map_err(|error| fault(&error))?;
@@ -177,22 +186,24 @@ impl Who {
     fn may(&self, inner: &Inner, owner: Option<PublicKey>, piece: PieceId) -> Result<(), Fault> {
         match self {
             Who::Member | Who::Root => Ok(()),
-            Who::Owner(key) if owner == Some(*key) => Ok(()),
+            Who::Owner(key) if owner.is_some_and(|owner| inner.is_or_was(key, &owner)) => Ok(()),
             Who::Owner(_) => Err(denied("the piece is of another owner")),
             Who::Guest(ticket) => {
                 let owner = owner.ok_or_else(|| denied("the piece is older than tickets: only members read it"))?;
                 let now = inner.env.clock.wall();
                 let node = inner.me().unwrap_or(NodeId([0; 16]));
-                let ask = grant::Ask { volume: owner, segment: piece.segment, node, now };
+                // A ticket is signed by the key that the volume has now.
+                let volume = if inner.is_or_was(&ticket.volume, &owner) { ticket.volume } else { owner };
+                let ask = grant::Ask { volume, segment: piece.segment, node, now };
                 ticket.check(&ask).map_err(|refusal| denied(format!("the ticket doesn't fit: {refusal}")))
             }
         }
     }
 
-    fn may_have_kit(&self, volume: &PublicKey) -> bool {
+    fn may_have_kit(&self, inner: &Inner, volume: &PublicKey) -> bool {
         match self {
             Who::Member | Who::Root => true,
-            Who::Owner(key) => key == volume,
+            Who::Owner(key) => inner.is_or_was(key, volume),
             Who::Guest(_) => false,
         }
     }
@@ -208,6 +219,17 @@ impl Who {
 }
 
 impl Inner {
+    /// Whether `key` is that of the volume that has, or had, `other`.
+    fn is_or_was(&self, key: &PublicKey, other: &PublicKey) -> bool {
+        key == other || self.sealed_with(key).is_some_and(|row| row.public == key.0 && row.had(&other.0))
+    }
+
+    /// A volume's key, and those that it replaced.
+    fn keys_of(&self, key: &PublicKey) -> Vec<PublicKey> {
+        let older = self.sealed_with(key).filter(|row| row.public == key.0).map(|row| row.older).unwrap_or_default();
+        older.into_iter().map(|older| PublicKey(older.public)).chain([*key]).collect()
+    }
+
     /// The public half of the store's root key, once there may be other nodes.
     fn root_key(&self) -> Option<PublicKey> {
         self.cluster.get().map(|cluster| cluster.endpoint.trust().borrow().root())

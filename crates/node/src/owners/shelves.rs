@@ -121,6 +121,28 @@ impl Shelves {
         Ok(Some((label, bytes)))
     }
 
+    /// Drops what there is of this volume: nobody has use for it.
+    pub async fn drop_all(&self, volume: &PublicKey) -> Result<()> {
+        let Some(slot) = lock(&self.copies).get(volume).cloned() else { return Ok(()) };
+        let mut copy = slot.lock().await;
+        if let Some(Copy { shelf, dir }) = copy.as_ref() {
+            let labels: Vec<Label> = shelf.whole.into_iter().chain(shelf.filling.map(|(label, _)| label)).collect();
+            let (disk, place, volume) = (self.env.disk.clone(), dir.clone(), *volume);
+            let remove = move || {
+                let gone = |path: PathBuf| if disk.exists(&path) { disk.remove_file(&path) } else { Ok(()) };
+                // A copy that no label names counts for nothing.
+                gone(label_path(&place, &volume))?;
+                labels.iter().try_for_each(|label| gone(copy_path(&place, label)))?;
+                disk.sync_dir(&place)
+            };
+            let removed = self.env.blocking(remove).await.map_err(client::Error::from)?;
+            removed.map_err(|why| folder(dir, format!("failed to drop a kit's copy: {why}"), Kind::Unreachable))?;
+        }
+        *copy = None;
+        lock(&self.copies).remove(volume);
+        Ok(())
+    }
+
     /// Keeps a parcel; durable when this returns. `drive` is where a new copy goes.
     pub async fn take(&self, (drive, held): (&Path, Arc<Lock>), parcel: Parcel) -> Result<Take> {
         let volume = parcel.label.volume;
@@ -289,6 +311,9 @@ mod tests {
         forged.bytes[10] ^= 1;
         assert_eq!(again.take((&two, held(&env, &two)), forged).await.unwrap(), Take::Forged);
         assert!(again.has(&public));
+        again.drop_all(&public).await.unwrap();
+        assert!(!again.has(&public) && again.labels(None).await.is_empty());
+        assert!(std::fs::read_dir(two.join(DIR)).unwrap().next().is_none(), "nothing of it is left");
         assert!(!again.has(&VolumeRoot::new([2; 32]).signing_key().public()));
     }
 

@@ -7,10 +7,13 @@ use super::*;
 
 const KEY: [u8; 32] = [4; 32];
 const PUBLIC: [u8; 32] = [1; 32];
+const OLDER: [u8; 32] = [9; 32];
 const NOW: Wall = Wall(1_000_000);
 
 fn row() -> SealedVolume {
-    SealedVolume { volume: VolumeId(5), public: PUBLIC, check: [2; 16], grant_key: KEY, epoch: 3 }
+    let older = vec![catalog::OlderKey { public: OLDER, sealed: vec![7; 64], replaced: Wall(8) }];
+    let (volume, check) = (VolumeId(5), [2; 16]);
+    SealedVolume { volume, public: PUBLIC, check, grant_key: KEY, epoch: 3, older, settled: true }
 }
 
 fn claim(epoch: u64, caveats: &[Caveat]) -> Claim {
@@ -171,7 +174,8 @@ fn a_node_keeps_only_pieces_that_say_whose_they_are_and_when_they_were_written()
     assert!(owner.may_keep(&good.encode(), piece).is_ok());
     for bad in [
         PieceHeader { owner: None, ..good.clone() },
-        PieceHeader { owner: Some(PublicKey([9; 32])), ..good.clone() },
+        PieceHeader { owner: Some(PublicKey(OLDER)), ..good.clone() },
+        PieceHeader { owner: Some(PublicKey([8; 32])), ..good.clone() },
         PieceHeader { volume: VolumeId(6), ..good.clone() },
         PieceHeader { index: 2, ..good.clone() },
         PieceHeader { segment: SegmentId([8; 16]), ..good.clone() },
@@ -180,6 +184,20 @@ fn a_node_keeps_only_pieces_that_say_whose_they_are_and_when_they_were_written()
         assert!(owner.may_keep(&bad.encode(), piece).is_err(), "{bad:?}");
     }
     assert!(owner.may_keep(b"no header", piece).is_err());
+    // What was written with a key that was replaced is read on.
+    for key in [PUBLIC, OLDER] {
+        assert!(owner.owns(&PieceHeader { owner: Some(PublicKey(key)), ..good.clone() }.encode()).is_ok());
+    }
+    assert!(owner.owns(&PieceHeader { owner: Some(PublicKey([8; 32])), ..good }.encode()).is_err());
+}
+
+#[test]
+fn only_who_has_the_volumes_key_gives_objects_other_names() {
+    let (from, to) = ("a/b".to_owned(), "a/c".to_owned());
+    let body = Content::Inline(Vec::new());
+    let rename = work(Command::Rename { from, to, etag: "e".into(), attrs: Default::default(), body });
+    assert!(guest(3, &[]).may_work(&rename).is_err() && folder(&Verb::ALL).may_work(&rename).is_err());
+    assert!(Guest { row: row(), claim: None, now: NOW }.may_work(&rename).is_ok());
 }
 
 #[test]
