@@ -61,8 +61,6 @@ pub fn node_drive(node: NodeId) -> DriveId {
 pub struct Offline {
     core: Arc<Core>,
     keys: Keys,
-    /// Folders of roots that the volume had before.
-    older: Vec<Arc<Folder>>,
     findings: Mutex<Option<mpsc::Receiver<Finding>>>,
 }
 
@@ -78,13 +76,7 @@ impl Offline {
             Keys::Folder(_) => None,
         };
         let core = Core::new(env, system, volumes, drives, store, teller);
-        Self { core, keys, older: Vec::new(), findings: Mutex::new(Some(findings)) }
-    }
-
-    /// Roots that the volume had before its keys were rotated: headers that were written then keep to them.
-    pub fn with_older<'a>(mut self, roots: impl IntoIterator<Item = &'a VolumeRoot>) -> Self {
-        self.older.extend(roots.into_iter().map(|root| Arc::new(Folder::of_root(root))));
-        self
+        Self { core, keys, findings: Mutex::new(Some(findings)) }
     }
 
     /// The nodes that can be reached, each as a holder of all pieces that it has.
@@ -147,9 +139,7 @@ impl Offline {
             Keys::Folder(folder) => Access::file(folder, path),
         };
         let opener = access.opener(&self.core, volume)?;
-        let older = self.older.iter().map(|folder| Access::file(folder, path).opener(&self.core, volume));
-        let older = older.collect::<Result<_, _>>()?;
-        Ok(Plan { volume, opener, older, known: BTreeMap::new(), todo: VecDeque::new() })
+        Ok(Plan { volume, opener, known: BTreeMap::new(), todo: VecDeque::new() })
     }
 }
 
@@ -173,24 +163,14 @@ fn volume_of(extents: &[Extent]) -> Result<VolumeId, Error> {
 struct Plan {
     volume: VolumeId,
     opener: Opener,
-    older: Vec<Opener>,
     known: BTreeMap<SegmentId, Arc<Known>>,
     todo: VecDeque<Todo>,
 }
 
 impl Plan {
     fn read(self, core: Arc<Core>) -> ReadStream {
-        let Self { volume, opener, known, todo, .. } = self;
+        let Self { volume, opener, known, todo } = self;
         ReadStream::of(Reading { core, volume, opener, known: Some(known) }, todo)
-    }
-
-    /// The same key wrapped by what is in force, if something older wrapped it.
-    fn wrapped_now(&self, key: &[u8; 48], segment: SegmentId, slot: u32) -> [u8; 48] {
-        let unwrap = |opener: &Opener| opener.wrap.unwrap(key, segment, slot).ok();
-        if self.older.is_empty() || unwrap(&self.opener).is_some() {
-            return *key;
-        }
-        self.older.iter().find_map(unwrap).map_or(*key, |key| self.opener.wrap.wrap(&key, segment, slot))
     }
 
     fn inline(&mut self, bytes: &[u8], size: u64, part: Range<u64>) -> Result<(), Error> {
@@ -208,7 +188,7 @@ impl Plan {
         };
         let number = slot.map_or(0, |slot| slot.index.saturating_add(1));
         let wrapped_key = match key {
-            Key::Wrapped(key) => self.wrapped_now(key, segment, number),
+            Key::Wrapped(key) => *key,
             Key::Bare(bare) => self.opener.wrap.with_tag(bare, segment, number),
         };
         let at = |index: u8| pieces.found.get(&index).into_iter().flatten().map(|node| node_drive(*node)).collect();

@@ -377,7 +377,7 @@ async fn too_few_pieces_are_said_and_what_is_there_is_read() {
 }
 
 #[tokio::test]
-async fn what_was_written_before_keys_were_rotated_is_read_by_the_new_root_and_the_old() {
+async fn what_was_written_before_keys_were_replaced_is_read_by_the_new_root_that_leads_to_the_old() {
     let mut world = World::new(Mode::Owner, (2, 1), 3).await;
     world.put("packed", 5000).await;
     world.put("segment", 2 * MIB).await;
@@ -390,16 +390,16 @@ async fn what_was_written_before_keys_were_rotated_is_read_by_the_new_root_and_t
     }
     let found = rescue.finish(None, None).objects;
     assert_eq!(found.len(), 2);
-    let reaches = |offline: Offline| {
+    let by = |root: &VolumeRoot| {
+        let offline = Offline::new(world.rig.env.clone(), root);
         world.rig.drives.iter().for_each(|(id, drive)| offline.drives().set(*id, Arc::new(Handle(drive.clone()))));
         offline
     };
-    let both = reaches(Offline::new(world.rig.env.clone(), &new).with_older([&root()]));
-    let alone = reaches(Offline::new(world.rig.env.clone(), &new));
+    let (by_new, by_old) = (by(&new), by(&root()));
     for one in &found {
         let range = || 0..one.size.unwrap();
-        assert!(all(both.recovered(one, range())).await.unwrap() == world.truth[&one.path].0);
-        assert!(all(alone.recovered(one, range())).await.is_err());
+        assert!(all(by_new.recovered(one, range())).await.unwrap() == world.truth[&one.path].0);
+        assert!(all(by_old.recovered(one, range())).await.is_err(), "found for the new root");
     }
 }
 
