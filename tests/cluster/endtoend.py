@@ -547,6 +547,11 @@ def main():
             assert secret not in shown, secret
         print(f"searched {searched / 1e6:.0f} MB of {NODES} nodes, and {len(shown) / 1e6:.1f} MB of opened metadata", flush=True)
 
+        # Its owner's client held a restore drill, which nobody else could.
+        (drill,) = first.status()["owners_drills"]
+        assert drill["bucket"] == "family" and drill["objects"] > 0 and drill["failed"] == 0, drill
+        assert "restore drill of family" in first.run("status").stdout
+
         # Nobody is left who could lead. The words are enough.
         cluster.wait_until_whole()
         drives = first.status()["drives"]

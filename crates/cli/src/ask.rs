@@ -224,11 +224,12 @@ fn status(answer: &Value) -> String {
             duration(number(&proof["scrubbed_secs"]))
         ),
     ));
-    let drill = &answer["drill"];
-    if drill.is_object() {
+    let own = Some((&answer["drill"], String::new())).filter(|(drill, _)| drill.is_object());
+    let owners = list(&answer["owners_drills"]).iter().map(|drill| (drill, format!(" of {}", text(&drill["bucket"]))));
+    for (drill, of) in own.into_iter().chain(owners) {
         let (age, objects) = (duration(number(&drill["age_secs"])), number(&drill["objects"]));
         let read = format!(
-            "  restore drill {age} ago: {objects} objects, {}, by kit and pieces alone",
+            "  restore drill{of} {age} ago: {objects} objects, {}, by kit and pieces alone",
             bytes(number(&drill["bytes"]))
         );
         let failed = number(&drill["failed"]);

@@ -4,6 +4,7 @@ use std::io::{BufRead, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base::Wall;
 use crypt::{Share, VolumeRoot};
@@ -172,7 +173,7 @@ async fn settle(volume: &Volume) -> Result<u64, owner::Error> {
     }
     let mut shown = std::time::Instant::now();
     let done = volume.settle(|renamed| {
-        if shown.elapsed() >= std::time::Duration::from_secs(1) {
+        if shown.elapsed() >= Duration::from_secs(1) {
             shown = std::time::Instant::now();
             eprintln!("the volume's keys were replaced: {renamed} names are sealed with the new ones");
         }
@@ -195,6 +196,7 @@ pub async fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), St
             if !behind.is_empty() {
                 eprintln!("some copies of the volume's kit are behind: {}", behind.join("; "));
             }
+            drill_if_due(&home.join("kits"), volume).await;
         }
         Err(error) => eprintln!("the volume's kit is behind: {error}"),
     }
@@ -204,6 +206,28 @@ pub async fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), St
         true => Ok(()),
         false => keep(home, name, &Known { addresses: now, ..known }).map(drop),
     }
+}
+
+/// A restore drill of each volume once a day, by whichever client comes first on this machine.
+const DRILL_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+/// Holds a restore drill if the last one on this machine is a day old; `folder` is where the client's kits are.
+pub async fn drill_if_due(folder: &Path, volume: &Volume) {
+    let path = folder.join(format!("{}.drill", volume.public()));
+    let last = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if last.is_some_and(|last| now() < Wall(last) + DRILL_EVERY && Wall(last) <= now()) {
+        return;
+    }
+    match volume.drill().await {
+        Ok(None) => return,
+        Ok(Some(drill)) if drill.failed > 0 => {
+            eprintln!("a restore drill could not read {} of {} objects by kit and pieces alone: `abide status` on a node says what is wrong", drill.failed, drill.objects + drill.failed);
+        }
+        Ok(Some(_)) => {}
+        // A node of before knows no drills; it is tried again tomorrow.
+        Err(error) => tracing::debug!(%error, "what came of a restore drill can't be told"),
+    }
+    let _ = std::fs::write(&path, format!("{}\n", now().0));
 }
 
 fn listening(volume: &Volume) -> Vec<SocketAddr> {
@@ -286,7 +310,7 @@ fn rotate(home: &Path, name: &str, apply: bool, shares: bool) -> Result<Done, St
     }
     if !apply && !was_done {
         let shown = format!(
-            "The volume {name} would get another key, with 24 new words. From then on\n\n  - whoever has the old words or an old key file is told nothing: bring the new ones to your other machines\n    with `abide volume open {name} --words`, and start their `abide gateway` anew\n  - no grant opens anything: make new ones\n  - everything in the volume stays as it is, under the new words; no content moves\n\nnothing was changed; do it with   abide volume rotate {name} --apply"
+            "The volume {name} would get another key, with 24 new words. From then on\n\n  - whoever has the old words or an old key file is told nothing: bring the new ones to your other machines\n    with `abide volume open {name} --words`; a gateway that runs there takes them within a minute\n  - no grant opens anything: make new ones\n  - everything in the volume stays as it is, under the new words; no content moves\n\nnothing was changed; do it with   abide volume rotate {name} --apply"
         );
         return Ok(Done::good(json!({ "name": name, "applied": false }), shown));
     }

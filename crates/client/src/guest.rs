@@ -4,9 +4,9 @@
 //! A guest is known by its connection's key if that is the volume's, or else by the [`Claim`] of a grant. Neither metadata nor nodes ever
 //! get a key of contents.
 
-use base::{Seq, VolumeId};
+use base::{Seq, VolumeId, Wall};
 use codec::{Error, Reader, Versioned, Writer};
-use crypt::PublicKey;
+use crypt::{PublicKey, SIGNATURE_BYTES, SigningKey};
 use grant::Claim;
 use metastore::remote::Rows;
 use namespace::Outcome;
@@ -27,6 +27,9 @@ const CLAIM_BYTES_MAX: usize = 24 << 10;
 /// Bytes of a question about pieces, without those of pieces.
 const ASK_BYTES_MAX: usize = 64 << 10;
 const NAME_BYTES_MAX: usize = 255;
+const DRILL_BYTES_MAX: usize = 512;
+/// What a drill's signature is bound to.
+const DRILL_CONTEXT: &str = "abide 2026 owner drill v1";
 /// A node lets who watches wait so long at the most, in milliseconds.
 pub const WATCH_MS_MAX: u32 = 15_000;
 
@@ -66,6 +69,8 @@ pub enum Wish {
     Work(Box<Work>),
     /// No row is called by older keys of the volume any more; only the volume's key may say so.
     Settled,
+    /// What came of a restore drill, as [`Drill::sign`] says it.
+    Drilled(String),
     /// What the volume's journal tells of a path and of what is below it.
     Watch {
         /// Behind this place; nothing: where the journal ends now, without waiting.
@@ -103,6 +108,46 @@ pub struct About {
     pub settled: bool,
 }
 
+/// What came of a restore drill that an end-to-end volume's owner held: nobody else can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drill {
+    /// When it was.
+    pub at: Wall,
+    /// Objects that were read by another's kit and few nodes alone.
+    pub objects: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Objects that could not be.
+    pub failed: u64,
+}
+
+impl Drill {
+    fn text(&self) -> String {
+        format!("{} {} {} {}", self.at.0, self.objects, self.bytes, self.failed)
+    }
+
+    fn signed(&self, volume: VolumeId) -> String {
+        format!("{} {}", volume.0, self.text())
+    }
+
+    /// As it is sent and kept.
+    pub fn sign(&self, volume: VolumeId, key: &SigningKey) -> String {
+        let signature = key.sign_as(DRILL_CONTEXT, self.signed(volume).as_bytes());
+        format!("{} {}", self.text(), base::ids::hex(&signature))
+    }
+
+    /// The reverse; nothing if somebody without the volume's key wrote it.
+    pub fn read(text: &str, volume: VolumeId, key: &PublicKey) -> Option<Self> {
+        let (text, signature) = text.rsplit_once(' ')?;
+        let mut fields = text.split(' ').map(|field| field.parse::<u64>().ok());
+        let mut next = || fields.next().flatten();
+        let drill = Self { at: Wall(next()?), objects: next()?, bytes: next()?, failed: next()? };
+        let mut bytes = [0; SIGNATURE_BYTES];
+        let is_whole = drill.text() == text && base::ids::unhex(signature, &mut bytes);
+        (is_whole && key.verify_as(DRILL_CONTEXT, drill.signed(volume).as_bytes(), &bytes)).then_some(drill)
+    }
+}
+
 /// The answer: the body of the reply.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -131,6 +176,7 @@ impl Versioned for Question {
             Wish::Fetch(query) => _ = to.u8(2).bytes(&query.encode()),
             Wish::Work(work) => _ = to.u8(3).bytes(&work.encode()),
             Wish::Settled => _ = to.u8(5),
+            Wish::Drilled(report) => _ = to.u8(6).str(report),
             Wish::Watch { after, prefix, wait_ms } => {
                 to.u8(4).option(*after, |to, after| _ = to.u64(after.0)).str(prefix).u32(*wait_ms);
             }
@@ -150,6 +196,7 @@ impl Versioned for Question {
                 wait_ms: from.u32("wait")?,
             },
             5 => Wish::Settled,
+            6 => Wish::Drilled(from.str("drill", DRILL_BYTES_MAX)?.to_owned()),
             value => return Err(Error::Value { what: "question", value: value.into() }),
         };
         Ok(Self { right, wish })

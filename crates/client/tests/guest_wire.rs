@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use base::{DriveId, PieceId, SegmentId, Seq, VolumeId, Wall};
-use client::guest::{About, Answer, PieceQuestion, Question, Right, Wish};
+use client::guest::{About, Answer, Drill, PieceQuestion, Question, Right, Wish};
 use client::pieces::Ask;
 use codec::Versioned;
-use crypt::PublicKey;
+use crypt::{PublicKey, SigningKey};
 use grant::{Caveat, Claim, Head, Verb, Verbs};
 use metastore::remote::Rows;
 use namespace::catalog::OlderKey;
@@ -50,6 +50,7 @@ fn questions_about_metadata_stay_what_they_are() {
         Question { right: owner(), wish: Wish::Fetch(Query::Config { name: "policy".into() }) },
         Question { right: owner(), wish: Wish::Work(Box::new(work)) },
         Question { right: owner(), wish: Wish::Settled },
+        Question { right: owner(), wish: Wish::Drilled("1 2".into()) },
         Question { right: owner(), wish: Wish::Watch { after: Some(Seq(9)), prefix: "a/".into(), wait_ms: 15_000 } },
     ];
     check(include_str!("guest-question-v1.hex"), &values);
@@ -79,4 +80,24 @@ fn questions_about_pieces_stay_what_they_are() {
         PieceQuestion { right: owner(), ask: Ask::Health(Vec::new()) },
     ];
     check(include_str!("guest-pieces-v1.hex"), &values);
+}
+
+#[test]
+fn what_came_of_an_owners_drill_is_read_back_and_nobody_else_writes_it() {
+    let key = SigningKey::from_seed(&[1; 32]);
+    let drill = Drill { at: Wall(1_795_230_600_123), objects: 16, bytes: 5, failed: 1 };
+    let (text, volume) = (drill.sign(VolumeId(7), &key), VolumeId(7));
+    assert_eq!(Drill::read(&text, volume, &key.public()), Some(drill));
+    assert_eq!(Drill::read(&text, VolumeId(8), &key.public()), None, "of another volume");
+    assert_eq!(Drill::read(&text, volume, &SigningKey::from_seed(&[2; 32]).public()), None);
+    for wrong in [
+        text.replacen("16", "17", 1),
+        text.replacen("16", "016", 1),
+        text.replacen("16", "16 0", 1),
+        text[..text.len() - 1].to_owned(),
+        String::new(),
+        "1 2 3 4 zz".into(),
+    ] {
+        assert_eq!(Drill::read(&wrong, volume, &key.public()), None, "{wrong}");
+    }
 }

@@ -104,6 +104,26 @@ impl State {
         holders
     }
 
+    /// Nodes that suffice to read all of these segments, of which none can be spared: of `nodes` each goes, in their order, unless it is needed.
+    /// `is_up` says which drives count.
+    pub fn few(&self, segments: &[&Segment], nodes: &[NodeId], is_up: impl Fn(DriveId) -> bool) -> BTreeSet<NodeId> {
+        let mut few: BTreeSet<NodeId> = nodes.iter().copied().collect();
+        for node in nodes {
+            few.remove(node);
+            let enough = |segment: &&Segment| {
+                let holders = self.holders(segment);
+                let there = holders.iter().filter(|holder| holder.node.is_some_and(|(id, _)| few.contains(&id)));
+                let pieces: BTreeSet<u8> =
+                    there.filter(|holder| is_up(holder.drive)).map(|holder| holder.index).collect();
+                pieces.len() >= usize::from(segment.code.k)
+            };
+            if !segments.iter().all(enough) {
+                few.insert(*node);
+            }
+        }
+        few
+    }
+
     /// Nodes, by id.
     pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {
         &self.nodes

@@ -19,7 +19,7 @@ use crate::fleet::lock;
 use crate::groups;
 use crate::node::{Inner, Node, SYSTEM};
 use crate::open::MIRRORS;
-use crate::owners::drill::Drilled;
+use crate::owners::drill::{Drilled, OwnersDrill};
 use crate::proof::{Proof, Safety};
 use crate::remote::message::{DriveHealth, State};
 
@@ -129,6 +129,8 @@ pub struct Status {
     pub proof: Proof,
     /// What came of the last restore drill, if there may be other nodes.
     pub drill: Option<Drilled>,
+    /// What came of the last ones of end-to-end volumes, which their owners hold.
+    pub owners_drills: Vec<OwnersDrill>,
 }
 
 /// Something that happened.
@@ -251,6 +253,7 @@ impl Node {
         let Summary { spare: safety, totals, repair, survives, needed, voters, safeties } = summary;
         let (proof, stale) = inner.proof(&rows)?;
         let (drill, drill_verdict) = inner.drilled()?;
+        let (owners_drills, owners_verdicts) = inner.owners_drilled()?;
         let policy = inner.look(default_policy)?;
         let metadata_copies = inner.metadata_copies(voters.into());
         // Metadata that is gone takes all data with it.
@@ -271,6 +274,7 @@ impl Node {
             safeties,
             proof,
             drill,
+            owners_drills,
         };
         let needed = needed.iter().map(DriveId::to_string).collect();
         let more = inner
@@ -283,7 +287,7 @@ impl Node {
             status.sentence = "no node leads the metadata just now: most of its voters must be up".to_owned();
             status.reasons.push(why);
         }
-        if let Some((health, why)) = drill_verdict {
+        for (health, why) in owners_verdicts.into_iter().chain([drill_verdict]).flatten() {
             status.health = status.health.max(health);
             status.reasons.push(why);
         }

@@ -22,7 +22,12 @@ struct Guest {
 
 /// Has the nodes read from: which of its drives has a piece, a node finds out by itself.
 pub fn hold(reach: &Reach, drives: &Drives) {
-    for node in reach.nodes().keys() {
+    hold_some(reach, drives, reach.nodes().keys());
+}
+
+/// The same of these nodes alone.
+pub(crate) fn hold_some<'a>(reach: &Reach, drives: &Drives, nodes: impl IntoIterator<Item = &'a NodeId>) {
+    for node in nodes {
         drives.set(node_drive(*node), Arc::new(Guest { endpoint: reach.endpoint().clone(), node: *node }));
     }
 }

@@ -4,7 +4,7 @@
 //! In reading order: [`reach`] (nodes, as their guest), [`holder`] (a node as a holder of pieces), [`survey`] (what there is and of how many
 //! pieces), [`restore`] (files of it), [`names`] (paths that a file system takes);
 //! [`volume`] over `directors` (metadata, as guests ask for it) and `drive` (a drive that guests write); [`watch`] (what changes, as it changes); [`kits`] (the kit of
-//! such a volume, kept by its clients), [`copies`] (looked for and checked) and `spare` (reading by it when nobody leads); `replace` (other keys for a volume).
+//! such a volume, kept by its clients), [`copies`] (looked for and checked) and `spare` (reading by it when nobody leads); `drill` (does that work?); `replace` (other keys for a volume).
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod copies;
@@ -18,10 +18,12 @@ pub mod volume;
 pub mod watch;
 
 mod directors;
+mod drill;
 mod drive;
 mod replace;
 mod spare;
 
+pub use client::guest::Drill;
 pub use reach::Reach;
 pub use restore::{Restored, restore};
 pub use survey::{Keys, Survey, survey};

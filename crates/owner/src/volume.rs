@@ -287,9 +287,9 @@ impl Volume {
         Ok(placed)
     }
 
-    /// Whether another opening of the volume reaches other nodes, or other drives of them.
+    /// Whether another opening of the volume reaches other nodes, or other drives of them, or was by other keys.
     pub fn sees_other_than(&self, other: &Volume) -> bool {
-        self.placed != other.placed || self.reach.nodes() != other.reach.nodes()
+        self.public() != other.public() || self.placed != other.placed || self.reach.nodes() != other.reach.nodes()
     }
 
     /// Ends all connections: what is under way fails.
@@ -507,12 +507,20 @@ impl Volume {
         };
         let led = async {
             self.be_settled().await?;
-            let mut query =
-                ListQuery { prefix: prefix.clone(), delimiter: "/".into(), limit: PAGE, ..ListQuery::default() };
-            let mut all = Vec::new();
+            let first =
+                || ListQuery { prefix: prefix.clone(), delimiter: "/".into(), limit: PAGE, ..ListQuery::default() };
+            let (mut query, mut all, mut is_second) = (first(), Vec::new(), false);
             loop {
                 let page = self.client.list(&self.bucket, &query).await?;
                 for entry in page.entries {
+                    // Only topmost names can be of older keys.
+                    let key = match &entry {
+                        Listed::Item(object) => &object.key,
+                        Listed::Prefix(path) => path,
+                    };
+                    if folder.is_empty() && self.unsettle_for(key) {
+                        continue;
+                    }
                     all.push(match entry {
                         Listed::Item(object) => {
                             let name = open(&names, object.key.strip_prefix(&prefix).unwrap_or_default())?;
@@ -526,7 +534,12 @@ impl Volume {
                 }
                 match page.next {
                     Some(next) => query.after = Some(next.after),
-                    None => return Ok(all),
+                    // A name that stays as it was was never one of ours.
+                    None if self.is_settled() || is_second => return Ok(all),
+                    None => {
+                        self.be_settled().await?;
+                        (query, all, is_second) = (first(), Vec::new(), true);
+                    }
                 }
             }
         };

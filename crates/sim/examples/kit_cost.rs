@@ -68,16 +68,29 @@ impl Counts {
 }
 
 impl Seen {
-    fn since(self, before: Seen) -> Seen {
+    fn with(self, other: Seen, both: impl Fn(f64, f64) -> f64) -> Seen {
         Seen {
-            disk: self.disk - before.disk,
-            kit_disk: self.kit_disk - before.kit_disk,
-            net: self.net - before.net,
-            parcels: self.parcels - before.parcels,
-            parcel_bytes: self.parcel_bytes - before.parcel_bytes,
-            kit_cpu: self.kit_cpu - before.kit_cpu,
-            cpu: self.cpu - before.cpu,
+            disk: both(self.disk, other.disk),
+            kit_disk: both(self.kit_disk, other.kit_disk),
+            net: both(self.net, other.net),
+            parcels: both(self.parcels, other.parcels),
+            parcel_bytes: both(self.parcel_bytes, other.parcel_bytes),
+            kit_cpu: both(self.kit_cpu, other.kit_cpu),
+            cpu: both(self.cpu, other.cpu),
         }
+    }
+
+    fn since(self, before: Seen) -> Seen {
+        self.with(before, |now, then| now - then)
+    }
+
+    fn least(self, other: Seen) -> Seen {
+        self.with(other, f64::min)
+    }
+
+    /// A second of it.
+    fn over(self, secs: f64) -> Seen {
+        self.with(self, |all, _| all / secs)
     }
 }
 
@@ -426,9 +439,15 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
     let owner = UserId(nodes[0].access().await.unwrap().user);
     let bucket = nodes[0].client().create_bucket(&format!("{name}-{writers}"), &owner, "").await.unwrap();
     until("its kit is there", || fresh(nodes, &bucket.name).is_some()).await;
-    let (idle_began, before) = (Instant::now(), counts.seen());
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let (idle, idle_secs) = (counts.seen().since(before), idle_began.elapsed().as_secs_f64());
+    // What was done before may go on for a while: the quietest moment counts.
+    let mut idle: Option<Seen> = None;
+    for _ in 0..4 {
+        let (idle_began, before) = (Instant::now(), counts.seen());
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let one = counts.seen().since(before).over(idle_began.elapsed().as_secs_f64());
+        idle = Some(idle.map_or(one, |idle| idle.least(one)));
+    }
+    let idle = idle.unwrap_or_default();
     let (began, before, ends) = (Instant::now(), counts.seen(), AtomicBool::new(false));
     let work = (0..writers).map(|writer| {
         let (ends, bucket, node) = (&ends, &bucket, &nodes[writer % nodes.len()]);
@@ -453,7 +472,7 @@ async fn measure(nodes: &[Node], counts: &Counts, what: (&str, usize, usize), le
     }
     let secs = began.elapsed().as_secs_f64();
     let seen = counts.seen().since(before);
-    let (count, share) = (commits as f64, secs / idle_secs);
+    let (count, share) = (commits as f64, secs);
     // A parcel's label, place and signature go along; this node's own copy isn't sent.
     let sent = (nodes.len() - 1) as f64 / nodes.len() as f64;
     let kit_net = (seen.parcel_bytes + seen.parcels * 200.0) * sent;

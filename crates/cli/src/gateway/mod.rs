@@ -19,7 +19,7 @@ use s3::backend::AccessKey;
 use crate::args::Gateway as Asked;
 use crate::show::{Paint, paint};
 use crate::up;
-use crate::volumes::{Way, open, write_secret};
+use crate::volumes::{drill_if_due, Way, open, write_secret};
 use backend::Gateway;
 
 /// Kits follow what was written so soon, or after this many times what the last time took.
@@ -80,6 +80,7 @@ async fn open_anew(env: Env, gateway: Arc<Gateway>, home: &Path, from: &[String]
             if opened.volume().read_by_kit().is_some() {
                 continue;
             }
+            drill_if_due(&home.join("gateway").join("kits"), &opened.volume()).await;
             match open(home, Way::Owner(name.clone()), from).await {
                 Ok(volume) if volume.sees_other_than(&opened.volume()) => {
                     volume.set_kits(&home.join("gateway").join("kits"));

@@ -3,6 +3,7 @@
 //! 1. The kit comes from another node, as it would have to.
 //! 2. Of the nodes only so many are read from that each segment just has enough pieces; who they are is chance.
 //! 3. What comes of it is signed and kept in the catalog. One that is missing, or failed, is no secret: the store isn't green.
+//! 4. Of an end-to-end volume only its owner can hold one; its client does, and says what came of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use base::{DriveId, Kind, Kinded, NodeId, PieceId, VolumeId, Wall};
 use bytes::Bytes;
 use client::drives::{Holder, HolderWriter};
+use client::guest::Drill;
 use client::offline::{Offline, node_drive};
+use crypt::PublicKey;
 use env::BoxFuture;
 use kit::{Object, Segment, State};
 use namespace::catalog::{self, Severity};
@@ -54,6 +57,21 @@ pub struct Drilled {
     pub bytes: u64,
     /// Objects, or buckets without a kit, that could not be.
     pub failed: u64,
+}
+
+/// What came of the last drill of an end-to-end volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OwnersDrill {
+    /// Its bucket.
+    pub bucket: String,
+    /// What came of it.
+    #[serde(flatten)]
+    pub drill: Drilled,
+}
+
+/// The row of the catalog about an end-to-end volume.
+fn owners_row(volume: VolumeId) -> String {
+    format!("{ROW} {}", volume.0)
 }
 
 /// What a drill means for the store's health.
@@ -157,6 +175,43 @@ impl Inner {
         Ok((shown, verdict))
     }
 
+    /// What an end-to-end volume's owner says of a drill: nobody else can hold one.
+    pub(crate) async fn note_owners_drill(&self, volume: VolumeId, report: &str) -> Result<()> {
+        let row = format!("{} {report}", self.age()?.as_secs());
+        let name = owners_row(volume);
+        self.change(move |_| Ok((catalog::put_setting(&name, Some(row.as_bytes())), ()))).await
+    }
+
+    /// How the last drills of end-to-end volumes went, and what that means for the store's health. That an owner didn't come for long makes it yellow,
+    /// not red: nothing failed.
+    pub(crate) fn owners_drilled(&self) -> Result<(Vec<OwnersDrill>, Vec<Verdict>)> {
+        let (now, mut shown, mut verdicts) = (self.age()?, Vec::new(), Vec::new());
+        for (volume, bucket) in self.volumes_of_buckets()? {
+            let Some(sealed) = self.look(|view| catalog::sealed_volume(view, volume))? else { continue };
+            let Some(row) = self.look(|view| catalog::setting(view, &owners_row(volume)))? else { continue };
+            let row = String::from_utf8_lossy(&row).into_owned();
+            let Some((age, report)) = row.split_once(' ') else { continue };
+            let keys = sealed.older.iter().map(|older| older.public).chain([sealed.public]);
+            let mut read = keys.filter_map(|key| Drill::read(report, volume, &PublicKey(key)));
+            let (Some(drill), Ok(age)) = (read.next(), age.parse()) else { continue };
+            let age = now.saturating_sub(Duration::from_secs(age));
+            if drill.failed > 0 {
+                let why = format!("the last restore drill of {bucket} by its owner could not read {} objects", drill.failed);
+                verdicts.push(Some((Health::Red, why)));
+            } else if age > self.settings.drill_every * YELLOW {
+                let days = age.as_secs() / 86_400;
+                let why = format!(
+                    "no restore drill of {bucket} was held for {days} days: whoever has its keys holds one with any `abide ls {bucket}:/`"
+                );
+                verdicts.push(Some((Health::Yellow, why)));
+            }
+            let (at, age_secs) = (drill.at.rfc3339(), age.as_secs());
+            let drill = Drilled { at, age_secs, objects: drill.objects, bytes: drill.bytes, failed: drill.failed };
+            shown.push(OwnersDrill { bucket, drill });
+        }
+        Ok((shown, verdicts))
+    }
+
     /// Holds a drill and keeps what came of it.
     async fn drill(&self) -> Result<()> {
         let mut record = Record { at: self.env.clock.wall(), age: self.age()?.as_secs(), ..Record::default() };
@@ -255,26 +310,13 @@ impl Inner {
         Err(last)
     }
 
-    /// Nodes that suffice for the segments, and of which none can be spared.
+    /// Nodes that suffice for the segments, chosen by chance.
     fn few(&self, state: &State, segments: &[&Segment], everybody: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
         let mut order: Vec<(u64, NodeId)> =
             everybody.iter().map(|node| (u64::from_le_bytes(self.env.random()), *node)).collect();
         order.sort_unstable();
-        let mut few = everybody.clone();
-        for (_, node) in order {
-            few.remove(&node);
-            let enough = |segment: &&&Segment| {
-                let holders = state.holders(segment);
-                let there = holders.iter().filter(|holder| holder.node.is_some_and(|(id, _)| few.contains(&id)));
-                let pieces: BTreeSet<u8> =
-                    there.filter(|holder| self.is_up(holder.drive)).map(|holder| holder.index).collect();
-                pieces.len() >= usize::from(segment.code.k)
-            };
-            if segments.iter().filter(enough).count() < segments.len() {
-                few.insert(node);
-            }
-        }
-        few
+        let order: Vec<NodeId> = order.into_iter().map(|(_, node)| node).collect();
+        state.few(segments, &order, |drive| self.is_up(drive))
     }
 
     fn node_holders(&self, nodes: &BTreeSet<NodeId>) -> BTreeMap<NodeId, OfNode> {

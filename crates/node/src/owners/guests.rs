@@ -18,7 +18,7 @@ use base::{Kind, Kinded, PieceId, SegmentId, Seq, VolumeId, Wall};
 use bytes::Bytes;
 use client::POLICY_SETTING;
 use client::guest::{
-    About, Answer, BYTES_MAX, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, WATCH_MS_MAX, Wish,
+    About, Answer, BYTES_MAX, Drill, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, WATCH_MS_MAX, Wish,
 };
 use client::header::PieceHeader;
 use client::pieces::Ask;
@@ -253,6 +253,15 @@ impl GuestService {
                     return Err(denied("only who has the volume's key may say so"));
                 }
                 inner.settle_volume(guest.row.volume, guest.row.public).await.map_err(|error| fault(&error))?;
+                inner.about(&guest)?
+            }
+            Wish::Drilled(report) => {
+                let drill = Drill::read(&report, guest.row.volume, &PublicKey(guest.row.public));
+                let is_now = |drill: &Drill| drill.at.0.abs_diff(guest.now.0) <= CLOCK_MAX.as_millis() as u64;
+                if guest.claim.is_some() || !drill.as_ref().is_some_and(is_now) {
+                    return Err(denied("only who has the volume's key may say so, when it happens"));
+                }
+                inner.note_owners_drill(guest.row.volume, &report).await.map_err(|error| fault(&error))?;
                 inner.about(&guest)?
             }
             Wish::Work(work) => {

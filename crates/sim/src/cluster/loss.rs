@@ -278,6 +278,10 @@ impl World {
         if let Some((node, why)) = kept.holders.iter().find_map(|(node, why)| Some((node, why.as_ref()?))) {
             return Err(format!("node {node} takes no kit: {why}").into());
         }
+        match volume.drill().await? {
+            Some(drill) if drill.failed == 0 && drill.objects > 0 => {}
+            other => return Err(format!("a restore drill while all is well: {other:?}").into()),
+        }
         volume.close();
         self.named_by = self.root.clone();
         if replaced == 2 {
