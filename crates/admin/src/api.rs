@@ -54,9 +54,7 @@ pub(crate) async fn run(node: &Node, shown: &Shown, method: &str, path: &str, qu
             let name = text(wish, "name")?;
             Ok(json!({ "name": name, "epoch": node.revoke_grants(name).await? }))
         }
-        ("POST", "/v1/volumes/keys") => {
-            told(node.replace_keys(text(wish, "name")?, text(wish, "succession")?).await?)
-        }
+        ("POST", "/v1/volumes/keys") => told(node.replace_keys(text(wish, "name")?, text(wish, "succession")?).await?),
         ("GET", "/v1/trail") => told(node.trail(limit(query)?)?),
         ("GET", "/v1/undo") => told(node.deleted(of(query).as_deref(), limit(query)?).await?),
         ("POST", "/v1/undo") => told(node.undo(text(wish, "what")?, wish["as"].as_str()).await?),

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::Wall;
+use codec::Versioned;
 use crypt::{Share, VolumeRoot};
 use env::Env;
-use codec::Versioned;
 use grant::{Grant, Head, Succession, Verb, Verbs};
 use owner::{Key, Volume};
 use serde_json::{Value, json};
@@ -221,7 +221,11 @@ pub async fn drill_if_due(folder: &Path, volume: &Volume) {
     match volume.drill().await {
         Ok(None) => return,
         Ok(Some(drill)) if drill.failed > 0 => {
-            eprintln!("a restore drill could not read {} of {} objects by kit and pieces alone: `abide status` on a node says what is wrong", drill.failed, drill.objects + drill.failed);
+            eprintln!(
+                "a restore drill could not read {} of {} objects by kit and pieces alone: `abide status` on a node says what is wrong",
+                drill.failed,
+                drill.objects + drill.failed
+            );
         }
         Ok(Some(_)) => {}
         // A node of before knows no drills; it is tried again tomorrow.
@@ -338,7 +342,8 @@ fn rotate(home: &Path, name: &str, apply: bool, shares: bool) -> Result<Done, St
         volume.settle(|_| ()).await.map_err(|error| error.to_string())?;
         remember(home, name, &volume).await
     });
-    let mut lines = vec![paint(Paint::Bold, &format!("The volume {name} has another key. Its 24 words are shown only now:"))];
+    let mut lines =
+        vec![paint(Paint::Bold, &format!("The volume {name} has another key. Its 24 words are shown only now:"))];
     let shares = words_to_keep(&mut lines, &root, shares)?;
     lines.push(format!("\nkey file   {}", path.display()));
     match &settled {
@@ -348,7 +353,9 @@ fn rotate(home: &Path, name: &str, apply: bool, shares: bool) -> Result<Done, St
                 let _ = std::fs::remove_file(of_old);
             }
         }
-        Err(error) => lines.push(format!("names are still being sealed with the new key ({error}): the next command on {name} goes on")),
+        Err(error) => lines.push(format!(
+            "names are still being sealed with the new key ({error}): the next command on {name} goes on"
+        )),
     }
     let told = json!({
         "name": name, "applied": true, "settled": settled.is_ok(), "public": public(&root), "words": root.words(), "shares": shares, "file": path,

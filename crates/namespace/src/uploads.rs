@@ -120,7 +120,13 @@ pub(crate) fn complete(
     check::body(&body, size)?;
     check::write(&change.store, condition, file.as_ref().map(|file| &file.current))?;
     remove(change, upload, key, &stored)?;
-    write(change, key, path, file, Some(Content { size, etag, attrs: attrs.clone(), body, upload: Some(upload), modified: None }))
+    write(
+        change,
+        key,
+        path,
+        file,
+        Some(Content { size, etag, attrs: attrs.clone(), body, upload: Some(upload), modified: None }),
+    )
 }
 
 /// The chosen parts' bodies, one after the other.

@@ -66,8 +66,7 @@ impl Volume {
 
     async fn drill_object(&self, state: &State, path: &str, object: &Object) -> Result<u64> {
         let segments: Vec<&Segment> = object.body.segments().into_iter().map(|(segment, _)| segment).collect();
-        let mut order: Vec<(u64, NodeId)> =
-            self.reach.nodes().keys().map(|node| (self.any(u64::MAX), *node)).collect();
+        let mut order: Vec<(u64, NodeId)> = self.reach.nodes().keys().map(|node| (self.any(u64::MAX), *node)).collect();
         order.sort_unstable();
         let everybody: Vec<NodeId> = order.into_iter().map(|(_, node)| node).collect();
         let few = state.few(&segments, &everybody, |_| true);
@@ -104,7 +103,9 @@ impl Volume {
         };
         let late = client::Error::Metadata { kind: base::Kind::Unreachable, text: "it took too long".into() };
         match self.env.timeout(LIMIT, read).await {
-            Some(Ok(bytes)) if bytes != len => Err(client::Error::Damaged { what: "an object, which is too short" }.into()),
+            Some(Ok(bytes)) if bytes != len => {
+                Err(client::Error::Damaged { what: "an object, which is too short" }.into())
+            }
             Some(done) => done,
             None => Err(late.into()),
         }

@@ -76,7 +76,8 @@ impl Volume {
     pub fn watch(&self, path: &str, position: u64) -> Result<Watch<'_>> {
         let sealed = self.sealed(path)?;
         // What was there before the volume had its keys was called otherwise: all is told then, and sorted out here.
-        let (prefix, within) = if self.older.is_empty() { (sealed, None) } else { (String::new(), Some(path.to_owned())) };
+        let (prefix, within) =
+            if self.older.is_empty() { (sealed, None) } else { (String::new(), Some(path.to_owned())) };
         Ok(Watch { volume: self, prefix, within, position, ready: VecDeque::new(), next: position })
     }
 

@@ -19,7 +19,7 @@ use s3::backend::AccessKey;
 use crate::args::Gateway as Asked;
 use crate::show::{Paint, paint};
 use crate::up;
-use crate::volumes::{drill_if_due, Way, open, write_secret};
+use crate::volumes::{Way, drill_if_due, open, write_secret};
 use backend::Gateway;
 
 /// Kits follow what was written so soon, or after this many times what the last time took.

@@ -29,7 +29,9 @@ pub use node::{
     NODE_ADDRESSES_MAX, NodeRow, NodeState, TicketRow, forget_tickets, member_list, node, nodes, put_member_list,
     put_node, put_ticket, ticket, tickets, tickets_forgotten,
 };
-pub use sealed::{OLDER_KEYS_MAX, OlderKey, SEALED_ROOT_BYTES_MAX, SealedVolume, put_sealed_volume, sealed_volume, sealed_volumes};
+pub use sealed::{
+    OLDER_KEYS_MAX, OlderKey, SEALED_ROOT_BYTES_MAX, SealedVolume, put_sealed_volume, sealed_volume, sealed_volumes,
+};
 pub use shard::{FIRST_SHARD, SHARDS_MAX, add_volume_shard, next_volume, shard_of, volume_shards};
 pub use trail::{Applied, add_applied, applied, last_applied};
 pub use user::{

@@ -1,7 +1,7 @@
 //! End-to-end volumes: what the cluster knows of a volume whose keys it hasn't.
 
-use base::{VolumeId, Wall};
 use base::kv::{Batch, View};
+use base::{VolumeId, Wall};
 use codec::{Reader, Versioned, Writer};
 
 use super::{get, keys, scan};

@@ -196,7 +196,8 @@ impl Inner {
             let (Some(drill), Ok(age)) = (read.next(), age.parse()) else { continue };
             let age = now.saturating_sub(Duration::from_secs(age));
             if drill.failed > 0 {
-                let why = format!("the last restore drill of {bucket} by its owner could not read {} objects", drill.failed);
+                let why =
+                    format!("the last restore drill of {bucket} by its owner could not read {} objects", drill.failed);
                 verdicts.push(Some((Health::Red, why)));
             } else if age > self.settings.drill_every * YELLOW {
                 let days = age.as_secs() / 86_400;

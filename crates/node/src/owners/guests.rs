@@ -18,7 +18,8 @@ use base::{Kind, Kinded, PieceId, SegmentId, Seq, VolumeId, Wall};
 use bytes::Bytes;
 use client::POLICY_SETTING;
 use client::guest::{
-    About, Answer, BYTES_MAX, Drill, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, WATCH_MS_MAX, Wish,
+    About, Answer, BYTES_MAX, Drill, METADATA_SERVICE, PIECES_SERVICE, PieceQuestion, Question, Right, WATCH_MS_MAX,
+    Wish,
 };
 use client::header::PieceHeader;
 use client::pieces::Ask;

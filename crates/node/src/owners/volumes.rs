@@ -164,7 +164,9 @@ impl Node {
             let why = match () {
                 () if row.public != said.from.0 => Some("the volume's key is another one by now"),
                 () if row.had(&said.to.0) => Some("the volume had the new key before"),
-                () if !row.settled => Some("names of the volume are still being sealed with its newest key: open it, which goes on with that"),
+                () if !row.settled => Some(
+                    "names of the volume are still being sealed with its newest key: open it, which goes on with that",
+                ),
                 () if row.older.len() >= OLDER_KEYS_MAX => Some("its keys were replaced as often as can be"),
                 () => None,
             };
