@@ -347,12 +347,13 @@ fn rotate(home: &Path, name: &str, apply: bool, shares: bool) -> Result<Done, St
     let shares = words_to_keep(&mut lines, &root, shares)?;
     lines.push(format!("\nkey file   {}", path.display()));
     match &settled {
-        Ok(()) => {
+        Ok(()) if old.root != root => {
             for kind in ["kit", "seen"] {
                 let of_old = home.join("kits").join(format!("{}.{kind}", public(&old.root)));
                 let _ = std::fs::remove_file(of_old);
             }
         }
+        Ok(()) => {}
         Err(error) => lines.push(format!(
             "names are still being sealed with the new key ({error}): the next command on {name} goes on"
         )),

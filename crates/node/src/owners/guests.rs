@@ -353,11 +353,14 @@ impl Inner {
 
     /// The end-to-end volume that has or had this public key, if there is one, as it was about a second ago.
     pub fn sealed_with(&self, key: &PublicKey) -> Option<SealedVolume> {
-        let known = lock(&self.owners.sealed).get(&key.0).cloned();
-        known.or_else(|| {
-            // It may have been made a moment ago.
+        lock(&self.owners.sealed).get(&key.0).cloned()
+    }
+
+    /// The same, also of one that was made a moment ago: for who comes, not for each piece.
+    pub fn sealed_with_now(&self, key: &PublicKey) -> Option<SealedVolume> {
+        self.sealed_with(key).or_else(|| {
             self.learn_sealed().ok()?;
-            lock(&self.owners.sealed).get(&key.0).cloned()
+            self.sealed_with(key)
         })
     }
 
@@ -380,7 +383,7 @@ impl Inner {
 
     /// The end-to-end volume that has this public key now, if there is one.
     pub fn sealed_of(&self, key: &PublicKey) -> Option<SealedVolume> {
-        let volume = self.sealed_with(key)?.volume;
+        let volume = self.sealed_with_now(key)?.volume;
         // As it is now: its grants may have been revoked since.
         self.look(|view| catalog::sealed_volume(view, volume)).ok()?.filter(|row| row.public == key.0)
     }

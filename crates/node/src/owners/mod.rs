@@ -77,7 +77,7 @@ impl Inner {
     /// Whether something of this owner may be here.
     pub fn knows_owner(&self, key: &PublicKey) -> bool {
         let is_known = lock(&self.owners.known).values().any(|known| known == key);
-        is_known || self.owners.shelves.has(key) || self.sealed_with(key).is_some()
+        is_known || self.owners.shelves.has(key) || self.sealed_with_now(key).is_some()
     }
 
     /// Knows the owners of all volumes of the catalog.

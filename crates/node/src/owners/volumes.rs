@@ -152,7 +152,7 @@ impl Node {
             return Err(refused("the volume's owner didn't say so: it takes the volume's key, and the new one"));
         }
         let (volume, said, now) = (bucket.volume, succession.clone(), inner.env.clock.wall());
-        let is_other = inner.sealed_with(&said.to).is_some_and(|row| row.volume != volume);
+        let is_other = inner.sealed_with_now(&said.to).is_some_and(|row| row.volume != volume);
         if is_other {
             return Err(refused("the new key is another volume's"));
         }
