@@ -233,6 +233,9 @@ pub(crate) struct Asker {
     holders: watch::Receiver<BTreeMap<u32, Vec<NodeId>>>,
     /// Who answered last, or was named by who didn't lead.
     last: Mutex<Option<NodeId>>,
+    /// Whom the replica here names in that term, though it was asked and didn't lead: a replica that left the group names
+    /// the same one for ever.
+    denied: Mutex<Option<(NodeId, u64)>>,
     turn: Mutex<usize>,
     /// Fetches in a row that no rows came for.
     late: AtomicU32,
@@ -240,7 +243,8 @@ pub(crate) struct Asker {
 
 impl Asker {
     pub fn new(endpoint: Endpoint, shard: u32, holders: watch::Receiver<BTreeMap<u32, Vec<NodeId>>>) -> Self {
-        Self { endpoint, shard, holders, last: Mutex::default(), turn: Mutex::default(), late: AtomicU32::new(0) }
+        let (last, denied, turn) = Default::default();
+        Self { endpoint, shard, holders, last, denied, turn, late: AtomicU32::new(0) }
     }
 
     pub fn me(&self) -> NodeId {
@@ -249,6 +253,10 @@ impl Asker {
 
     fn last(&self) -> std::sync::MutexGuard<'_, Option<NodeId>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn denied(&self) -> std::sync::MutexGuard<'_, Option<(NodeId, u64)>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// That node leads.
@@ -277,8 +285,9 @@ impl Asker {
     /// Asks the leader; why it didn't answer, if it didn't. What was asked may have been done even so. `here` is what
     /// the replica of this node knows: once it names another leader the one that was asked isn't waited for.
     pub async fn ask(&self, ask: &Ask, here: Option<watch::Receiver<Status>>) -> Result<Answer, String> {
-        let leader = here.as_ref().and_then(|here| here.borrow().leader);
-        let to = self.next(leader).ok_or("no other node is known to keep it")?;
+        let denied = *self.denied();
+        let named = here.as_ref().and_then(|here| named(&here.borrow())).filter(|named| Some(*named) != denied);
+        let to = self.next(named.map(|(leader, _)| leader)).ok_or("no other node is known to keep it")?;
         let question = ask.encode();
         let mut class = if question.len() > CONTROL_BYTES_MAX { Class::Small } else { Class::Control };
         let is_fetch = matches!(ask, Ask::Fetch { .. });
@@ -295,11 +304,19 @@ impl Asker {
         let (answer, has_moved) = tokio::select! {
             biased;
             answer = asked => (answer, false),
-            () = moved(here, to) => (Err("another node leads it now".into()), true),
+            () = moved(here, to, denied) => (Err("another node leads it now".into()), true),
         };
         if is_fetch && !has_moved {
             self.late.store(if answer.is_ok() { 0 } else { late + 1 }, Relaxed);
         }
+        let leads = matches!(&answer, Ok(answer) if !matches!(answer, Answer::Elsewhere(_)));
+        let mut denied = self.denied();
+        match (*denied, named) {
+            (Some((whom, _)), _) if leads && whom == to => *denied = None,
+            (_, Some((whom, term))) if !leads && whom == to => *denied = Some((whom, term)),
+            _ => {}
+        }
+        drop(denied);
         let mut last = self.last();
         *last = match &answer {
             Ok(Answer::Elsewhere(leader)) => leader.filter(|leader| *leader != to),
@@ -321,10 +338,16 @@ impl Asker {
     }
 }
 
-/// Until the replica here names somebody else as the leader.
-async fn moved(here: Option<watch::Receiver<Status>>, from: NodeId) {
+/// Who leads and in which term, as far as a replica knows.
+fn named(here: &Status) -> Option<(NodeId, u64)> {
+    here.leader.map(|leader| (leader, here.term))
+}
+
+/// Until the replica here names another leader than `from`, unless that was denied.
+async fn moved(here: Option<watch::Receiver<Status>>, from: NodeId, denied: Option<(NodeId, u64)>) {
+    let names_another = |here: &Status| named(here).is_some_and(|now| now.0 != from && Some(now) != denied);
     if let Some(mut here) = here
-        && here.wait_for(|here| here.leader.is_some_and(|leader| leader != from)).await.is_ok()
+        && here.wait_for(names_another).await.is_ok()
     {
         return;
     }

@@ -112,15 +112,21 @@ fn hostile_questions_and_answers_are_errors_and_never_panics() {
 #[tokio::test]
 async fn a_leader_is_waited_for_until_the_replica_here_names_another() {
     let [old, new] = [NodeId([1; 16]), NodeId([2; 16])];
-    let (told, here) = watch::channel(Status { leader: Some(old), ..Status::default() });
-    let mut moves = std::pin::pin!(moved(Some(here.clone()), old));
+    let (told, here) = watch::channel(Status { leader: Some(old), term: 4, ..Status::default() });
+    let mut moves = std::pin::pin!(moved(Some(here.clone()), old, None));
     assert_eq!(moves.as_mut().now_or_never(), None);
     // That nobody is known to lead is no reason: the one that was asked may lead still.
     told.send_modify(|status| status.leader = None);
     assert_eq!(moves.as_mut().now_or_never(), None);
-    told.send_modify(|status| status.leader = Some(new));
+    told.send_modify(|status| (status.leader, status.term) = (Some(new), 5));
     assert_eq!(moves.as_mut().now_or_never(), Some(()));
     // Who was asked without being the leader isn't waited for at all; without a replica nobody knows.
-    assert_eq!(moved(Some(here), old).now_or_never(), Some(()));
-    assert_eq!(moved(None, old).now_or_never(), None);
+    assert_eq!(moved(Some(here.clone()), old, None).now_or_never(), Some(()));
+    assert_eq!(moved(None, old, None).now_or_never(), None);
+    // Nor does a replica say anything that names who denied it in that term: it may have left the group. If it hears of
+    // another election it hasn't.
+    let denied = Some((new, 5));
+    assert_eq!(moved(Some(here.clone()), old, denied).now_or_never(), None);
+    told.send_modify(|status| status.term = 6);
+    assert_eq!(moved(Some(here), old, denied).now_or_never(), Some(()));
 }
