@@ -33,6 +33,8 @@ const PACK_AGE_MIN: Duration = Duration::from_secs(300);
 const PACKS_MAX: usize = 16;
 /// Scrubbing in the background rests at least this long between steps.
 const SCRUB_REST: Duration = Duration::from_millis(250);
+/// … and this long as long as there is nothing on the drive: each round is noted in the catalog.
+const SCRUB_REST_EMPTY: Duration = Duration::from_secs(600);
 
 /// The metadata is scrubbed so often, for the first time so long after a start.
 const METADATA_EVERY: Duration = Duration::from_secs(24 * 3600);
@@ -54,6 +56,8 @@ struct Scrub {
     began: Option<Duration>,
     /// When the next step is due.
     due: Instant,
+    /// There was nothing on the drive: the next step is due as soon as there is something.
+    found_nothing: bool,
     orphans: Orphans,
 }
 
@@ -233,19 +237,20 @@ impl Inner {
     async fn scrub_a_little(self: &Arc<Self>) {
         let now = self.env.clock.now();
         for drive in self.fleet.up() {
-            let Scrub { cursor, due, orphans, .. } =
+            let Scrub { cursor, due, orphans, found_nothing, .. } =
                 *lock(&self.upkeep).scrubs.entry(drive.id).or_insert_with(|| Scrub { due: now, ..Scrub::default() });
             let next = self.look_for_orphans(&drive, orphans, orphans::STEP).await;
             if let Some(scrub) = lock(&self.upkeep).scrubs.get_mut(&drive.id) {
                 scrub.orphans = next;
             }
-            if now < due {
+            if now < due && (!found_nothing || drive.store.health().live_bytes == 0) {
                 continue;
             }
             let Ok(began) = self.age() else { return };
             let step = drive.store.scrub_step(cursor, SCRUB_BYTES).await;
             let Ok(step) = step else { continue };
-            let rest = self.scrub_rest(&drive, step.bytes);
+            let whole = drive.store.health().live_bytes.max(step.bytes);
+            let rest = self.scrub_rest(whole, step.bytes);
             let damaged = step.findings.iter().filter(|found| found.condition == Condition::Damaged);
             for found in damaged {
                 self.damaged(found.id, &drive).await;
@@ -261,7 +266,7 @@ impl Inner {
                     }
                     ended = scrub.began.take();
                 }
-                (scrub.cursor, scrub.due) = (step.next, now + rest);
+                (scrub.cursor, scrub.due, scrub.found_nothing) = (step.next, now + rest, whole == 0);
             }
             if let Some(began) = ended {
                 self.was_scrubbed(drive.id, began).await;
@@ -269,9 +274,11 @@ impl Inner {
         }
     }
 
-    /// How long to wait after so many bytes for a round to take its time.
-    fn scrub_rest(&self, drive: &Mounted, bytes: u64) -> Duration {
-        let whole = drive.store.health().live_bytes.max(bytes).max(1);
+    /// How long to wait after so many bytes of so many for a round to take its time.
+    fn scrub_rest(&self, whole: u64, bytes: u64) -> Duration {
+        if whole == 0 {
+            return self.settings.scrub_every.min(SCRUB_REST_EMPTY).max(SCRUB_REST);
+        }
         let share = bytes.max(whole / 10_000) as f64 / whole as f64;
         self.settings.scrub_every.mul_f64(share.min(1.0)).max(SCRUB_REST)
     }
