@@ -166,7 +166,7 @@ impl Core {
         }
     }
 
-    /// A setting of a volume. Of a shard that is led elsewhere it may be a moment old.
+    /// A setting of a volume. It may be a moment old, if its shard is led elsewhere by now.
     pub async fn config(&self, volume: VolumeId, name: &str) -> Result<Option<Vec<u8>>, Error> {
         match unless_lost(self.spares.get(), volume, self.config_led(volume, name)).await {
             Read::Led(done) => done,
@@ -178,10 +178,17 @@ impl Core {
     async fn config_led(&self, volume: VolumeId, name: &str) -> Result<Option<Vec<u8>>, Error> {
         let rule = |view: &dyn base::kv::View| Ok::<_, Error>(namespace::read::config(view, volume, name)?);
         let shard = self.shard(volume);
-        if shard.is_led_here() {
-            return shard.read(None, rule).await;
-        }
         let now = self.env.clock.now();
+        if shard.is_led_here() {
+            if self.settings.led(volume, now)
+                && let Some(value) = shard.peek(rule)?
+            {
+                return Ok(value);
+            }
+            let value = shard.read(None, rule).await?;
+            self.settings.set_led(volume, now);
+            return Ok(value);
+        }
         if let Some(value) = self.settings.get(volume, name, now) {
             return Ok(value);
         }
