@@ -86,9 +86,7 @@ impl PieceStore {
         let len: u64 = body.iter().map(|part| part.len() as u64).sum();
         sizes_of(header.len(), len, cell_bytes)?;
         if len >= self.core.options.large_min as u64 {
-            let mut writer = self.create(id, cell_bytes, len, expiry).await?;
-            writer.write(body).await?;
-            return writer.finish(header).await;
+            return crate::write::put_whole(self, id, header, body, cell_bytes, expiry).await;
         }
         let mut sums = CellSums::new(cell_bytes);
         body.iter().for_each(|part| sums.update(part));

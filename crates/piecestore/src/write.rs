@@ -122,6 +122,36 @@ impl PieceWriter {
     }
 }
 
+/// Stores a large piece whose bytes are all at hand: room, checksums and one write for all of it, in one turn off the
+/// reactor.
+pub(crate) async fn put_whole(
+    store: &Arc<PieceStore>,
+    id: PieceId,
+    header: Bytes,
+    body: Vec<Bytes>,
+    cell_bytes: u32,
+    expiry: Option<Wall>,
+) -> Result<(), Error> {
+    let len: u64 = body.iter().map(|part| part.len() as u64).sum();
+    let (core, head) = (store.core.clone(), header.clone());
+    let write = move || {
+        let (reservation, file) = core.reserve((BLOCK_BYTES + len).div_ceil(BLOCK_BYTES) as u32)?;
+        let mut sums = CellSums::new(cell_bytes);
+        body.iter().for_each(|part| sums.update(part));
+        let table = Bytes::from(sums.finish());
+        let (extent, lead) = (reservation.extent(), lead(id, cell_bytes, len as u32, &head, &table));
+        let parts: Vec<&[u8]> = std::iter::once(&lead[..]).chain(body.iter().map(|part| &part[..])).collect();
+        let written = file.write_parts_at(&parts, extent.offset());
+        written.map_err(|error| core.extent_failed("write", extent, error))?;
+        Ok::<_, Error>((reservation, file, table))
+    };
+    let (reservation, file, table) = store.core.env.blocking(write).await.map_err(cut)??;
+    let extent = reservation.extent();
+    store.sync_extent(extent.file, file).await?;
+    let (body, body_len, extent, reservation) = (Vec::new(), len as u32, Some(extent), Some(reservation));
+    store.put_piece(id, Piece { header, table, body, body_len, cell_bytes, expiry, extent, reservation }).await
+}
+
 /// The first block of an extent: whose bytes these are, for readers without the logs.
 pub(crate) fn lead(id: PieceId, cell_bytes: u32, body_len: u32, header: &[u8], table: &[u8]) -> Vec<u8> {
     let mut block = vec![0; BLOCK_BYTES as usize];
