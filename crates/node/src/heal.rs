@@ -314,13 +314,18 @@ impl Inner {
             let Some(row) = self.group(*policy, *group)? else { continue };
             wanted.entry((*policy, *group)).or_insert_with(|| (row, BTreeSet::new())).1.extend(moved);
         }
+        let mut walked = Vec::new();
         if !wanted.is_empty() {
-            self.walk_over(wanted).await?;
+            walked = self.walk_over(wanted).await?;
         }
+        let unasked = walked.into_iter().filter(|walked| walked.unasked > 0);
+        let again: BTreeSet<_> = unasked.map(|walked| (walked.policy, walked.row.group)).collect();
         // Only now: what couldn't be asked is asked again. Nobody else takes from the front.
         let mut heal = lock(&self.heal);
         let done = due.len().min(heal.settled.len());
         heal.settled.drain(..done);
+        let due = due.into_iter().filter(|(_, policy, group, _)| again.contains(&(*policy, *group)));
+        heal.settled.extend(due.map(|(_, policy, group, moved)| (now + RECHECK_AFTER, policy, group, moved)));
         Ok(())
     }
 

@@ -228,7 +228,7 @@ impl Inner {
         }
         let mut elsewhere = BTreeSet::new();
         for (holder, pieces) in others {
-            let there = self.holds(holder, &pieces).await;
+            let Some(there) = self.holds(holder, &pieces).await else { continue };
             elsewhere.extend(pieces.into_iter().zip(there).filter(|(_, there)| *there).map(|(piece, _)| piece));
         }
         // Nobody may be writing them; asked in this order, what is committed in between is seen in the rows.

@@ -46,12 +46,22 @@ pub(crate) struct Walked {
     pub row: GroupRow,
     /// Pieces that aren't where they should be, or whose drive isn't there to ask.
     pub lacking: u64,
+    /// Those of them whose drive isn't there to ask.
+    pub unasked: u64,
 }
 
 /// The need of a segment for these pieces.
 pub(crate) fn need(target: Target, row: &SegmentRow, missing: impl IntoIterator<Item = u8>) -> Need {
     let (k, len) = (u64::from(row.k.max(1)), row.len);
     Need { target, missing: missing.into_iter().collect(), parity: row.m, piece_bytes: len.div_ceil(k) }
+}
+
+/// What drives lack, in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lacking {
+    missing: u64,
+    /// Those of drives that can't be asked.
+    unasked: u64,
 }
 
 /// Where rows of segments lie: by policy and group.
@@ -71,7 +81,8 @@ fn before((policy, group): Place) -> Option<(PolicyId, GroupId, SegmentId)> {
 }
 
 impl Inner {
-    /// Walks over all groups that have pieces to ask for; tells the steward what is missing.
+    /// Walks over all groups that have pieces to ask for; tells the steward what is missing. Of a drive that can't be
+    /// asked nothing is: it is walked over when it answers again, and what it has needn't be rebuilt.
     pub async fn walk(self: &Arc<Self>, ask: Ask) -> Result<Vec<Walked>> {
         let policies: Vec<(PolicyRow, Vec<GroupRow>)> = self.look(groups::load)?;
         let mut wanted = Wanted::new();
@@ -92,7 +103,7 @@ impl Inner {
     /// # Errors
     /// If rows can't be read, or the node is being closed: what was not walked lacks nothing by nobody's word.
     pub async fn walk_over(self: &Arc<Self>, wanted: Wanted) -> Result<Vec<Walked>> {
-        let mut lacking: BTreeMap<Place, u64> = BTreeMap::new();
+        let mut lacking: BTreeMap<Place, Lacking> = BTreeMap::new();
         let first = wanted.keys().next().copied();
         for volume in self.volumes()? {
             let mut next = first;
@@ -100,8 +111,9 @@ impl Inner {
             while let Some(place) = next {
                 after = after.or_else(|| before(place));
                 let page = self.scan(volume, move |view| namespace::read::segments(view, volume, after, PAGE)).await?;
-                for (place, count) in self.walk_page(volume, &wanted, &page).await? {
-                    *lacking.entry(place).or_default() += count;
+                for (place, found) in self.walk_page(volume, &wanted, &page).await? {
+                    let all = lacking.entry(place).or_default();
+                    (all.missing, all.unasked) = (all.missing + found.missing, all.unasked + found.unasked);
                 }
                 if self.is_closing() {
                     return Err(Error::NotYet("this node is being closed".into()));
@@ -113,16 +125,15 @@ impl Inner {
                 next = wanted.range(reached..).next().map(|(place, _)| *place);
             }
         }
-        let walked = |(place, (row, _)): (Place, (GroupRow, _))| Walked {
-            policy: place.0,
-            lacking: lacking.get(&place).copied().unwrap_or(0),
-            row,
+        let walked = |(place, (row, _)): (Place, (GroupRow, _))| {
+            let Lacking { missing, unasked } = lacking.get(&place).copied().unwrap_or_default();
+            Walked { policy: place.0, lacking: missing + unasked, unasked, row }
         };
         Ok(wanted.into_iter().map(walked).collect())
     }
 
     /// How many pieces of these segments their drives lack, by group.
-    async fn walk_page(&self, volume: VolumeId, wanted: &Wanted, page: &[InUse]) -> Result<BTreeMap<Place, u64>> {
+    async fn walk_page(&self, volume: VolumeId, wanted: &Wanted, page: &[InUse]) -> Result<BTreeMap<Place, Lacking>> {
         let mut asked: BTreeMap<DriveId, Vec<(Place, PieceId)>> = BTreeMap::new();
         for InUse { policy, group, segment, .. } in page {
             let place = (*policy, *group);
@@ -135,20 +146,25 @@ impl Inner {
         // All drives at once: each may be a round trip away.
         let asked = asked.into_iter().map(|(drive, pieces)| async move {
             let ids: Vec<PieceId> = pieces.iter().map(|(_, piece)| *piece).collect();
-            let there = self.holds(drive, &ids).await;
-            pieces.into_iter().zip(there).filter(|(_, there)| !there).map(|(piece, _)| piece).collect::<Vec<_>>()
+            (self.holds(drive, &ids).await, pieces)
         });
+        let mut lacking: BTreeMap<Place, Lacking> = BTreeMap::new();
         let mut missing: BTreeMap<(Place, SegmentId), BTreeSet<u8>> = BTreeMap::new();
-        for (place, piece) in futures_util::future::join_all(asked).await.into_iter().flatten() {
-            missing.entry((place, piece.segment)).or_default().insert(piece.index);
+        for (there, pieces) in futures_util::future::join_all(asked).await {
+            let Some(there) = there else {
+                pieces.iter().for_each(|(place, _)| lacking.entry(*place).or_default().unasked += 1);
+                continue;
+            };
+            for ((place, piece), _) in pieces.into_iter().zip(there).filter(|(_, there)| !there) {
+                missing.entry((place, piece.segment)).or_default().insert(piece.index);
+            }
         }
         let leaving = self.leaving()?;
-        let mut lacking: BTreeMap<Place, u64> = BTreeMap::new();
         for InUse { policy, group, segment, row: found } in page {
             let place = (*policy, *group);
             let Some((row, _)) = wanted.get(&place) else { continue };
             let Some(missing) = missing.remove(&(place, *segment)) else { continue };
-            *lacking.entry(place).or_default() += missing.len() as u64;
+            lacking.entry(place).or_default().missing += missing.len() as u64;
             let target = Target { volume, policy: *policy, group: *group, segment: *segment };
             // Nothing lacks of what is still where it comes from: that can wait for what does.
             let (moves, lost): (BTreeSet<u8>, BTreeSet<u8>) =
@@ -169,22 +185,19 @@ impl Inner {
         row.members.get(at) != row.from.get(at) && row.from.get(at).is_some_and(|drive| self.is_up(*drive))
     }
 
-    /// Which of the pieces a drive has; none if it can't be asked.
-    pub(crate) async fn holds(&self, drive: DriveId, pieces: &[PieceId]) -> Vec<bool> {
-        let none = || vec![false; pieces.len()];
+    /// Which of the pieces a drive has; `None` if it can't be asked.
+    pub(crate) async fn holds(&self, drive: DriveId, pieces: &[PieceId]) -> Option<Vec<bool>> {
         if let Some(drive) = self.fleet.get(drive) {
             if !drive.is_up() {
-                return none();
+                return None;
             }
             let asked = pieces.iter().map(|piece| async { drive.store.contains(*piece).await.unwrap_or(false) });
-            return futures_util::future::join_all(asked).await;
+            return Some(futures_util::future::join_all(asked).await);
         }
         let remote = self.cluster.get().and_then(|cluster| cluster.remotes.get(drive));
-        let Some(remote) = remote.filter(|_| self.is_up(drive)) else { return none() };
-        remote.contains(pieces).await.unwrap_or_else(|error| {
-            tracing::debug!(%drive, %error, "a drive of another node can't be asked for its pieces");
-            none()
-        })
+        let remote = remote.filter(|_| self.is_up(drive))?;
+        let asked = remote.contains(pieces).await;
+        asked.inspect_err(|error| tracing::debug!(%drive, %error, "a drive can't be asked for its pieces")).ok()
     }
 }
 

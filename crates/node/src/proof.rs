@@ -119,7 +119,7 @@ impl Inner {
         if self.proven(CHECKED)?.is_some_and(|at| now.saturating_sub(at) < CHECK_EVERY) {
             return Ok(());
         }
-        let lacking: u64 = self.walk(Ask::All).await?.iter().map(|walked| walked.lacking).sum();
+        let lacking: u64 = self.walk(Ask::All).await?.iter().map(|walked| walked.lacking - walked.unasked).sum();
         if self.is_closing() {
             return Ok(());
         }

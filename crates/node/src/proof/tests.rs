@@ -124,3 +124,21 @@ async fn a_piece_that_vanished_is_missed_within_a_day_and_comes_back() {
     assert!(told.is_some_and(|event| event.severity == "warning"), "{events:?}");
     node.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drive_that_cant_be_asked_for_a_moment_has_nothing_rebuilt() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = store(dir.path()).await;
+    let inner = &node.0;
+    for drive in inner.fleet.up() {
+        *lock(&drive.down) =
+            Some(crate::fleet::Down { since: inner.env.clock.now(), why: "a test".into(), is_deleted: false });
+    }
+    let walked = inner.walk(Ask::All).await.unwrap();
+    let (lacking, unasked): (u64, u64) =
+        walked.iter().fold((0, 0), |sum, walked| (sum.0 + walked.lacking, sum.1 + walked.unasked));
+    assert!(unasked >= 3 && lacking == unasked, "{walked:?}");
+    let left = lock(&inner.heal).steward.progress();
+    assert_eq!((left.pieces, left.done_pieces), (0, 0), "whole segments would be missing, and could never be rebuilt");
+    node.close().await;
+}
