@@ -19,8 +19,13 @@ use crate::{Error, Result};
 
 /// A node may take so long for an answer: it may have to look at many pieces.
 const LIMIT: Duration = Duration::from_secs(30);
+/// What was made a moment ago may be known to some nodes only: who is told nothing by all asks once more after this.
+const TOLD_NOTHING_REST: Duration = Duration::from_secs(1);
 /// Bytes of an answer at the most.
 const BODY_MAX: usize = 16 << 20;
+
+/// Who listens at an address, and its key.
+type Met = std::result::Result<(NodeId, PublicKey), transport::Error>;
 
 #[derive(Default)]
 struct Book(Mutex<BTreeMap<NodeId, Vec<SocketAddr>>>);
@@ -62,8 +67,14 @@ impl Reach {
         let endpoint =
             Endpoint::guest(env.clone(), settings.clone(), carrier.clone(), key, pass.clone(), book.clone()).await?;
         let mut reach = Self { env, endpoint, nodes: BTreeMap::new(), silent: Vec::new() };
-        let met =
-            join_all(addresses.iter().map(|address| meet(&reach.env, &settings, &carrier, &pass, *address))).await;
+        let env = reach.env.clone();
+        let meet_all = || join_all(addresses.iter().map(|address| meet(&env, &settings, &carrier, &pass, *address)));
+        let mut met = meet_all().await;
+        let is_unknown = |met: &Met| matches!(met, Err(transport::Error::ToldNothing { .. }));
+        if met.iter().all(Met::is_err) && met.iter().any(is_unknown) {
+            env.clock.sleep(TOLD_NOTHING_REST).await;
+            met = meet_all().await;
+        }
         for (address, met) in addresses.iter().zip(met) {
             match met {
                 Ok((node, key)) => {
