@@ -74,14 +74,27 @@ impl Whose {
         Ok(search.finish())
     }
 
-    /// Looks at a file, as far as what this machine has seen tells.
-    async fn search_file(&self, home: &Path, file: &Path) -> Result<Found, String> {
-        let mut search = Search::new(Env::real(), &self.root);
-        for folder in folders(home) {
-            search.here(&folder, false).await.map_err(|error| error.to_string())?;
+    /// Looks at a file, as far as what this machine has seen tells; whether it is of the time before the volume's keys
+    /// were replaced.
+    async fn search_file(&self, home: &Path, file: &Path) -> Result<(Found, bool), String> {
+        let older = match &self.nodes {
+            Nodes::Volume(volume) => volume.older_roots().collect(),
+            Nodes::Store(_) | Nodes::Silent(_) => Vec::new(),
+        };
+        let mut now = None;
+        for root in std::iter::once(&self.root).chain(older) {
+            let mut search = Search::new(Env::real(), root);
+            for folder in folders(home) {
+                search.here(&folder, false).await.map_err(|error| error.to_string())?;
+            }
+            search.file(file).await.map_err(|error| error.to_string())?;
+            let found = search.finish();
+            if found.newest.is_some() {
+                return Ok((found, now.is_some()));
+            }
+            now.get_or_insert(found);
         }
-        search.file(file).await.map_err(|error| error.to_string())?;
-        Ok(search.finish())
+        Ok((now.unwrap_or_default(), false))
     }
 
     /// How the kit differs from the listing, or why that isn't known.
@@ -186,11 +199,14 @@ pub fn verify(home: &Path, name: &str, file: Option<&Path>, from: &[String]) -> 
     let file = file.map(absolute).transpose()?;
     let (found, listing) = runtime()?.block_on(async {
         let whose = Whose::open(home, name, from).await?;
-        let found = match &file {
+        let (found, is_of_before) = match &file {
             Some(file) => whose.search_file(home, file).await?,
-            None => whose.search(home).await?,
+            None => (whose.search(home).await?, false),
         };
         let listing = match &found.newest {
+            Some(_) if is_of_before => Some(Err(format!(
+                "it was made before the keys of {name} were replaced; it reads what was in the volume then (`abide kit export` makes one of now)"
+            ))),
             Some(newest) => Some(whose.compare(newest).await),
             None => None,
         };

@@ -97,6 +97,7 @@ pub struct Newest {
 }
 
 /// What was found.
+#[derive(Default)]
 pub struct Found {
     /// All copies, in the order in which they were looked for.
     pub copies: Vec<Copy>,

@@ -219,7 +219,12 @@ impl Volume {
 
     /// The volume's root, and those that it replaced; none of a grant's holder.
     pub fn roots(&self) -> impl Iterator<Item = &VolumeRoot> {
-        self.root.iter().chain(self.older.iter().map(|older| &older.root))
+        self.root.iter().chain(self.older_roots())
+    }
+
+    /// The roots that were replaced, as far as its keys are here.
+    pub fn older_roots(&self) -> impl Iterator<Item = &VolumeRoot> {
+        self.older.iter().map(|older| &older.root)
     }
 
     /// Those of the volume's older roots as they are sealed.
