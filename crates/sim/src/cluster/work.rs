@@ -226,19 +226,22 @@ impl Worker {
             return self.hot_list().await;
         }
         let key = format!("hot/{}", self.chance.below(HOT));
+        let mut failed = None;
         for attempt in 0..ATTEMPTS {
-            if self.hot_attempt(&key).await? {
+            let node = self.node(failed);
+            if self.hot_attempt(node, &key).await? {
                 return Ok(());
             }
+            failed = Some(node);
             tokio::time::sleep(Duration::from_millis(self.chance.below(100 << attempt))).await;
         }
         self.stage.count(|counts| counts.given_up += 1);
         if self.kind == Kind::Anything { Ok(()) } else { Err(format!("{key}: {ATTEMPTS} attempts failed").into()) }
     }
 
-    /// One attempt at something; whether it was answered.
-    async fn hot_attempt(&mut self, key: &str) -> Result<bool, Failed> {
-        let (node, path, began) = (self.node(None), path_of(key), now());
+    /// One attempt at something, at that node; whether it was answered.
+    async fn hot_attempt(&mut self, node: usize, key: &str) -> Result<bool, Failed> {
+        let (path, began) = (path_of(key), now());
         let well = self.stage.well(node);
         let serial = self.stage.next_serial();
         let body = hot_body(serial);
