@@ -57,7 +57,7 @@ pub struct Log {
     pub head: LogHead,
     /// Its records in order.
     pub records: Vec<LogRecord>,
-    /// Bytes behind the last whole record: 0 unless the end was torn, or something is damaged.
+    /// Bytes behind the last whole record, zeros written ahead aside: 0 unless the end was torn, or something is damaged.
     pub rest: usize,
     /// Whether something is missing that was acknowledged: then the rest is no torn end.
     pub is_damaged: bool,
@@ -104,7 +104,8 @@ pub fn log(bytes: &[u8], key: &MetaKey) -> Result<Log, InspectError> {
     }
     let FileHead { shard, number, generation, after, epoch, .. } = head;
     let is_damaged = head.end > at as u64 || acknowledged_beyond(&bytes[at.min(bytes.len())..], at as u64, at as u64);
-    Ok(Log { head: LogHead { shard, number, generation, after, epoch }, records, rest: bytes.len() - at, is_damaged })
+    let rest = bytes[at.min(bytes.len())..].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    Ok(Log { head: LogHead { shard, number, generation, after, epoch }, records, rest, is_damaged })
 }
 
 fn content(raw: &Raw<'_>, plain: &[u8], head: &FileHead) -> Result<Content, codec::Error> {

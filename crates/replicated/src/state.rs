@@ -6,7 +6,8 @@
 //! 2. Whether a change counts depends on the changes before it alone ([`Place`]), never on how far
 //!    the store is: after a restart, or after journal entries were fetched from another replica, the
 //!    same log leads through the same places, and batches that are there already are passed over.
-//! 3. [`Place`] is saved after the rows up to it are durable, and before its entries are forgotten.
+//! 3. [`Place`] is saved after the rows up to it are durable, and before its entries are forgotten. Until then the log
+//!    has them, so the rows aren't synced for each change: what a crash takes of them is made again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -154,6 +155,8 @@ impl State {
     pub async fn checkpoint(&self) -> Result<Place, Error> {
         self.store.checkpoint().await?;
         let place = self.place.lock().await.clone();
+        // More came meanwhile.
+        self.store.sync().await?;
         self.ledger.save_place(&place).await?;
         Ok(place)
     }
@@ -172,6 +175,7 @@ impl State {
         // Remembered before: with rows without values nobody may read until the end is reached.
         if entries.iter().any(|entry| !entry.dropped.is_empty()) && place.whole < end {
             place.whole = end;
+            self.store.sync().await?;
             self.ledger.save_place(&place).await?;
             self.whole.send_replace(end);
         }
@@ -304,7 +308,7 @@ impl State {
         }
         batches.drain(..there_already);
         loop {
-            match self.store.commit(epoch, there, batches.clone()).await {
+            match self.store.stage(epoch, there, batches.clone()).await {
                 Err(metastore::Error::Full { .. }) => self.env.clock.sleep(FULL_RETRY).await,
                 other => return other.map(|_| ()),
             }
@@ -471,6 +475,7 @@ impl RaftStateMachine<Group> for Machine {
         place.head = snapshot.head;
         place.epoch = snapshot.epoch;
         place.membership = meta.last_membership.clone();
+        self.0.store.sync().await.map_err(io)?;
         self.0.ledger.save_place(&place).await.map_err(io)?;
         self.flush(&place, &mut Run::default()).await.map_err(io)
     }

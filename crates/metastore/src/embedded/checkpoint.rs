@@ -11,7 +11,7 @@ use base::{Epoch, Seq};
 use crate::Error;
 use crate::embedded::commit::WRITE_LIMIT;
 use crate::embedded::map::Applied;
-use crate::embedded::side::{Side, TRUST_MS};
+use crate::embedded::side::{Due, Side, TRUST_MS};
 use crate::embedded::{Embedded, Layers, Shared, Writer};
 use crate::layer::Layer;
 use crate::record::{RecordKind, append};
@@ -71,9 +71,11 @@ impl Shared {
     /// would look like a torn write.
     async fn mark_closed(&self, writer: &mut Writer) -> Result<(), Error> {
         let Some((_, sealer)) = writer.current.clone() else { return Ok(()) };
+        self.sync(writer).await?;
         let mut bytes = Vec::new();
         append(&mut bytes, writer.end, &sealer, (RecordKind::Closed, writer.head, writer.end), |_| {});
-        self.append(writer, bytes).await?;
+        self.append(writer, bytes, Due::Now).await?;
+        self.cut(writer).await?;
         self.note_end(writer.file, writer.end, 0);
         Ok(())
     }
@@ -151,6 +153,8 @@ impl Shared {
             // The last checkpoint failed everywhere.
             return Err(writer.broken.clone().unwrap_or_else(|| Error::bug("a frozen layer without a checkpoint")));
         }
+        // The maps must not be ahead of the log.
+        self.sync(&mut writer).await?;
         let applied = Applied { seq: writer.head, file: writer.file, offset: writer.end };
         if layers.active.is_empty() && layers.maps.iter().all(|map| map.applied == applied) {
             return Ok(None);
@@ -164,10 +168,14 @@ impl Shared {
         Ok(Some((old, applied)))
     }
 
-    /// Leaves out mirrors whose files are gone.
+    /// Leaves out mirrors whose files are gone; what wasn't durable is.
     async fn look(&self) {
         let mut writer = self.writer.lock().await;
         if writer.broken.is_some() {
+            return;
+        }
+        if let Err(error) = self.sync(&mut writer).await {
+            tracing::error!(shard = self.shard, %error, "failed to write any mirror of the metadata");
             return;
         }
         let (file, now) = (writer.current.as_ref().map(|(file, _)| *file), self.env.clock.now());

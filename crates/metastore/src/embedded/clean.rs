@@ -16,7 +16,7 @@ use base::Seq;
 use base::kv::Batch;
 
 use crate::Error;
-use crate::embedded::side::Side;
+use crate::embedded::side::{Due, Side};
 use crate::embedded::tail::{Record, Walk};
 use crate::embedded::{Embedded, LogInfo, Shared, lock, read};
 use crate::layer::Cell;
@@ -199,13 +199,13 @@ impl Shared {
             let Some((file, sealer)) = writer.current.clone() else {
                 return Err(Error::bug("values to move without a log file"));
             };
-            let (end, head) = (writer.end, writer.head);
+            let (end, durable, head) = (writer.end, writer.durable, writer.head);
             let encode = move || {
                 let mut bytes = Vec::new();
                 let mut placed = Vec::with_capacity(moves.len());
                 for group in moves {
                     let mut places = Vec::new();
-                    let at = append(&mut bytes, end, &sealer, (RecordKind::Moved, head, end), |to| {
+                    let at = append(&mut bytes, end, &sealer, (RecordKind::Moved, head, durable), |to| {
                         places = write_moves(to, &group);
                     });
                     let refs = group.into_iter().zip(places).map(|(one, place)| at.moved(one, place, file));
@@ -215,7 +215,7 @@ impl Shared {
             };
             let (bytes, placed) = self.env.blocking(encode).await?;
             let values = placed.iter().map(|one| u64::from(one.value.len)).sum();
-            self.append(&mut writer, bytes).await?;
+            self.append(&mut writer, bytes, Due::Now).await?;
             self.note_end(writer.file, writer.end, values);
             let layers = self.layers().1;
             self.env.blocking(move || layers.apply_moves(head, placed)).await?
@@ -234,6 +234,8 @@ impl Shared {
         if let Some(error) = &writer.broken {
             return Err(error.clone());
         }
+        // What took the place of the values must not be lost after them.
+        self.sync(&mut writer).await?;
         let (shared, sides) = (Arc::clone(self), self.sides());
         let end = head.end;
         let (failed, freed) = self.env.blocking(move || shared.swap(&sides, &head)).await?;

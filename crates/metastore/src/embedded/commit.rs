@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::Error;
 use crate::embedded::apply::batch_cells;
 use crate::embedded::map::MapView;
-use crate::embedded::side::Side;
+use crate::embedded::side::{Due, Side};
 use crate::embedded::{Layers, LogInfo, MemberSet, Shared, Writer, members};
 use crate::layer::CellRow;
 use crate::record::{FILE_HEAD, FileHead, RecordKind, append, write_batch};
@@ -19,6 +19,12 @@ use crate::record::{FILE_HEAD, FileHead, RecordKind, append, write_batch};
 const ROOM_TTL: Duration = Duration::from_secs(1);
 /// Groups from this size on are sealed off the reactor.
 const INLINE_SEAL_BYTES: usize = 128 * 1024;
+
+/// Groups below this size are worth zeros written ahead: syncing a file that needn't grow takes half as long. Larger
+/// groups would only be written twice.
+const SMALL_GROUP_BYTES: u64 = 64 * 1024;
+/// How far zeros are written ahead: the longer the file, the further.
+const AHEAD_BYTES: std::ops::RangeInclusive<u64> = 64 * 1024..=1024 * 1024;
 
 /// How long a drive may take over one write and sync.
 pub(super) const WRITE_LIMIT: Duration = Duration::from_secs(20);
@@ -153,6 +159,7 @@ impl Shared {
         if writer.current.is_some() && writer.end < self.options.file_bytes {
             return Ok(());
         }
+        self.cut(writer).await?;
         let head = FileHead {
             shard: self.shard,
             generation: 0,
@@ -174,23 +181,61 @@ impl Shared {
             .await;
         self.drop_sides(failed).await?;
         writer.file = number;
-        writer.end = FILE_HEAD;
+        (writer.end, writer.durable, writer.ahead) = (FILE_HEAD, FILE_HEAD, FILE_HEAD);
         writer.current = Some((number, sealer));
         self.note_log(number, LogInfo { after, generation: 0, end: FILE_HEAD, values: Some(0) });
         Ok(())
     }
 
-    /// Writes `bytes` at the writer's end on every mirror, durably.
-    pub(super) async fn append(&self, writer: &mut Writer, bytes: Vec<u8>) -> Result<(), Error> {
+    /// Writes `bytes` at the writer's end on every mirror.
+    pub(super) async fn append(&self, writer: &mut Writer, mut bytes: Vec<u8>, due: Due) -> Result<(), Error> {
         let (file, offset, len) = (writer.file, writer.end, bytes.len() as u64);
+        let end = offset + len;
+        let mut ahead = writer.ahead.max(end);
+        if due == Due::Now && len < SMALL_GROUP_BYTES && end > writer.ahead {
+            let step = end.next_power_of_two().clamp(*AHEAD_BYTES.start(), *AHEAD_BYTES.end());
+            ahead = end.next_multiple_of(step).min(self.options.file_bytes.max(end));
+            bytes.resize((ahead - offset) as usize, 0);
+        }
         let now = self.env.clock.now();
-        let failed = self.on_all(&self.sides(), WRITE_LIMIT, move |side| side.append(file, offset, &bytes, now)).await;
+        let append = move |side: &Side| side.append(file, offset, &bytes, due, now);
+        let failed = self.on_all(&self.sides(), WRITE_LIMIT, append).await;
         self.drop_sides(failed).await?;
-        writer.end += len;
+        (writer.end, writer.ahead) = (end, ahead);
+        if due == Due::Now {
+            writer.durable = end;
+        }
         writer.since += len;
         if let Some((_, free)) = &mut writer.room {
             *free = free.saturating_sub(len);
         }
+        Ok(())
+    }
+
+    /// Makes everything durable that isn't yet.
+    pub(super) async fn sync(&self, writer: &mut Writer) -> Result<(), Error> {
+        if writer.durable == writer.end {
+            return Ok(());
+        }
+        let (file, end) = (writer.file, writer.end);
+        let failed = self.on_all(&self.sides(), WRITE_LIMIT, move |side| side.sync(file)).await;
+        if let Err(error) = self.drop_sides(failed).await {
+            writer.broken = Some(Error::Broken { why: error.to_string() });
+            return Err(error);
+        }
+        writer.durable = end;
+        Ok(())
+    }
+
+    /// Makes everything durable, and the file as long as what is in it: it is written no more.
+    pub(super) async fn cut(&self, writer: &mut Writer) -> Result<(), Error> {
+        if writer.ahead == writer.end {
+            return self.sync(writer).await;
+        }
+        let (file, end) = (writer.file, writer.end);
+        let failed = self.on_all(&self.sides(), WRITE_LIMIT, move |side| side.rewrite_from(file, end, &[])).await;
+        self.drop_sides(failed).await?;
+        (writer.durable, writer.ahead) = (end, end);
         Ok(())
     }
 
@@ -200,11 +245,12 @@ impl Shared {
         writer: &mut Writer,
         batches: Vec<Batch>,
         dropped: Vec<Vec<u32>>,
+        due: Due,
     ) -> Result<Seq, Error> {
         self.roll(writer).await?;
         let (bytes, pending) = self.encode_group(writer, batches, dropped).await?;
         let reads = pending.iter().any(|batch| !batch.range_dels.is_empty());
-        self.append(writer, bytes).await?;
+        self.append(writer, bytes, due).await?;
         let (_, layers) = self.layers();
         let values = pending.iter().map(|batch| batch.large).sum();
         let (before, first) = (writer.head, Arc::clone(&layers));
@@ -229,7 +275,8 @@ impl Shared {
         let Some((file, sealer)) = writer.current.clone() else {
             return Err(Error::bug("a group without a log file"));
         };
-        let (end, head, min) = (writer.end, writer.head, self.options.value_bytes_min);
+        let (end, durable, head) = (writer.end, writer.durable, writer.head);
+        let min = self.options.value_bytes_min;
         let size: usize = batches.iter().map(Batch::size).sum();
         let encode = move || {
             let mut bytes = Vec::with_capacity(size + size / 8 + 256);
@@ -239,7 +286,7 @@ impl Shared {
                 let mut places = Vec::new();
                 let gone = dropped.get(index).map_or(&[][..], Vec::as_slice);
                 let is_kept = |put: usize| !gone.contains(&(put as u32));
-                let placed = append(&mut bytes, end, &sealer, (RecordKind::Batch, seq, end), |to| {
+                let placed = append(&mut bytes, end, &sealer, (RecordKind::Batch, seq, durable), |to| {
                     places = write_batch(to, &batch, is_kept);
                 });
                 let range_dels = std::mem::take(&mut batch.range_dels);

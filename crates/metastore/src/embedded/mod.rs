@@ -4,12 +4,13 @@
 //! mirrors), `map` (the rows as the log left them at the last checkpoint), `members` and `lock`.
 //!
 //! Invariants:
-//! 1. A batch is acknowledged once its record is synced on every mirror of the member set.
+//! 1. A batch is acknowledged once its record is synced on every mirror of the member set. Who has batches elsewhere
+//!    as well may [stage](Embedded::stage) them: they are written at once and synced with what comes next, half a second
+//!    later at the most. Nothing that outlives them (a map, a file without its old values) is made before.
 //! 2. A mirror leaves the set, durably on all that stay, before anything is acknowledged without it.
 //!    So every mirror that carries the newest epoch of the set has every acknowledged batch.
 //! 3. A place in a log file is written once: each open begins a new file with a new salt.
-//! 4. A group of records is written after everything before it was acknowledged, and says so
-//!    (`durable`). So what doesn't parse is a torn write if nothing behind it is known to be
+//! 4. A group of records says up to where everything before it was synced (`durable`). So what doesn't parse is a torn write if nothing behind it is known to be
 //!    acknowledged, and damage otherwise.
 //! 5. What readers see: the map of one mirror, under it the frozen layer while a checkpoint is
 //!    written, under that the active layer. Every layer holds all changes since the map's position.
@@ -53,7 +54,7 @@ pub use members::MemberSet;
 pub use scrub::Scrubbed;
 
 use map::MapView;
-use side::Side;
+use side::{Due, Side};
 
 /// One copy of the shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,6 +168,10 @@ struct Writer {
     /// The last file, and its end.
     file: u64,
     end: u64,
+    /// Up to where that file is synced.
+    durable: u64,
+    /// Up to where zeros were written behind its end.
+    ahead: u64,
     /// Log bytes since the last checkpoint was begun.
     since: u64,
     /// When room was last looked for, and how much there was then.
@@ -301,7 +306,28 @@ impl Embedded {
             return Err(Error::bug("entries of a journal that do not follow each other"));
         }
         let (batches, dropped) = entries.into_iter().map(|entry| (entry.batch, entry.dropped)).unzip();
-        self.append(self.shared.epoch, expected, batches, dropped).await
+        self.append(self.shared.epoch, expected, batches, dropped, Due::Now).await
+    }
+
+    /// As [`ShardStore::commit`], for who has the batches elsewhere too: a crash may take them back, the last first, until
+    /// [`Embedded::sync`], a checkpoint, or half a second.
+    ///
+    /// # Errors
+    /// As [`ShardStore::commit`].
+    pub async fn stage(&self, epoch: Epoch, expected_head: Seq, batches: Vec<Batch>) -> Result<Seq, Error> {
+        self.append(epoch, expected_head, batches, Vec::new(), Due::Soon).await
+    }
+
+    /// Makes everything durable that was [staged](Embedded::stage).
+    ///
+    /// # Errors
+    /// If no mirror could be written: reopen the shard.
+    pub async fn sync(&self) -> Result<(), Error> {
+        let mut writer = self.shared.writer.lock().await;
+        if let Some(error) = &writer.broken {
+            return Err(error.clone());
+        }
+        self.shared.sync(&mut writer).await
     }
 
     /// `dropped` has the puts without a value of each batch, or nothing at all if there are none.
@@ -311,6 +337,7 @@ impl Embedded {
         expected_head: Seq,
         batches: Vec<Batch>,
         dropped: Vec<Vec<u32>>,
+        due: Due,
     ) -> Result<Seq, Error> {
         let shared = &self.shared;
         shared.wait_for_room_in_memory().await;
@@ -325,7 +352,7 @@ impl Embedded {
         shared.check_space(&mut writer).await?;
         // If this future is dropped half-way nobody knows what was written: that must not go on.
         writer.broken = Some(Error::Broken { why: "it was cut short".into() });
-        match shared.commit_group(&mut writer, batches, dropped).await {
+        match shared.commit_group(&mut writer, batches, dropped, due).await {
             Ok(seq) => {
                 writer.broken = None;
                 Ok(seq)
@@ -361,7 +388,7 @@ impl ShardStore for Embedded {
     }
 
     async fn commit(&self, epoch: Epoch, expected_head: Seq, batches: Vec<Batch>) -> Result<Seq, Error> {
-        self.append(epoch, expected_head, batches, Vec::new()).await
+        self.append(epoch, expected_head, batches, Vec::new(), Due::Now).await
     }
 
     fn tail(&self, from: &Cursor, limit: usize) -> Result<Vec<Entry>, Error> {

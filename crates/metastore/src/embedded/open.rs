@@ -83,6 +83,8 @@ fn shared(env: &Env, key: &MetaKey, shard: u32, options: Options, found: Found) 
         current: None,
         file: found.last.0,
         end: found.last.1,
+        durable: found.last.1,
+        ahead: found.last.1,
         since: 0,
         room: None,
         broken: None,

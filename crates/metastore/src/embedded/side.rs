@@ -20,6 +20,15 @@ const OPEN_MAX: usize = 256;
 /// writes and syncs, so that success alone says nothing.
 pub(crate) const TRUST_MS: u64 = 500;
 
+/// When what is written has to be durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Before anybody hears of it.
+    Now,
+    /// With the next sync.
+    Soon,
+}
+
 /// A log file of one mirror.
 pub(crate) struct LogFile {
     pub file: Arc<dyn File>,
@@ -184,15 +193,24 @@ impl Side {
         Ok(())
     }
 
-    /// Writes `bytes` of a log file and makes them durable; fails if the file isn't there any more.
-    pub fn append(&self, number: u64, offset: u64, bytes: &[u8], now: Instant) -> Result<(), Error> {
+    /// Writes `bytes` of a log file; fails if the file isn't there any more.
+    pub fn append(&self, number: u64, offset: u64, bytes: &[u8], due: Due, now: Instant) -> Result<(), Error> {
         let log = self.log(number)?;
-        let done = log.file.write_at(bytes, offset).and_then(|()| log.file.sync_data());
+        let done = log.file.write_at(bytes, offset).and_then(|()| match due {
+            Due::Now => log.file.sync_data(),
+            Due::Soon => Ok(()),
+        });
         done.map_err(|error| Error::io(format!("write {}", self.path(number).display()), &error))?;
         if now.0.saturating_sub(self.seen.load(Ordering::Relaxed)) >= TRUST_MS * 1_000_000 {
             self.look(Some(number), now)?;
         }
         Ok(())
+    }
+
+    /// Makes a log file durable.
+    pub fn sync(&self, number: u64) -> Result<(), Error> {
+        let done = self.log(number)?.file.sync_data();
+        done.map_err(|error| Error::io(format!("write {}", self.path(number).display()), &error))
     }
 
     /// Looks whether the files are still where they were.
