@@ -58,7 +58,7 @@ pub(crate) fn need(target: Target, row: &SegmentRow, missing: impl IntoIterator<
 
 /// What drives lack, in pieces.
 #[derive(Clone, Copy, Debug, Default)]
-struct Lacking {
+struct Count {
     missing: u64,
     /// Those of drives that can't be asked.
     unasked: u64,
@@ -103,7 +103,7 @@ impl Inner {
     /// # Errors
     /// If rows can't be read, or the node is being closed: what was not walked lacks nothing by nobody's word.
     pub async fn walk_over(self: &Arc<Self>, wanted: Wanted) -> Result<Vec<Walked>> {
-        let mut lacking: BTreeMap<Place, Lacking> = BTreeMap::new();
+        let mut lacking: BTreeMap<Place, Count> = BTreeMap::new();
         let first = wanted.keys().next().copied();
         for volume in self.volumes()? {
             let mut next = first;
@@ -126,14 +126,14 @@ impl Inner {
             }
         }
         let walked = |(place, (row, _)): (Place, (GroupRow, _))| {
-            let Lacking { missing, unasked } = lacking.get(&place).copied().unwrap_or_default();
+            let Count { missing, unasked } = lacking.get(&place).copied().unwrap_or_default();
             Walked { policy: place.0, lacking: missing + unasked, unasked, row }
         };
         Ok(wanted.into_iter().map(walked).collect())
     }
 
     /// How many pieces of these segments their drives lack, by group.
-    async fn walk_page(&self, volume: VolumeId, wanted: &Wanted, page: &[InUse]) -> Result<BTreeMap<Place, Lacking>> {
+    async fn walk_page(&self, volume: VolumeId, wanted: &Wanted, page: &[InUse]) -> Result<BTreeMap<Place, Count>> {
         let mut asked: BTreeMap<DriveId, Vec<(Place, PieceId)>> = BTreeMap::new();
         for InUse { policy, group, segment, .. } in page {
             let place = (*policy, *group);
@@ -148,7 +148,7 @@ impl Inner {
             let ids: Vec<PieceId> = pieces.iter().map(|(_, piece)| *piece).collect();
             (self.holds(drive, &ids).await, pieces)
         });
-        let mut lacking: BTreeMap<Place, Lacking> = BTreeMap::new();
+        let mut lacking: BTreeMap<Place, Count> = BTreeMap::new();
         let mut missing: BTreeMap<(Place, SegmentId), BTreeSet<u8>> = BTreeMap::new();
         for (there, pieces) in futures_util::future::join_all(asked).await {
             let Some(there) = there else {

@@ -349,7 +349,7 @@ fn start_census(inner: &Arc<Inner>, drive: DriveId) {
     inner.run("census", async move {
         match walker.walk(crate::pass::Ask::Drive(drive)).await {
             Ok(walked) => {
-                let lacking: u64 = walked.iter().map(|walked| walked.lacking).sum();
+                let lacking: u64 = walked.iter().map(|walked| walked.lacking - walked.unasked).sum();
                 if lacking > 0 {
                     let text = format!("drive {} lacks {lacking} pieces: they are rebuilt", walker.name_of(drive));
                     walker.tell(Severity::Warning, "drive", &drive.to_string(), text);

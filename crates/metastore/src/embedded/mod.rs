@@ -10,8 +10,8 @@
 //! 2. A mirror leaves the set, durably on all that stay, before anything is acknowledged without it.
 //!    So every mirror that carries the newest epoch of the set has every acknowledged batch.
 //! 3. A place in a log file is written once: each open begins a new file with a new salt.
-//! 4. A group of records says up to where everything before it was synced (`durable`). So what doesn't parse is a torn write if nothing behind it is known to be
-//!    acknowledged, and damage otherwise.
+//! 4. A group of records says up to where everything before it was synced (`durable`). So what doesn't parse is a torn
+//!    write if nothing behind it is known to be acknowledged, and damage otherwise.
 //! 5. What readers see: the map of one mirror, under it the frozen layer while a checkpoint is
 //!    written, under that the active layer. Every layer holds all changes since the map's position.
 //! 6. A row's large value lies in the log; the file keeps it until no row and no snapshot points
