@@ -36,7 +36,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 /// While it is being tried.
 const PROBING: u64 = u64::MAX;
 
-/// A drive that erred on a write, or straggled, gets no new pieces for this long.
+/// A drive that erred on a write, or straggled, gets no new pieces for this long, if others take
+/// enough.
 const SUSPECT: Duration = Duration::from_secs(10);
 
 /// Holds pieces: what the client needs of a drive. Every answer says that it is durable.
@@ -78,7 +79,7 @@ pub trait HolderWriter: Send {
 pub enum DriveState {
     /// Reads and writes.
     Up,
-    /// Erred or straggled lately: no new pieces, read last.
+    /// Erred or straggled lately: new pieces only where too few others take any, read last.
     Suspect,
     /// Not there.
     Gone,
@@ -156,7 +157,7 @@ impl Drives {
         }
     }
 
-    /// The drive erred or straggled: no new pieces for a while, so that not each of them is cut.
+    /// The drive erred or straggled: it is spared for a while, so that not each new piece is cut.
     pub(crate) fn suspect(&self, id: DriveId) {
         let until = self.clock.now() + SUSPECT;
         if let Some(drive) = self.write().get_mut(&id) {
@@ -182,14 +183,19 @@ impl Drives {
 
     /// Drives that take new pieces.
     pub fn live(&self) -> Vec<DriveId> {
-        let now = self.clock.now();
-        self.read().iter().filter(|(_, drive)| drive.takes(now)).map(|(id, _)| *id).collect()
+        self.taking(DriveState::Up)
     }
 
-    /// The drive's holder, if it takes new pieces.
+    /// Drives that take new pieces, those up to this state.
+    pub(crate) fn taking(&self, worst: DriveState) -> Vec<DriveId> {
+        let now = self.clock.now();
+        self.read().iter().filter(|(_, drive)| drive.takes(worst, now)).map(|(id, _)| *id).collect()
+    }
+
+    /// The drive's holder, if it is up and takes new pieces.
     pub(crate) fn writable(&self, id: DriveId) -> Option<Arc<dyn Holder>> {
         let now = self.clock.now();
-        self.read().get(&id).filter(|drive| drive.takes(now)).map(|drive| drive.holder.clone())
+        self.read().get(&id).filter(|drive| drive.takes(DriveState::Up, now)).map(|drive| drive.holder.clone())
     }
 
     /// How far away the drive is.
@@ -290,7 +296,7 @@ impl Drive {
         if now < self.suspect_until { self.state.max(DriveState::Suspect) } else { self.state }
     }
 
-    fn takes(&self, now: Instant) -> bool {
-        self.state(now) == DriveState::Up && self.holder.writable()
+    fn takes(&self, worst: DriveState, now: Instant) -> bool {
+        self.state(now) <= worst && self.holder.writable()
     }
 }

@@ -10,7 +10,7 @@ use namespace::catalog::{self, PolicyRow};
 use placement::GroupRow;
 
 use crate::Error;
-use crate::drives::Drives;
+use crate::drives::{DriveState, Drives};
 
 /// Rows read at a time.
 const PAGE: usize = 1024;
@@ -137,24 +137,33 @@ impl Map {
 
     /// A group for a new segment: any of those with the most drives that take pieces; of these, one whose
     /// drives are spread over nodes and sites well enough, if there is one, or else as well as any.
+    /// Drives that are suspect count where too few others take any: if they are slow, so is the write,
+    /// which is better than none.
     pub fn choose(&self, name: Option<&str>, drives: &Drives, chance: u64) -> Result<Target, Error> {
         let policy = self.policy(name)?;
-        let live = drives.live();
+        policy
+            .choose(&drives.taking(DriveState::Up), chance)
+            .or_else(|_| policy.choose(&drives.taking(DriveState::Suspect), chance))
+    }
+}
+
+impl Policy {
+    fn choose(&self, live: &[DriveId], chance: u64) -> Result<Target, Error> {
         let taking = |row: &GroupRow| row.members.iter().filter(|drive| live.binary_search(drive).is_ok()).count();
-        let most = policy.groups.values().map(|row| taking(row)).max().unwrap_or(0);
-        let mut best: Vec<_> = policy.groups.values().filter(|row| taking(row) == most).collect();
-        let crowd = |row: &GroupRow, kind: usize| policy.crowds.get(&row.group).map_or(0, |crowd| crowd[kind]);
-        let enough = usize::from(policy.row.coding.m).saturating_sub(1).max(1);
+        let most = self.groups.values().map(|row| taking(row)).max().unwrap_or(0);
+        let mut best: Vec<_> = self.groups.values().filter(|row| taking(row) == most).collect();
+        let crowd = |row: &GroupRow, kind: usize| self.crowds.get(&row.group).map_or(0, |crowd| crowd[kind]);
+        let enough = usize::from(self.row.coding.m).saturating_sub(1).max(1);
         for kind in [0, 1] {
             let least = best.iter().map(|row| crowd(row, kind)).min().unwrap_or(0);
             best.retain(|row| crowd(row, kind) <= least.max(enough));
         }
-        let n = usize::from(policy.row.coding.k) + usize::from(policy.row.coding.m);
-        let need = usize::from(policy.row.ack).clamp(usize::from(policy.row.coding.k), n.max(1));
+        let n = usize::from(self.row.coding.k) + usize::from(self.row.coding.m);
+        let need = usize::from(self.row.ack).clamp(usize::from(self.row.coding.k), n.max(1));
         let chosen = best.get((chance % best.len().max(1) as u64) as usize);
         match chosen {
             Some(group) if most >= need && group.members.len() == n => {
-                Ok(Target { policy: policy.row.clone(), group: (*group).clone() })
+                Ok(Target { policy: self.row.clone(), group: (*group).clone() })
             }
             _ => Err(Error::TooFewPieces { what: "write", have: most, need }),
         }

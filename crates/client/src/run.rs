@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use crate::Error;
 use crate::core::{Core, WRITE_MAX};
-use crate::drives::Holder;
+use crate::drives::{DriveState, Holder};
 use crate::map::Target;
 
 /// Stragglers get as long again as the acknowledged pieces took, at least …
@@ -66,11 +66,18 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// All pieces whose drive takes new ones are `Sending`, the others lost.
+    /// All pieces whose drive takes new ones are `Sending`, the others lost. Suspect drives are spared
+    /// as long as others can be enough.
     pub fn begin(core: Arc<Core>, volume: VolumeId, segment: SegmentId, target: Target) -> Held {
-        let takes = |drive: &DriveId| core.drives.writable(*drive).is_some();
-        let stages: Vec<Stage> =
-            target.group.members.iter().map(|drive| if takes(drive) { Stage::Sending } else { Stage::Lost }).collect();
+        let stages = |worst| -> Vec<Stage> {
+            let live = core.drives.taking(worst);
+            let takes = |drive: &DriveId| live.binary_search(drive).is_ok();
+            let stage = |drive| if takes(drive) { Stage::Sending } else { Stage::Lost };
+            target.group.members.iter().map(stage).collect()
+        };
+        let is_enough =
+            |stages: &Vec<Stage>| stages.iter().filter(|stage| **stage == Stage::Sending).count() >= target.ack();
+        let stages = Some(stages(DriveState::Up)).filter(is_enough).unwrap_or_else(|| stages(DriveState::Suspect));
         let taken = stages.iter().map(|_| AtomicU64::new(0)).collect();
         let state = Mutex::new(State { stages, aborted: false, noted: None });
         core.under_way().insert(segment);
@@ -91,8 +98,10 @@ impl Run {
         self.target.group.members[index]
     }
 
+    /// Where the piece goes, unless it is lost.
     pub fn holder(&self, index: usize) -> Option<Arc<dyn Holder>> {
-        self.core.drives.writable(self.drive(index))
+        let holder = self.core.drives.get(self.drive(index)).filter(|holder| holder.writable());
+        holder.filter(|_| self.stage(index) != Stage::Lost)
     }
 
     pub fn stage(&self, index: usize) -> Stage {

@@ -183,6 +183,32 @@ async fn drives_that_hang_in_mid_stream_end_a_write_or_are_gone_without() {
     common_timeout(writer.finish()).await.unwrap();
 }
 
+#[tokio::test]
+async fn suspect_drives_are_written_to_where_the_others_are_too_few() {
+    for (k, m) in [(1, 2), (4, 2)] {
+        let n = usize::from(k + m);
+        let stalled = n - policy::Coding { k, m }.ack() + 1;
+        for size in [10_000, 3 * MIB] {
+            let (rig, all) = (Rig::new(k, m, n).await, bytes(9, size));
+            // As folders of one disk do while it stalls: too many err at the same time.
+            let stall = |bytes| {
+                let drives = rig.drives.iter().take(stalled);
+                drives.for_each(|(_, drive)| drive.fail_after.store(bytes, Ordering::SeqCst));
+            };
+            stall(0);
+            let error = rig.write(&all, true).await.unwrap_err();
+            assert!(matches!(error.kind(), Kind::TooFewPieces { .. }), "{error}");
+            stall(-1);
+            for (id, _) in rig.drives.iter().take(stalled) {
+                assert_eq!(rig.client.drives().state(*id), DriveState::Suspect, "{k}+{m}");
+            }
+            let version = rig.put("o", &all).await;
+            rig.check(&version, &all, "all answer again").await;
+            assert!(rig.noted().is_empty(), "{k}+{m}, {size} B: every drive got its piece");
+        }
+    }
+}
+
 async fn common_timeout<T>(work: impl Future<Output = T>) -> T {
     env::Env::real().timeout(Duration::from_secs(15), work).await.expect("it hangs")
 }
