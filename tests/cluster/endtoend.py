@@ -536,6 +536,13 @@ def main():
         (photos / late).write_bytes(newer)
         mine.run("cp", photos / late, f"family:/all/{late}")
 
+        # An app that writes with a grant keeps a kit of what it may see.
+        app = base / "app"
+        app.write_text(mine.run("grant", f"family:/all/{NAME}-notes", "--read", "--write").stdout)
+        other.run("cp", "--grant", app, one, f":/1/{NAME}-app.txt")
+        shutil.copy(one, photos / f"{NAME}-notes/1/{NAME}-app.txt")
+        mine.run("ls", "family:/")
+
         # Nobody but the owner learns anything: not from disks, nor with the store's own key.
         secrets = [NAME.encode(), CONTENT, *(" ".join(some.split()[:3]).encode() for some in (words, made["words"]))]
         searched = search(cluster, secrets)
@@ -582,6 +589,12 @@ def main():
         )
         mine.refused("cp", one, "family:/all/refused", why="nobody leads the volume's metadata")
         mine.refused("rm", "family:/all/refused", why="nobody leads the volume's metadata")
+        seen = other.run("ls", "-r", "--grant", app, ":/", "--json")
+        assert {row["path"] for row in json.loads(seen.stdout)} == files(photos / f"{NAME}-notes"), "the grant's listing by kit"
+        assert "read by its kit" in seen.stderr, seen.stderr
+        assert other.json("cp", "-r", "--grant", app, ":/", base / "app-by-kit")["read_by_kit"]
+        compare(photos / f"{NAME}-notes", base / "app-by-kit")
+        other.refused("cp", "--grant", app, one, ":/1/refused.txt", why="nobody leads the volume's metadata")
         gateway_without_directors(mine, photos, base / "s3")
         # The kit in a file is of before the words were replaced: it says so, and is as good as it was then.
         checked = mine.json("kit", "verify", "family", kit)

@@ -53,7 +53,7 @@ fn wall(time: SystemTime) -> Option<Wall> {
     u64::try_from(since.as_millis()).ok().map(Wall)
 }
 
-/// Whose place it is: kept up to date where its keys are kept.
+/// Whose place it is, if its keys are kept here.
 fn named(way: &Way) -> Option<String> {
     match way {
         Way::Owner(name) => Some(name.clone()),
@@ -73,7 +73,7 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
         return Err("--kit is for reading: what is written goes by the volume's metadata, without it".into());
     }
     let way = way(name, what.grant.as_deref())?;
-    let keep = named(&way).filter(|_| what.kit.is_none());
+    let owned = named(&way);
     let began = Instant::now();
     let (copied, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
@@ -96,8 +96,8 @@ pub fn copy(home: &Path, what: &Copy) -> Result<Done, String> {
             }
             _ => Copied::default(),
         };
-        if let Some(name) = keep {
-            remember(home, &name, &volume).await?;
+        if what.kit.is_none() {
+            remember(home, owned.as_deref(), &volume, is_up).await?;
         }
         copied.by_kit = volume.read_by_kit();
         Ok::<_, String>((copied, volume.name().to_owned()))
@@ -325,7 +325,7 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
     let (name, path) =
         place(what.place.as_deref().unwrap_or(":")).ok_or("a place is VOLUME:PATH, or :PATH with --grant FILE")?;
     let way = way(name, what.grant.as_deref())?;
-    let keep = named(&way).filter(|_| what.kit.is_none());
+    let owned = named(&way);
     let entries = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
         if let Some(kit) = &what.kit {
@@ -341,8 +341,8 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
         } else {
             volume.list(&path).await.map_err(failed)?.into_iter().map(|entry| (entry.name.clone(), entry)).collect()
         };
-        if let Some(name) = keep {
-            remember(home, &name, &volume).await?;
+        if what.kit.is_none() {
+            remember(home, owned.as_deref(), &volume, false).await?;
         }
         Ok::<_, String>(entries)
     })?;
@@ -369,7 +369,7 @@ pub fn list(home: &Path, what: &Listing) -> Result<Done, String> {
 pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
     let (name, path) = place(&what.place).ok_or("a place is VOLUME:PATH, or :PATH with --grant FILE")?;
     let way = way(name, what.grant.as_deref())?;
-    let keep = named(&way);
+    let owned = named(&way);
     let (count, name) = runtime()?.block_on(async {
         let volume = open(home, way, &what.from).await?;
         let failed = |error: owner::Error| error.to_string();
@@ -382,9 +382,7 @@ pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
         };
         if !(path.is_empty() || path.ends_with('/')) {
             volume.delete(&path).await.map_err(failed)?;
-            if let Some(name) = keep {
-                remember(home, &name, &volume).await?;
-            }
+            remember(home, owned.as_deref(), &volume, true).await?;
             return Ok((1, volume.name().to_owned()));
         }
         if !what.recursive {
@@ -400,9 +398,7 @@ pub fn remove(home: &Path, what: &Removing) -> Result<Done, String> {
                 _ => {}
             }
         }
-        if let Some(name) = keep {
-            remember(home, &name, &volume).await?;
-        }
+        remember(home, owned.as_deref(), &volume, true).await?;
         Ok((count, volume.name().to_owned()))
     })?;
     Ok(Done::good(json!({ "volume": name, "removed": count }), format!("{count} files are no more in {name}")))

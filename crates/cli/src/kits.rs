@@ -120,7 +120,7 @@ pub fn export(home: &Path, name: &str, file: &Path, from: &[String]) -> Result<D
     let newest = runtime()?.block_on(async {
         let whose = Whose::open(home, name, from).await?;
         if let Nodes::Volume(volume) = &whose.nodes {
-            remember(home, name, volume).await?;
+            remember(home, Some(name), volume, false).await?;
         }
         let found = whose.search(home).await?;
         found.newest.ok_or_else(|| none(name, &found.copies))

@@ -182,24 +182,32 @@ async fn settle(volume: &Volume) -> Result<u64, owner::Error> {
 }
 
 /// Remembers where the volume's nodes listen now, and what is in it; or says that it was read by what was remembered.
-pub async fn remember(home: &Path, name: &str, volume: &Volume) -> Result<(), String> {
+/// With a grant there is no `name`, and a kit is begun once something was written: who fetches one file needs none.
+pub async fn remember(home: &Path, name: Option<&str>, volume: &Volume, wrote: bool) -> Result<(), String> {
     if let Some(at) = volume.read_by_kit() {
         let what = "nobody leads the volume's metadata now: this was read by its kit";
         eprintln!("{what}, as of {}; writes wait until the nodes that are away are back", at.rfc3339());
         return Ok(());
     }
+    let kits = home.join("kits");
+    if name.is_none() && !wrote && !volume.has_kit(&kits).await {
+        return Ok(());
+    }
     // What was asked for is done: a kit that is behind says so, and fails nothing.
-    match volume.keep_kit(&home.join("kits")).await {
+    match volume.keep_kit(&kits).await {
         Ok(kept) => {
             let behind = kept.into_iter().flat_map(|kept| kept.holders);
             let behind: Vec<String> = behind.filter_map(|(node, why)| Some(format!("{node}: {}", why?))).collect();
             if !behind.is_empty() {
                 eprintln!("some copies of the volume's kit are behind: {}", behind.join("; "));
             }
-            drill_if_due(&home.join("kits"), volume).await;
+            if name.is_some() {
+                drill_if_due(&kits, volume).await;
+            }
         }
         Err(error) => eprintln!("the volume's kit is behind: {error}"),
     }
+    let Some(name) = name else { return Ok(()) };
     let Some(known) = known(home, name)? else { return Ok(()) };
     let now = listening(volume);
     match now == known.addresses || now.is_empty() {
@@ -340,7 +348,7 @@ fn rotate(home: &Path, name: &str, apply: bool, shares: bool) -> Result<Done, St
     let settled = runtime()?.block_on(async {
         let volume = open(home, Way::Owner(name.to_owned()), &[]).await?;
         volume.settle(|_| ()).await.map_err(|error| error.to_string())?;
-        remember(home, name, &volume).await
+        remember(home, Some(name), &volume, true).await
     });
     let mut lines =
         vec![paint(Paint::Bold, &format!("The volume {name} has another key. Its 24 words are shown only now:"))];

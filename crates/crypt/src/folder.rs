@@ -10,6 +10,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::aead::{Aead, TAG, counter};
 use crate::segment::VolumeKey;
+use crate::volume::VolumeRoot;
 use crate::{Error, derive};
 
 /// Bytes of one name at the most, before it is sealed.
@@ -64,6 +65,11 @@ impl FolderKey {
     /// The key of what `path` names below this folder: a folder if it ends in `/`, this one if it is empty, else a file.
     pub fn at(&self, path: &str) -> FolderKey {
         path_parts(path).fold(self.clone(), |key, (name, folder)| if folder { key.child(name) } else { key.file(name) })
+    }
+
+    /// What seals and signs the kit that a guest with this key keeps for itself. Nodes never see anything of it.
+    pub fn guest_root(&self) -> VolumeRoot {
+        VolumeRoot::new(*derive("abide 2026 guest kit v1", &[&self.0]))
     }
 
     /// Of a file's key: what wraps the keys of its segments, as a volume's key does elsewhere. Of a folder's: what seals

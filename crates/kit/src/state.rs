@@ -134,6 +134,11 @@ impl State {
         self.drives.values().copied().collect()
     }
 
+    /// A node's drives that take data.
+    pub fn drives_of(&self, node: NodeId) -> impl Iterator<Item = DriveId> {
+        self.drives.iter().filter(move |(_, on)| **on == node).map(|(drive, _)| *drive)
+    }
+
     /// Older roots of the volume, sealed.
     pub fn older_roots(&self) -> &[Vec<u8>] {
         &self.older

@@ -39,7 +39,7 @@ pub struct Settings {
     /// How long this node's copy of the metadata may be impossible to open before it counts as lost, and a new one is
     /// made.
     pub lost_after: Duration,
-    /// How often it is looked whether some drives are fuller than others.
+    /// How often it is looked whether some drives are fuller than others, and whether some nodes lead more shards.
     pub even_every: Duration,
     /// How long new data must have been coded by a policy before older data is coded anew by it.
     pub recode_after: Duration,

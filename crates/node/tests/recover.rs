@@ -12,7 +12,7 @@ use client::Bucket;
 use env::Env;
 use namespace::{Command, Condition, NewVersion};
 use node::members::NodeFile;
-use node::{Node, Settings};
+use node::{Node, Settings, Verb};
 
 struct World {
     dir: tempfile::TempDir,
@@ -83,6 +83,13 @@ impl World {
         }
         until("all three keep the metadata", || async { keeps(&nodes[0], &["n0", "n1", "n2"]) }).await;
         (world, nodes, bucket)
+    }
+
+    /// The store's id, as a node's file is called.
+    fn cluster(&self, node: usize) -> String {
+        let names = std::fs::read_dir(self.home(node)).unwrap();
+        let names = names.map(|one| one.unwrap().file_name().into_string().unwrap());
+        names.filter_map(|name| name.strip_suffix(".node").map(str::to_owned)).last().unwrap()
     }
 
     /// How often the node began its replicas anew.
@@ -186,10 +193,7 @@ async fn a_lost_majority_is_recovered_from_a_survivor_and_an_old_node_joins_anew
         put(&nodes[1], &bucket, number).await;
     }
     let acknowledged = std::time::SystemTime::now();
-    let cluster = {
-        let name = std::fs::read_dir(world.home(2)).unwrap().map(|one| one.unwrap().file_name().into_string().unwrap());
-        name.filter_map(|name| name.strip_suffix(".node").map(str::to_owned)).last().unwrap()
-    };
+    let cluster = world.cluster(2);
     let path = |node: usize, shard: usize| world.home(node).join(format!("{cluster}.checkpoint-{shard}"));
     until("the survivor has a checkpoint of what was acknowledged", || async {
         let made = std::fs::metadata(path(2, 1)).and_then(|about| about.modified());
@@ -250,4 +254,39 @@ async fn a_lost_majority_is_recovered_from_a_survivor_and_an_old_node_joins_anew
     check(&new, &bucket, 26).await;
     old.close().await;
     new.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_without_a_replica_where_the_root_key_is_has_checkpoints_too() {
+    let world = World::new(4);
+    let first = world.open(0).await;
+    let owner = UserId(first.access().await.unwrap().user);
+    let bucket = first.client().create_bucket("bucket", &owner, "").await.unwrap();
+    let mut nodes = vec![first];
+    for node in 1..4 {
+        nodes.push(world.join(node, &nodes[0]).await);
+    }
+    // Who is to be emptied keeps no metadata but the catalog's copy, and its root key.
+    until("it is drained", || async {
+        let plan = nodes[0].change(Verb::Drain, &["n0".to_owned()], true, None).await;
+        plan.is_ok_and(|plan| plan.applied)
+    })
+    .await;
+    until("the others keep the metadata", || async { keeps(&nodes[1], &["n1", "n2", "n3"]) }).await;
+    for number in 0..10 {
+        put(&nodes[1], &bucket, number).await;
+    }
+    let (acknowledged, cluster) = (std::time::SystemTime::now(), world.cluster(0));
+    for shard in [0, 1] {
+        for node in 0..4 {
+            let path = world.home(node).join(format!("{cluster}.checkpoint-{shard}"));
+            until("each node has a checkpoint of what was acknowledged", || async {
+                std::fs::metadata(&path).and_then(|about| about.modified()).is_ok_and(|made| made > acknowledged)
+            })
+            .await;
+        }
+    }
+    for node in &nodes {
+        node.close().await;
+    }
 }

@@ -25,6 +25,7 @@ fn settings(dir: &Path, node: usize, port: SocketAddr) -> Settings {
     settings.addresses = vec![port];
     settings.name = format!("n{node}");
     settings.nodes_per_shard = 1;
+    settings.even_every = Duration::from_secs(1);
     settings
 }
 
@@ -129,6 +130,13 @@ async fn buckets_are_spread_over_shards_as_nodes_come_and_any_node_serves_them_w
             check(node, number).await;
         }
     }
+    // Four nodes, four shards: each comes to lead one.
+    let leads = |(number, node): (usize, &Node)| {
+        let shown = node.nodes().unwrap_or_default();
+        let mine = shown.iter().find(|one| one.name == format!("n{number}"));
+        mine.map_or(0, |one| one.leader.iter().filter(|shard| **shard > 0).count())
+    };
+    until("nobody leads more than others", || async { nodes.iter().enumerate().all(|one| leads(one) == 1) }).await;
     // Who repairs, and who counts, sees all of them.
     let status = nodes[1].status().await.unwrap();
     assert_eq!((status.totals.buckets, status.totals.objects), (9, 18));

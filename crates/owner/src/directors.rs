@@ -53,16 +53,10 @@ fn nonsense() -> client::Error {
 }
 
 impl Directors {
-    /// Who can read by a kit asks for rows for as long as `spare_after`.
-    pub fn new(
-        env: Env,
-        endpoint: Endpoint,
-        nodes: Vec<NodeId>,
-        right: Right,
-        spare_after: Option<Duration>,
-    ) -> Arc<Self> {
+    /// Nodes that are asked, by a right. For rows they are asked for as long as `patience`: then a kit may be read by.
+    pub fn new(env: Env, endpoint: Endpoint, nodes: Vec<NodeId>, right: Right, patience: Duration) -> Arc<Self> {
         let turn = AtomicUsize::new(usize::from_le_bytes(env.random()) % nodes.len().max(1));
-        Arc::new(Self { env, endpoint, nodes, right, patience: spare_after.unwrap_or(PATIENCE), turn })
+        Arc::new(Self { env, endpoint, nodes, right, patience, turn })
     }
 
     /// Asks one node after the other until one answers. What is asked may be asked twice: works are done once.
@@ -72,7 +66,7 @@ impl Directors {
                 let answer = self.env.timeout(self.patience, self.ask_for(wish, self.patience)).await;
                 answer.unwrap_or_else(|| Err(failed(Kind::Unreachable, NOBODY)))
             }
-            Wish::Work(_) if self.patience < PATIENCE => {
+            Wish::Work(_) => {
                 let (done, nobody) = (pin!(self.ask_for(wish, PATIENCE)), pin!(self.nobody_leads()));
                 match select(done, nobody).await {
                     Either::Left((answer, _)) => answer,

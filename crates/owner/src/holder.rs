@@ -34,6 +34,48 @@ pub(crate) fn hold_some<'a>(reach: &Reach, drives: &Drives, nodes: impl IntoIter
 
 type Done<T> = Result<T, client::Error>;
 
+/// A node's drives as one holder: whichever of them has a piece. For who has a grant, and so asks each drive by its claim.
+pub(crate) struct AnyOf(pub Vec<Arc<dyn Holder>>);
+
+impl AnyOf {
+    async fn first<'a, T>(&'a self, piece: PieceId, ask: impl Fn(&'a dyn Holder) -> BoxFuture<'a, Done<T>>) -> Done<T> {
+        let mut last = Err(client::Error::Drive { piece, kind: Kind::Missing, text: "the node has no drive".into() });
+        for drive in &self.0 {
+            last = ask(&**drive).await;
+            if !matches!(&last, Err(error) if error.kind() == Kind::Missing) {
+                break;
+            }
+        }
+        last
+    }
+}
+
+impl Holder for AnyOf {
+    fn put(&self, piece: PieceId, _: Bytes, _: Vec<Bytes>, _: u32) -> BoxFuture<'_, Done<()>> {
+        read_only(piece)
+    }
+
+    fn create(&self, piece: PieceId, _: u32, _: u64) -> BoxFuture<'_, Done<Box<dyn HolderWriter>>> {
+        read_only(piece)
+    }
+
+    fn read(&self, piece: PieceId, offset: u64, len: u64) -> BoxFuture<'_, Done<Bytes>> {
+        Box::pin(self.first(piece, move |drive| drive.read(piece, offset, len)))
+    }
+
+    fn header(&self, piece: PieceId) -> BoxFuture<'_, Done<Bytes>> {
+        Box::pin(self.first(piece, move |drive| drive.header(piece)))
+    }
+
+    fn delete(&self, pieces: Vec<PieceId>) -> BoxFuture<'_, Done<()>> {
+        pieces.first().map_or_else(|| Box::pin(std::future::ready(Ok(()))) as _, |piece| read_only(*piece))
+    }
+
+    fn writable(&self) -> bool {
+        false
+    }
+}
+
 fn read_only<T: Send + 'static>(piece: PieceId) -> BoxFuture<'static, Done<T>> {
     let text = "a guest reads, and writes nothing".to_owned();
     Box::pin(std::future::ready(Err(client::Error::Drive { piece, kind: Kind::Denied, text })))

@@ -14,6 +14,7 @@ use codec::Versioned;
 use crypt::{PublicKey, VolumeRoot};
 use env::{Env, Open};
 use futures_util::future::join_all;
+use grant::{Caveat, Verb};
 use kit::ask::{Ask, Told};
 use kit::log::Seen;
 use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Take, copies, holders};
@@ -159,13 +160,31 @@ impl Shelf {
 }
 
 impl Volume {
-    /// Brings the volume's kit in a folder of this machine up to date, and copies of it to nodes. With a grant there is none: `None`.
+    /// What opens the kit that this client keeps; nothing if the grant doesn't allow to list and read what it opens.
+    fn kit_root(&self) -> Option<VolumeRoot> {
+        let lacks = |caveat: &Caveat| matches!(caveat, Caveat::Verbs(verbs) if !verbs.has(Verb::List) || !verbs.has(Verb::Read));
+        match (&self.root, &self.claim) {
+            (Some(root), _) => Some(root.clone()),
+            (None, Some(claim)) if claim.caveats().iter().any(lacks) => None,
+            (None, _) => Some(self.folder.key().guest_root()),
+        }
+    }
+
+    /// Whether there is a kit of the volume, or of what the grant opens, in a folder of this machine.
+    pub async fn has_kit(&self, folder: &Path) -> bool {
+        let Some(root) = self.kit_root() else { return false };
+        let shelf = Shelf::new(&self.env, folder, &root.signing_key().public());
+        matches!(shelf.raw().await, Ok((Some(_), Some(_))))
+    }
+
+    /// Brings the volume's kit in a folder of this machine up to date, and copies of it to nodes. With a grant it is a kit of what that opens, and
+    /// stays on this machine; a grant that doesn't allow to list and read has none: `None`.
     ///
     /// # Errors
     /// If the rows can't be read, or the folder not written. That a node takes no copy is told by [`Kept::holders`].
     pub async fn keep_kit(&self, folder: &Path) -> Result<Option<Kept>> {
-        let Some(root) = &self.root else { return Ok(None) };
-        let shelf = Shelf::new(&self.env, folder, &self.public());
+        let Some(root) = &self.kit_root() else { return Ok(None) };
+        let shelf = Shelf::new(&self.env, folder, &root.signing_key().public());
         let random = || self.env.random();
         let known = shelf.open(root).await?;
         self.be_settled().await?;
@@ -196,6 +215,9 @@ impl Volume {
                 (bytes, log)
             }
         };
+        if self.root.is_none() {
+            return Ok(Some(Kept { objects: log.state().objects(), bytes: log.len(), holders: Vec::new() }));
+        }
         bytes.truncate(log.len() as usize);
         let label = Label::of(&log);
         let nodes = holders_of(root, log.state(), self.reach.nodes().keys().copied());
@@ -249,7 +271,7 @@ impl Volume {
     /// All versions by the rows, and which of them the kit has.
     async fn listed(&self, state: Option<&State>) -> Result<Compared> {
         let number = self.about().number;
-        let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
+        let mut query = ListQuery { prefix: self.prefix.clone(), limit: PAGE, ..ListQuery::default() };
         let mut compared = Compared::default();
         let mut position = None;
         loop {
@@ -260,7 +282,8 @@ impl Volume {
             let page = page.map_err(|_| damaged("a listing"))?.map_err(client::Error::from)?;
             for entry in page.entries {
                 let Entry::Item(listed) = entry else { continue };
-                if self.unsettle_for(&listed.key) {
+                // A grant for one file opens none whose name only begins like it.
+                if !grant::within(&self.prefix, &listed.key) || self.unsettle_for(&listed.key) {
                     continue;
                 }
                 let same = state.and_then(|state| known(state, &listed));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use base::{Instant, Kind, Kinded, NodeId, VolumeId, Wall};
 use client::guest::Wish;
-use client::offline::{Keys, Offline};
+use client::offline::{Keys, Offline, node_drive};
 use client::{Folder, ReadStream};
 use codec::Versioned;
 use crypt::VolumeRoot;
@@ -19,6 +19,7 @@ use kit::spread::{Label, newest_first};
 use kit::{Object, State};
 use namespace::wire::Query;
 
+use crate::holder::AnyOf;
 use crate::kits::Shelf;
 use crate::volume::{Faced, Volume};
 use crate::{Error, Result, holder, survey};
@@ -34,8 +35,10 @@ pub(crate) struct Spare {
     number: VolumeId,
     state: State,
     offline: Offline,
-    /// Whose keys seal what is in it: the volume's, or those that it had when the kit was made.
+    /// Whose keys seal what is in it: the volume's, or those that it had when the kit was made, or a grant's.
     pub folder: Arc<Folder>,
+    /// What rows call that folder: empty but for a grant's.
+    prefix: String,
 }
 
 /// What a volume's reader turns to.
@@ -62,7 +65,7 @@ pub(crate) enum Shown<'a> {
 impl Spare {
     /// What is in a folder of this true path.
     pub fn list(&self, folder: &str) -> Result<Vec<Shown<'_>>> {
-        let prefix = self.folder.key().seal_path(folder).map_err(client::Error::from)?;
+        let prefix = self.sealed(folder)?;
         let (mut all, mut folders) = (Vec::new(), BTreeSet::new());
         for (path, object) in self.state.list(&prefix) {
             let name = &path[prefix.len()..];
@@ -75,9 +78,13 @@ impl Spare {
         Ok(all)
     }
 
+    fn sealed(&self, path: &str) -> Result<String> {
+        Ok(format!("{}{}", self.prefix, self.folder.key().seal_path(path).map_err(client::Error::from)?))
+    }
+
     /// An object of this true path.
     pub fn object(&self, path: &str) -> Result<&Object> {
-        let key = self.folder.key().seal_path(path).map_err(client::Error::from)?;
+        let key = self.sealed(path)?;
         Ok(self.state.get(&key).ok_or(client::Error::Namespace(namespace::Error::NoSuchKey))?)
     }
 
@@ -105,7 +112,7 @@ impl Volume {
     pub fn read_by(&self, kit: &kit::Log) {
         let owner = kit.public();
         if let Some(root) = self.roots().find(|root| root.signing_key().public() == owner) {
-            *lock(&self.spares.now) = Some((self.spare_of(root, kit.state().clone()), None));
+            *lock(&self.spares.now) = Some((self.spare_of(Some(root), kit.state().clone()), None));
         }
     }
 
@@ -170,24 +177,44 @@ impl Volume {
         lock(&self.spares.now).as_ref().map(|(spare, _)| spare.clone())
     }
 
-    /// Finds the newest kit; nothing if there is none, or this isn't the owner: only the root opens kits.
+    /// Finds the newest kit; nothing if there is none. Who has a grant has but the one on this machine: nodes' copies only the root opens.
     async fn turn(&self) -> Option<Arc<Spare>> {
-        let root = self.root.as_ref()?;
         let _one = self.spares.turning.lock().await;
         if let Some((spare, _)) = &*lock(&self.spares.now) {
             return Some(spare.clone());
         }
-        let (root, state) = self.newest(root).await?;
-        let spare = self.spare_of(root, state);
+        let spare = match &self.root {
+            Some(root) => {
+                let (root, state) = self.newest(root).await?;
+                self.spare_of(Some(root), state)
+            }
+            None => self.spare_of(None, self.own_kit(&self.folder.key().guest_root()).await?.state().clone()),
+        };
         *lock(&self.spares.now) = Some((spare.clone(), Some(self.env.clock.now())));
         Some(spare)
     }
 
-    fn spare_of(&self, root: &VolumeRoot, state: State) -> Arc<Spare> {
-        let folder = Arc::new(Folder::of_root(root));
+    /// `root`: of the owner.
+    fn spare_of(&self, root: Option<&VolumeRoot>, state: State) -> Arc<Spare> {
+        let folder = root.map_or_else(|| self.folder.clone(), |root| Arc::new(Folder::of_root(root)));
         let offline = Offline::new(self.env.clone(), Keys::Folder(folder.clone()));
-        holder::hold(&self.reach, offline.drives());
-        Arc::new(Spare { number: self.about().number, state, offline, folder })
+        match root {
+            Some(_) => holder::hold(&self.reach, offline.drives()),
+            None => {
+                for node in self.reach.nodes().keys() {
+                    let drives = state.drives_of(*node).filter_map(|drive| self.client.drives().get(drive));
+                    offline.drives().set(node_drive(*node), Arc::new(AnyOf(drives.collect())));
+                }
+            }
+        }
+        Arc::new(Spare { number: self.about().number, state, offline, folder, prefix: self.prefix.clone() })
+    }
+
+    /// The kit on this machine.
+    async fn own_kit(&self, root: &VolumeRoot) -> Option<kit::Log> {
+        let folder = lock(&self.spares.kits).clone()?;
+        let shelf = Shelf::new(&self.env, &folder, &root.signing_key().public());
+        shelf.open(root).await.ok().flatten().map(|(_, log)| log)
     }
 
     /// The newest kit by the volume's keys; if there is none yet, by those that they replaced.
@@ -202,14 +229,7 @@ impl Volume {
     }
 
     async fn newest_of(&self, root: &VolumeRoot, labels: &[(Label, NodeId)]) -> Option<State> {
-        let folder = lock(&self.spares.kits).clone();
-        let own = match folder {
-            Some(folder) => {
-                Shelf::new(&self.env, &folder, &root.signing_key().public()).open(root).await.ok().flatten()
-            }
-            None => None,
-        };
-        let own = own.map(|(_, log)| log);
+        let own = self.own_kit(root).await;
         let (found, bad) = survey::newest_kit(&self.reach, root, labels).await;
         for (node, why) in bad {
             tracing::warn!(%node, why, "a node's copy of the kit can't be read by");

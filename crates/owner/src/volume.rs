@@ -140,12 +140,12 @@ pub struct Volume {
     about: About,
     pub(crate) folder: Arc<Folder>,
     /// What rows call the folder, or the file, that the key opens.
-    prefix: String,
+    pub(crate) prefix: String,
     pub(crate) root: Option<VolumeRoot>,
     /// What keys open that the root replaced.
     pub(crate) older: Vec<Older>,
     pub(crate) settled: Settled,
-    claim: Option<Claim>,
+    pub(crate) claim: Option<Claim>,
     mapped: Mutex<Instant>,
     pub(crate) spares: Spares,
     /// Drives that are read and written.
@@ -180,8 +180,7 @@ impl Volume {
         let reach = Reach::open_with(env.clone(), shown, pass, addresses).await?;
         let right = Right { volume: public, claim: claim.clone() };
         let nodes = reach.nodes().keys().copied().collect();
-        let spare_after = matches!(key, Key::Owner(_)).then_some(AFTER);
-        let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone(), spare_after);
+        let directors = Directors::new(env.clone(), reach.endpoint().clone(), nodes, right.clone(), AFTER);
         let about = directors.about().await?;
         let mut older = Vec::new();
         let (folder, prefix, root) = match key {

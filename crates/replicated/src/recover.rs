@@ -50,6 +50,16 @@ pub struct Checkpoint {
     pub voters: Vec<NodeId>,
 }
 
+impl Checkpoint {
+    /// Its bytes, and after them the signature that `sign` makes of them.
+    pub fn signed(&self, sign: impl FnOnce(&[u8]) -> [u8; SIGNATURE]) -> Vec<u8> {
+        let mut bytes = self.encode();
+        let signature = sign(&bytes);
+        bytes.extend_from_slice(&signature);
+        bytes
+    }
+}
+
 impl Versioned for Checkpoint {
     const NAME: &'static str = "shard checkpoint";
     const MARK: [u8; 4] = *b"ARck";
@@ -122,17 +132,14 @@ pub struct Recovered {
 }
 
 impl Replica {
-    /// What this replica has now, signed by `sign`: to be kept where it survives the group.
+    /// What this replica has now: to be signed, and kept where it survives the group.
     ///
     /// # Errors
     /// [`metastore::Error::Unfit`] if this copy must not be read; those of the store.
-    pub async fn signed_checkpoint(
-        &self,
-        sign: impl FnOnce(&[u8]) -> [u8; SIGNATURE] + Send,
-    ) -> Result<Vec<u8>, Error> {
+    pub async fn checkpoint_to_sign(&self) -> Result<Checkpoint, Error> {
         let (place, snapshot) = self.shared.state.cut().await?;
         let rows = self.shared.env.blocking(move || digest::of(&*snapshot)).await.map_err(metastore::Error::from)?;
-        let checkpoint = Checkpoint {
+        Ok(Checkpoint {
             token: self.token(),
             shard: self.shared.who.shard,
             node: self.shared.who.node,
@@ -141,11 +148,7 @@ impl Replica {
             index: place.applied.map_or(0, |id| id.index),
             digest: rows?,
             voters: place.membership.voter_ids().collect(),
-        };
-        let mut bytes = checkpoint.encode();
-        let signature = sign(&bytes);
-        bytes.extend_from_slice(&signature);
-        Ok(bytes)
+        })
     }
 }
 

@@ -306,7 +306,7 @@ fn a_lost_majority_is_recovered_from_a_survivor() {
         let leader = world.leader().await;
         let survivor = leader % 3 + 1;
         world.until("the survivor", |world| world.replica(survivor).position().1 == Seq(40)).await;
-        let signed = world.replica(survivor).signed_checkpoint(|_| [5; 64]).await.unwrap();
+        let signed = world.replica(survivor).checkpoint_to_sign().await.unwrap().signed(|_| [5; 64]);
         fill(&*leading, 40..45, 300).await;
         world.until("the survivor", |world| world.replica(survivor).position().1 == Seq(45)).await;
         drop(leading);

@@ -1,23 +1,26 @@
 //! Signed checkpoints of the metadata: what each shard had, kept where it survives the shard's group.
 //!
-//! The node with the root key makes one every few minutes and whenever the voters change, and sends it to all others.
-//! One of another group than the node knows is refused; of one group the later counts.
+//! The node with the root key signs one every few minutes and whenever the voters change, and sends it to all others:
+//! of what its own replica has, or, of shards that others keep, of what one of their voters says. One of another group
+//! than the node knows is refused; of one group the later counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{ClusterId, Instant, NodeId, Wall};
+use base::{ClusterId, Instant, NodeId, Standing, Wall};
 use codec::{Reader, Versioned, Writer};
 use crypt::{PublicKey, SigningKey};
 use env::Disk;
 use futures_util::future::join_all;
 use replicated::{Checkpoint, Replica};
 
-use super::rounds::{Ask, ask};
+use super::plan::{Plan, plan};
+use super::rounds::{Ask, ask, ask_had};
+use super::shard::{Member, MetaShard};
 use crate::error::{Error, Result};
-use crate::node::Inner;
+use crate::node::{Inner, SYSTEM};
 use crate::private;
 
 /// What is signed is signed as this.
@@ -26,8 +29,10 @@ const CONTEXT: &str = "abide 2026 shard checkpoint v1";
 const BYTES_MAX: usize = 64 << 10;
 /// How often it is looked whether one is due.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long another node may take to keep one.
+/// How long another node may take to keep one …
 const SEND_MAX: Duration = Duration::from_secs(5);
+/// … and to say what it has: it reads all rows of the shard.
+const SAY_MAX: Duration = Duration::from_secs(300);
 /// Making them takes at most one part in so many of the time.
 const SHARE: u32 = 20;
 
@@ -60,10 +65,8 @@ fn dated(made: Wall, bytes: &[u8]) -> Vec<u8> {
 }
 
 impl Sealed {
-    /// What the replica has now.
-    async fn make(replica: &Replica, key: &SigningKey, made: Wall) -> Result<Sealed> {
-        let signed = replica.signed_checkpoint(|bytes| key.sign_as(CONTEXT, &dated(made, bytes))).await?;
-        Ok(Sealed { made, signed })
+    fn of(checkpoint: &Checkpoint, key: &SigningKey, made: Wall) -> Sealed {
+        Sealed { made, signed: checkpoint.signed(|bytes| key.sign_as(CONTEXT, &dated(made, bytes))) }
     }
 
     /// What it says, if the root key signed it.
@@ -121,10 +124,11 @@ impl Inner {
 }
 
 /// When the last one of a shard was made, and of what.
+#[derive(Clone)]
 struct Last {
     at: Instant,
     took: Duration,
-    voters: Vec<NodeId>,
+    voters: BTreeSet<NodeId>,
     nodes: Vec<NodeId>,
     sealed: Sealed,
     index: u64,
@@ -135,8 +139,7 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
     let mut last: BTreeMap<u32, Last> = BTreeMap::new();
     while inner.pause(EVERY).await {
         for shard in inner.shards.all() {
-            let Some(replica) = shard.replica() else { continue };
-            let round = inner.unless_closing(inner.checkpoint(&replica, last.get(&shard.number))).await;
+            let round = inner.unless_closing(inner.checkpoint(&shard, last.get(&shard.number))).await;
             match round {
                 Some(Ok(Some(made))) => _ = last.insert(shard.number, made),
                 Some(Ok(None)) | None => {}
@@ -146,41 +149,96 @@ pub(crate) async fn keep(inner: Arc<Inner>) {
     }
 }
 
+/// A copy that may be asked what its shard has.
+fn is_sound(member: &Member, replica: &Replica) -> bool {
+    member.takes_part(replica) && replica.quarantine().is_none()
+}
+
 impl Inner {
+    /// What the replica here has, unless it is at this entry of the log still.
+    pub(crate) async fn had_here(&self, shard: u32, than: u64) -> Result<Option<Checkpoint>> {
+        let member = self.shards.get(shard).and_then(|shard| shard.member());
+        let replica = member.and_then(|member| member.replica().filter(|replica| is_sound(&member, replica)));
+        let replica = replica.ok_or_else(|| Error::NotYet(format!("this node has no sound copy of shard {shard}")))?;
+        if replica.status().borrow().applied_index == than {
+            return Ok(None);
+        }
+        Ok(Some(replica.checkpoint_to_sign().await?))
+    }
+
+    /// What a shard has that others keep, as the first of them says that answers.
+    async fn had_elsewhere(&self, member: &Member, plan: &Plan, at: (u32, u64)) -> Result<Option<Checkpoint>> {
+        let Some(cluster) = self.cluster.get() else { return Ok(None) };
+        let mut nodes = plan.nodes.clone();
+        nodes.retain(|node| *node != cluster.me && cluster.standing(*node) == Standing::Alive);
+        nodes.sort_by_key(|node| Some(*node) != member.leads());
+        let mut why = "none of its nodes answers".to_owned();
+        for node in nodes {
+            match ask_had(&cluster.endpoint, node, at, SAY_MAX).await {
+                Ok(Some(had)) if (had.shard, had.token, had.node) != (at.0, plan.token, node) => {
+                    why = format!("node {node} speaks of another group");
+                }
+                Ok(had) => return Ok(had),
+                Err(error) => why = format!("node {node}: {error}"),
+            }
+        }
+        Err(Error::NotYet(format!("what shard {} has can't be asked: {why}", at.0)))
+    }
+
     /// Makes a checkpoint if one is due, and sends it to all nodes.
-    async fn checkpoint(&self, replica: &Replica, last: Option<&Last>) -> Result<Option<Last>> {
-        let status = replica.status().borrow().clone();
+    async fn checkpoint(&self, shard: &MetaShard, last: Option<&Last>) -> Result<Option<Last>> {
+        let Some(member) = shard.member() else { return Ok(None) };
+        let number = shard.number;
+        let plan = self.look(|view| plan(view, number))?;
+        // A replica that lost its vote may not have been told.
+        let is_mine =
+            number == SYSTEM || plan.as_ref().is_none_or(|plan| plan.nodes.iter().any(|node| self.me() == Some(*node)));
+        let replica = member.replica().filter(|replica| is_mine && is_sound(&member, replica));
+        let voters: BTreeSet<NodeId> = match (&replica, &plan) {
+            (Some(replica), _) => replica.status().borrow().voters.iter().copied().collect(),
+            (None, Some(plan)) => plan.nodes.iter().copied().collect(),
+            (None, None) => return Ok(None),
+        };
         let (now, nodes) = (self.env.clock.now(), self.other_nodes());
         let every = self.settings.checkpoint_every;
-        let is_due = last.is_none_or(|last| {
+        let (mut is_time, mut changed) = (true, true);
+        if let Some(last) = last {
             let waited = now.since(last.at);
-            let changed = last.voters != status.voters || last.nodes != nodes;
-            waited >= every.max(last.took * SHARE) || (changed && waited >= last.took * SHARE)
-        });
-        if !is_due {
+            is_time = waited >= every.max(last.took * SHARE);
+            // A change of voters is in a checkpoint once it was applied.
+            changed = waited >= last.took * SHARE && (last.voters != voters || last.nodes != nodes);
+        }
+        if !is_time && !changed {
             return Ok(None);
         }
         let Some(root) = self.root().await? else { return Ok(None) };
-        let same = last.filter(|last| last.index == status.applied_index && last.voters == status.voters);
-        let (sealed, took) = match same {
-            Some(last) => (last.sealed.clone(), last.took),
-            None => {
-                let sealed = Sealed::make(replica, &root.signing_key(), self.env.clock.wall()).await?;
-                (sealed, self.env.clock.now().since(now))
+        let than = last.map_or(0, |last| last.index);
+        let had = match (&replica, &plan) {
+            (None, Some(plan)) => self.had_elsewhere(&member, plan, (number, than)).await?,
+            _ => self.had_here(number, than).await?,
+        };
+        let made = match (had, last) {
+            (None, None) => return Ok(None),
+            (None, Some(last)) if !is_time && last.nodes == nodes => return Ok(None),
+            (None, Some(last)) => Last { at: self.env.clock.now(), nodes, ..last.clone() },
+            (Some(had), _) => {
+                let (at, wall) = (self.env.clock.now(), self.env.clock.wall());
+                let sealed = Sealed::of(&had, &root.signing_key(), wall);
+                let voters = had.voters.into_iter().collect();
+                Last { at, took: at.since(now), voters, nodes, sealed, index: had.index }
             }
         };
-        self.keep_checkpoint(sealed.clone()).await?;
+        self.keep_checkpoint(made.sealed.clone()).await?;
         if let Some(cluster) = self.cluster.get() {
-            let question = Ask::Keep(sealed.clone());
-            let sent = nodes.iter().map(|node| ask(&cluster.endpoint, *node, &question, SEND_MAX));
-            for (node, answer) in nodes.iter().zip(join_all(sent).await) {
+            let question = Ask::Keep(made.sealed.clone());
+            let sent = made.nodes.iter().map(|node| ask(&cluster.endpoint, *node, &question, SEND_MAX));
+            for (node, answer) in made.nodes.iter().zip(join_all(sent).await) {
                 if let Err(why) = answer {
                     tracing::debug!(%node, why, "a node doesn't keep the checkpoint: it gets the next one");
                 }
             }
         }
-        let (voters, index) = (status.voters, status.applied_index);
-        Ok(Some(Last { at: self.env.clock.now(), took, voters, nodes, sealed, index }))
+        Ok(Some(made))
     }
 }
 

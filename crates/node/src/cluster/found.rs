@@ -366,6 +366,7 @@ impl Inner {
         self.run("make shards", super::grow::keep(self.clone()));
         self.run("look after replicas", super::care::care(care));
         self.run("keep checkpoints", super::checkpoints::keep(self.clone()));
+        self.run("keep leads even", super::leads::keep(self.clone()));
     }
 }
 

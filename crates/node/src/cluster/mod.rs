@@ -4,7 +4,7 @@
 //! owner invites another ([`found`]); whoever joins begins as a member. In reading order: [`shard`] (a
 //! metadata shard that may be led elsewhere) over [`meta`] (what its leader is asked), [`tail`] (its journal) and
 //! [`replicas`] (messages between replicas); [`follow`] (what this node does when the catalog changes),
-//! [`voters`] (who holds the shards), [`grow`] (more of them), [`care`] (the replicas here, and those that are lost), [`rounds`] and
+//! [`voters`] (who holds the shards), [`leads`] (who leads how many), [`grow`] (more of them), [`care`] (the replicas here, and those that are lost), [`rounds`] and
 //! [`checkpoints`] (what is needed when most nodes are lost for good), [`rotate`] (new keys), [`courier`] (liveness), [`fresh`] (what other nodes are writing),
 //! [`hands`] (pieces are rebuilt where they will lie).
 
@@ -20,6 +20,7 @@ mod found;
 mod fresh;
 mod grow;
 mod hands;
+mod leads;
 mod meta;
 pub(crate) mod plan;
 mod replicas;

@@ -11,6 +11,7 @@ use base::{Kind, NodeId};
 use codec::{Reader, Versioned, Writer};
 use env::BoxFuture;
 use futures_util::future::join_all;
+use replicated::Checkpoint;
 use transport::{Body, Call, Caller, Class, Endpoint, Fault, Request, Response, Service, ServiceId};
 
 use super::Kept;
@@ -33,6 +34,16 @@ pub(crate) enum Ask {
     Groups,
     /// What a group had, signed by the root key: to be kept.
     Keep(Sealed),
+    /// What the node's replica of a shard has, to be signed: the answer is a [`replicated::Checkpoint`], or empty if
+    /// it is at this entry of the log still.
+    Had {
+        /// The shard.
+        shard: u32,
+        /// The entry; 0 for none.
+        than: u64,
+    },
+    /// How many shards of volumes the node leads: the answer is a u32.
+    Leads,
 }
 
 /// What a node knows of the groups.
@@ -55,6 +66,8 @@ impl Versioned for Ask {
         match self {
             Ask::Groups => _ = to.u8(0),
             Ask::Keep(sealed) => _ = to.u8(1).bytes(&sealed.encode()),
+            Ask::Had { shard, than } => _ = to.u8(2).u32(*shard).u64(*than),
+            Ask::Leads => _ = to.u8(3),
         }
     }
 
@@ -62,6 +75,8 @@ impl Versioned for Ask {
         Ok(match from.u8("question")? {
             0 => Ask::Groups,
             1 => Ask::Keep(Sealed::decode(from.bytes("checkpoint", BYTES_MAX)?)?),
+            2 => Ask::Had { shard: from.u32("shard")?, than: from.u64("entry")? },
+            3 => Ask::Leads,
             value => return Err(codec::Error::Value { what: "question", value: value.into() }),
         })
     }
@@ -110,23 +125,57 @@ impl Service for GroupService {
             let ask = Ask::decode(&body).map_err(|error| Fault::new(Kind::Invalid, error.to_string()))?;
             let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
             let inner = inner.ok_or_else(|| Fault::new(Kind::Unreachable, "this node is still starting"))?;
-            if let Ask::Keep(sealed) = ask {
-                let kept = inner.keep_checkpoint(sealed).await;
-                kept.map_err(|error| Fault::new(base::Kinded::kind(&error), error.to_string()))?;
-            }
-            let answer = inner.groups_answer().encode();
+            let fault = |error: crate::Error| Fault::new(base::Kinded::kind(&error), error.to_string());
+            let answer = match ask {
+                Ask::Groups => inner.groups_answer().encode(),
+                Ask::Keep(sealed) => {
+                    inner.keep_checkpoint(sealed).await.map_err(fault)?;
+                    inner.groups_answer().encode()
+                }
+                Ask::Had { shard, than } => {
+                    let had = inner.had_here(shard, than).await.map_err(fault)?;
+                    had.map(|checkpoint| checkpoint.encode()).unwrap_or_default()
+                }
+                Ask::Leads => (inner.leads() as u32).to_le_bytes().to_vec(),
+            };
             Ok(Response::default().with_body(Body::of(vec![answer.into()])))
         })
     }
 }
 
-/// Asks a node.
+/// Asks a node for the groups that it knows, or tells it of a checkpoint.
 pub(crate) async fn ask(endpoint: &Endpoint, node: NodeId, ask: &Ask, limit: Duration) -> Result<Answer, String> {
+    let answer = send(endpoint, node, ask, limit).await?;
+    Answer::decode(&answer).map_err(garbage)
+}
+
+/// Asks a node what its replica of a shard has; nothing if it is where it was.
+pub(crate) async fn ask_had(
+    endpoint: &Endpoint,
+    node: NodeId,
+    (shard, than): (u32, u64),
+    limit: Duration,
+) -> Result<Option<Checkpoint>, String> {
+    let answer = send(endpoint, node, &Ask::Had { shard, than }, limit).await?;
+    if answer.is_empty() { Ok(None) } else { Checkpoint::decode(&answer).map(Some).map_err(garbage) }
+}
+
+/// Asks a node how many shards of volumes it leads.
+pub(crate) async fn ask_leads(endpoint: &Endpoint, node: NodeId, limit: Duration) -> Result<usize, String> {
+    let answer = send(endpoint, node, &Ask::Leads, limit).await?;
+    let count = <[u8; 4]>::try_from(&answer[..]).map_err(|_| format!("it answers {} bytes", answer.len()))?;
+    Ok(u32::from_le_bytes(count) as usize)
+}
+
+fn garbage(error: codec::Error) -> String {
+    format!("it answers garbage: {error}")
+}
+
+async fn send(endpoint: &Endpoint, node: NodeId, ask: &Ask, limit: Duration) -> Result<bytes::Bytes, String> {
     let body = Body::of(vec![ask.encode().into()]);
     let call = Call::new(GROUPS, Class::Control, bytes::Bytes::new()).with_body(body).with_timeout(limit);
     let answer = async { endpoint.call(node, call).await?.body.collect(BYTES_MAX).await };
-    let answer = answer.await.map_err(|error| error.to_string())?;
-    Answer::decode(&answer).map_err(|error| format!("it answers garbage: {error}"))
+    answer.await.map_err(|error: transport::Error| error.to_string())
 }
 
 impl Inner {
@@ -177,15 +226,15 @@ mod tests {
     fn what_is_said_of_groups_reads_back_and_garbage_is_refused() {
         let sealed = Sealed { made: base::Wall(5), signed: vec![1, 2, 3] };
         let answer = Answer { round: 3, tokens: [(0, [7; 16]), (1, [8; 16])].into(), open: [0, 9].into() };
-        for ask in [Ask::Groups, Ask::Keep(sealed)] {
+        let asks = [
+            (Ask::Groups, "416247710100"),
+            (Ask::Keep(sealed), "416247710101140000004162437001050000000000000003000000010203"),
+            (Ask::Had { shard: 9, than: 258 }, "416247710102090000000201000000000000"),
+            (Ask::Leads, "416247710103"),
+        ];
+        for (ask, hex) in asks {
             let bytes = ask.encode();
-            if let Ask::Keep(_) = ask {
-                assert_eq!(
-                    base::ids::hex(&bytes),
-                    "416247710101140000004162437001050000000000000003000000010203",
-                    "version 1 never changes"
-                );
-            }
+            assert_eq!(base::ids::hex(&bytes), hex, "version 1 never changes");
             assert_eq!(Ask::decode(&bytes), Ok(ask));
             (0..bytes.len()).for_each(|cut| assert!(Ask::decode(&bytes[..cut]).is_err()));
         }

@@ -361,7 +361,7 @@ impl Member {
     }
 
     /// Whether the group still has this node's replica, as far as it was told.
-    fn takes_part(&self, replica: &Replica) -> bool {
+    pub fn takes_part(&self, replica: &Replica) -> bool {
         let (status, me) = (replica.status(), self.asker.me());
         let status = status.borrow();
         status.voters.contains(&me) || status.learners.contains(&me)
@@ -433,9 +433,15 @@ impl Member {
 pub(super) async fn hand_over(replica: &Replica, shard: u32, why: &str) {
     let status = replica.status().borrow().clone();
     let others = status.matched.iter().filter(|(node, _)| status.voters.contains(node));
-    let Some((to, _)) = others.max_by_key(|(_, matched)| **matched) else { return };
+    if let Some((to, _)) = others.max_by_key(|(_, matched)| **matched) {
+        hand_over_to(replica, shard, *to, why).await;
+    }
+}
+
+/// Gives the lead to this voter.
+pub(super) async fn hand_over_to(replica: &Replica, shard: u32, to: NodeId, why: &str) {
     tracing::info!(shard, %to, why, "this node gives the lead to another one");
-    if let Err(error) = replica.transfer(*to, HAND_OVER_MAX).await {
+    if let Err(error) = replica.transfer(to, HAND_OVER_MAX).await {
         tracing::info!(shard, %error, "the lead was not taken");
     }
 }

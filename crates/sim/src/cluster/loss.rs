@@ -22,7 +22,7 @@ use bytes::Bytes;
 use codec::Versioned;
 use crypt::{RootKey, VolumeRoot};
 use env::{Disk as _, Env, Open};
-use grant::Succession;
+use grant::{Grant, Head, Succession, Verb, Verbs};
 use kit::rescue::Missing;
 use node::settings::CLUSTER_PORT;
 use owner::restore::Wanted;
@@ -41,6 +41,9 @@ use crate::world::{self, Machine};
 const BUCKETS: [&str; 2] = ["photos", "notes"];
 /// The bucket of the end-to-end volume.
 const SEALED: &str = "family";
+/// The folder of it that somebody has a grant for, and where he keeps his kit.
+const GRANTED: &str = "album 0";
+const GRANTED_KITS: &str = "/granted";
 /// Lengths around everything that is stored in another way: inline, packed, segments, cells, stripes.
 const LENS: [usize; 10] = [0, 1, 700, 4096, 4097, 9_000, 65_536, 100_001, 300_000, 700_000];
 /// Bytes that are in the metadata itself, and so in kits alone.
@@ -136,6 +139,7 @@ async fn drive(stage: Stage, loss: Loss) -> Result<(), Failed> {
     }
     world.read_by_kit(&lacks, &mut chance).await?;
     world.read_sealed_by_kit(&lacks, &mut chance).await?;
+    world.read_granted_by_kit(&lacks, &mut chance).await?;
     world.rescue(&lacks, &mut chance).await?;
     let seconds = turmoil::sim_elapsed().unwrap_or_default().as_secs();
     world.stage.count(|counts| counts.seconds = seconds);
@@ -173,6 +177,8 @@ struct World {
     named_by: VolumeRoot,
     /// A machine that is no node.
     guest: SimDisk,
+    /// What somebody else may read, unless the volume's keys were replaced since.
+    granted: Option<Grant>,
 }
 
 impl World {
@@ -181,7 +187,7 @@ impl World {
         chance.fill(&mut root);
         let (by_kit, by_rescue) = Default::default();
         let (root, guest) = (VolumeRoot::new(root), SimDisk::new(loss.seed ^ 0x9e57));
-        Self { stage, loss, by_kit, by_rescue, named_by: root.clone(), root, guest }
+        Self { stage, loss, by_kit, by_rescue, named_by: root.clone(), root, guest, granted: None }
     }
 
     fn env(&self, salt: u64) -> Env {
@@ -282,12 +288,27 @@ impl World {
             Some(drill) if drill.failed == 0 && drill.objects > 0 => {}
             other => return Err(format!("a restore drill while all is well: {other:?}").into()),
         }
+        let about = volume.about();
+        let head = Head { number: about.number, volume: volume.public(), epoch: about.epoch, id: [9; 16] };
         volume.close();
         self.named_by = self.root.clone();
         if replaced == 2 {
-            self.replace_keys(chance).await?;
+            return self.replace_keys(chance).await;
         }
+        let granted = Grant::sealed(&self.root, head, &format!("{GRANTED}/"), [8; 16])?;
+        let granted = self.granted.insert(granted.only(Verbs::new(&[Verb::Read, Verb::List]))?).clone();
+        let guest = self.as_guest(granted, chance).await?;
+        guest.keep_kit(Path::new(GRANTED_KITS)).await?.ok_or("who may list and read has no kit")?;
+        guest.close();
         Ok(())
+    }
+
+    /// The volume, as who has the grant sees it.
+    async fn as_guest(&self, granted: Grant, chance: &mut Chance) -> Result<Volume, Failed> {
+        let at = [address(self.any(chance))];
+        let volume = Volume::open(self.env(8), Key::Grant(Box::new(granted)), &at).await?;
+        volume.set_kits(Path::new(GRANTED_KITS));
+        Ok(volume)
     }
 
     /// From now on the volume has another key.
@@ -586,11 +607,27 @@ impl World {
         Ok(())
     }
 
+    async fn read_granted_by_kit(&self, lacks: &Lacks, chance: &mut Chance) -> Result<(), Failed> {
+        let Some(granted) = &self.granted else { return Ok(()) };
+        let volume = self.as_guest(granted.clone(), chance).await?;
+        self.read_below(&volume, &format!("{SEALED}/{GRANTED}"), lacks).await?;
+        if volume.read_by_kit().is_none() {
+            return Err("who has a grant isn't told that a kit is read by".into());
+        }
+        volume.close();
+        Ok(())
+    }
+
     async fn read_sealed(&self, volume: &Volume, lacks: &Lacks) -> Result<(), Failed> {
+        self.read_below(volume, SEALED, lacks).await
+    }
+
+    /// Reads all that a key opens; `top` is the bucket, or a folder in it.
+    async fn read_below(&self, volume: &Volume, top: &str, lacks: &Lacks) -> Result<(), Failed> {
         let walked = volume.walk("").await?.into_iter().map(|(path, entry)| (path, entry.size as usize)).collect();
-        judge("the owner's listing", &self.by_kit, SEALED, &walked)?;
+        judge("a client's listing", &self.by_kit, top, &walked)?;
         for inside in walked.keys() {
-            let path = format!("{SEALED}/{inside}");
+            let path = format!("{top}/{inside}");
             match read_file(volume, inside).await {
                 Ok(bytes) => says(&path, &self.by_kit[&path], Some(&bytes))?,
                 Err(_) if self.may_fail(&path, lacks) => {}
