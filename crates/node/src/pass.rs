@@ -48,6 +48,8 @@ pub(crate) struct Walked {
     pub lacking: u64,
     /// Those of them whose drive isn't there to ask.
     pub unasked: u64,
+    /// The drives of those.
+    pub away: BTreeSet<DriveId>,
 }
 
 /// The need of a segment for these pieces.
@@ -57,11 +59,12 @@ pub(crate) fn need(target: Target, row: &SegmentRow, missing: impl IntoIterator<
 }
 
 /// What drives lack, in pieces.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Count {
     missing: u64,
     /// Those of drives that can't be asked.
     unasked: u64,
+    away: BTreeSet<DriveId>,
 }
 
 /// Where rows of segments lie: by policy and group.
@@ -111,9 +114,10 @@ impl Inner {
             while let Some(place) = next {
                 after = after.or_else(|| before(place));
                 let page = self.scan(volume, move |view| namespace::read::segments(view, volume, after, PAGE)).await?;
-                for (place, found) in self.walk_page(volume, &wanted, &page).await? {
+                for (place, mut found) in self.walk_page(volume, &wanted, &page).await? {
                     let all = lacking.entry(place).or_default();
                     (all.missing, all.unasked) = (all.missing + found.missing, all.unasked + found.unasked);
+                    all.away.append(&mut found.away);
                 }
                 if self.is_closing() {
                     return Err(Error::NotYet("this node is being closed".into()));
@@ -126,8 +130,8 @@ impl Inner {
             }
         }
         let walked = |(place, (row, _)): (Place, (GroupRow, _))| {
-            let Count { missing, unasked } = lacking.get(&place).copied().unwrap_or_default();
-            Walked { policy: place.0, lacking: missing + unasked, unasked, row }
+            let Count { missing, unasked, away } = lacking.remove(&place).unwrap_or_default();
+            Walked { policy: place.0, lacking: missing + unasked, unasked, away, row }
         };
         Ok(wanted.into_iter().map(walked).collect())
     }
@@ -146,13 +150,17 @@ impl Inner {
         // All drives at once: each may be a round trip away.
         let asked = asked.into_iter().map(|(drive, pieces)| async move {
             let ids: Vec<PieceId> = pieces.iter().map(|(_, piece)| *piece).collect();
-            (self.holds(drive, &ids).await, pieces)
+            (drive, self.holds(drive, &ids).await, pieces)
         });
         let mut lacking: BTreeMap<Place, Count> = BTreeMap::new();
         let mut missing: BTreeMap<(Place, SegmentId), BTreeSet<u8>> = BTreeMap::new();
-        for (there, pieces) in futures_util::future::join_all(asked).await {
+        for (drive, there, pieces) in futures_util::future::join_all(asked).await {
             let Some(there) = there else {
-                pieces.iter().for_each(|(place, _)| lacking.entry(*place).or_default().unasked += 1);
+                for (place, _) in &pieces {
+                    let count = lacking.entry(*place).or_default();
+                    count.unasked += 1;
+                    count.away.insert(drive);
+                }
                 continue;
             };
             for ((place, piece), _) in pieces.into_iter().zip(there).filter(|(_, there)| !there) {

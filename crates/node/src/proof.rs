@@ -6,7 +6,7 @@
 //! 3. Proofs are rows of the catalog, dated by the store's own age: a restart forgets none, and no wrong calendar makes
 //!    one old. Where one is too old the store isn't green.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::fleet::lock;
 use crate::node::{Inner, PAGE};
 use crate::pass::Ask;
+use crate::supervise::start_census;
 
 /// The row that says when all drives were last asked for what they should have.
 const CHECKED: &str = "checked";
@@ -119,11 +120,15 @@ impl Inner {
         if self.proven(CHECKED)?.is_some_and(|at| now.saturating_sub(at) < CHECK_EVERY) {
             return Ok(());
         }
-        let lacking: u64 = self.walk(Ask::All).await?.iter().map(|walked| walked.lacking - walked.unasked).sum();
+        let walked = self.walk(Ask::All).await?;
+        let lacking: u64 = walked.iter().map(|walked| walked.lacking - walked.unasked).sum();
         if self.is_closing() {
             return Ok(());
         }
         self.was_checked(now).await?;
+        // Those that are away are asked when they come back; those that only didn't answer, now.
+        let away: BTreeSet<DriveId> = walked.into_iter().flat_map(|walked| walked.away).collect();
+        away.into_iter().filter(|drive| self.is_up(*drive)).for_each(|drive| start_census(self, drive));
         if lacking > 0 {
             let text = format!("{lacking} pieces weren't where they should be: they are rebuilt");
             self.tell(Severity::Warning, "check", "", text);

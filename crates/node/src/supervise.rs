@@ -27,6 +27,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(3600);
 const STEADY: Duration = Duration::from_secs(600);
 /// Folders of drives that aren't there are looked at this often.
 const RETURN_EVERY: Duration = Duration::from_secs(1);
+/// A drive that is there and couldn't be asked what it has is asked again so soon.
+const CENSUS_AGAIN: Duration = Duration::from_secs(10);
 /// A drive with less room than this above its reserve counts as full: writes under way need it.
 const ROOM_BYTES: u64 = 256 << 20;
 /// Copies of the metadata are looked after this often.
@@ -343,20 +345,29 @@ impl Inner {
     }
 }
 
-/// Asks a drive that was away whether it still has what it should.
-fn start_census(inner: &Arc<Inner>, drive: DriveId) {
+/// Asks a drive that was away whether it still has what it should: again, as long as it is there and doesn't answer. One that goes away is
+/// asked when it comes back.
+pub(crate) fn start_census(inner: &Arc<Inner>, drive: DriveId) {
     let walker = inner.clone();
     inner.run("census", async move {
-        match walker.walk(crate::pass::Ask::Drive(drive)).await {
-            Ok(walked) => {
-                let lacking: u64 = walked.iter().map(|walked| walked.lacking - walked.unasked).sum();
-                if lacking > 0 {
-                    let text = format!("drive {} lacks {lacking} pieces: they are rebuilt", walker.name_of(drive));
-                    walker.tell(Severity::Warning, "drive", &drive.to_string(), text);
-                    walker.wake.notify_one();
+        loop {
+            match walker.walk(crate::pass::Ask::Drive(drive)).await {
+                Ok(walked) => {
+                    let lacking: u64 = walked.iter().map(|walked| walked.lacking - walked.unasked).sum();
+                    if lacking > 0 {
+                        let text = format!("drive {} lacks {lacking} pieces: they are rebuilt", walker.name_of(drive));
+                        walker.tell(Severity::Warning, "drive", &drive.to_string(), text);
+                        walker.wake.notify_one();
+                    }
+                    if walked.iter().all(|walked| walked.unasked == 0) {
+                        return;
+                    }
                 }
+                Err(error) => tracing::warn!(%drive, %error, "failed to ask a drive for its pieces: trying again"),
             }
-            Err(error) => tracing::warn!(%drive, %error, "failed to ask a drive for its pieces: scrubbing will"),
+            if !walker.pause(CENSUS_AGAIN).await || !walker.is_up(drive) {
+                return;
+            }
         }
     });
 }

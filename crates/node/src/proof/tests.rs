@@ -138,6 +138,8 @@ async fn a_drive_that_cant_be_asked_for_a_moment_has_nothing_rebuilt() {
     let (lacking, unasked): (u64, u64) =
         walked.iter().fold((0, 0), |sum, walked| (sum.0 + walked.lacking, sum.1 + walked.unasked));
     assert!(unasked >= 3 && lacking == unasked, "{walked:?}");
+    let away: BTreeSet<DriveId> = walked.into_iter().flat_map(|walked| walked.away).collect();
+    assert_eq!(away.len(), 3, "each is to be asked again");
     let left = lock(&inner.heal).steward.progress();
     assert_eq!((left.pieces, left.done_pieces), (0, 0), "whole segments would be missing, and could never be rebuilt");
     node.close().await;
