@@ -605,6 +605,7 @@ def main():
         took_by_file = time.monotonic() - began
         # It knows nothing of what was written with the new words.
         (base / "by-file" / late).write_bytes(newer)
+        shutil.copy(one, base / f"by-file/{NAME}-notes/1/{NAME}-app.txt")
         compare(photos, base / "by-file")
         print(f"by the kit in a file, without looking for who leads: {took_by_file:.1f} s, {took_again / took_by_file:.2f} times as fast")
         # A machine with no kit of its own gets a node's.
