@@ -35,6 +35,11 @@ pub(crate) const PACK_BYTES_MAX: usize = 8 * 1024 * 1024;
 const PACKS_MAX: usize = 3;
 /// A pack that isn't durable on enough drives after this long has failed.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
+/// A pack that lost too many drives on its way goes to others, if no more time than this went by: longer than a node's
+/// silence is listened to, short enough that nobody waits for what can't be.
+const AGAIN_WITHIN: Duration = Duration::from_secs(4);
+/// So often.
+const AGAIN_MAX: u32 = 2;
 /// Sealing and coding up to this many bytes isn't worth a hop to another thread.
 const BUILD_HERE_BYTES_MAX: usize = 128 * 1024;
 /// Objects that wait for the next pack.
@@ -130,17 +135,36 @@ struct Object {
     sealer: Sealer,
 }
 
+/// Its bytes are at hand: if drives go away meanwhile they are written to others. The caller would do no better, and
+/// wait longer.
 async fn store(core: &Arc<Core>, volume: VolumeId, objects: Vec<Object>) -> Result<(Held, Vec<Body>), Error> {
-    let target = core.target(volume).await?;
+    let (objects, began, mut again) = (Arc::new(objects), core.env.clock.now(), 0);
+    loop {
+        let target = core.target(volume).await?;
+        let stored = store_at(core, volume, target, objects.clone()).await;
+        let in_time = again < AGAIN_MAX && core.env.clock.now().since(began) < AGAIN_WITHIN;
+        if !in_time || !matches!(stored, Err(Error::TooFewPieces { .. })) {
+            return stored;
+        }
+        again += 1;
+    }
+}
+
+async fn store_at(
+    core: &Arc<Core>,
+    volume: VolumeId,
+    target: Target,
+    objects: Arc<Vec<Object>>,
+) -> Result<(Held, Vec<Body>), Error> {
     let segment = core.new_segment();
     let run = Run::begin(core.clone(), volume, segment, target.clone());
     run.check()?;
     let this = core.clone();
     let bytes: usize = objects.iter().map(|object| object.len).sum();
     let built = if bytes <= BUILD_HERE_BYTES_MAX {
-        build(&this, volume, segment, &target, objects)
+        build(&this, volume, segment, &target, &objects)
     } else {
-        core.env.blocking(move || build(&this, volume, segment, &target, objects)).await?
+        core.env.blocking(move || build(&this, volume, segment, &target, &objects)).await?
     };
     let Built { header, pieces, slots } = built?;
     let layout = header.layout();
@@ -183,7 +207,7 @@ fn build(
     volume: VolumeId,
     segment: SegmentId,
     target: &Target,
-    objects: Vec<Object>,
+    objects: &[Object],
 ) -> Result<Built, Error> {
     let folder = objects.first().map(|object| object.sealer.folder.clone());
     let folder = folder.ok_or(Error::Invalid { what: "a pack of nothing" })?;
@@ -191,7 +215,7 @@ fn build(
     let layout = Layout::pack(target.k(), total as u64);
     let mut spread = Spread::new(layout);
     let mut slots = Vec::with_capacity(objects.len());
-    for (index, object) in objects.into_iter().enumerate() {
+    for (index, object) in objects.iter().enumerate() {
         let key = SegmentKey::new(core.env.random());
         let offset = spread.len;
         spread.add(|to| {
@@ -202,7 +226,7 @@ fn build(
             offset: offset as u32,
             len: (spread.len - offset) as u32,
             wrapped_key: object.sealer.wrap.wrap(&key, segment, 1 + index as u32),
-            path: object.of.path,
+            path: object.of.path.clone(),
             part: object.of.part,
         });
     }

@@ -209,6 +209,24 @@ async fn suspect_drives_are_written_to_where_the_others_are_too_few() {
     }
 }
 
+#[tokio::test]
+async fn a_small_object_that_loses_its_drives_on_the_way_goes_to_others() {
+    let (rig, all) = (Rig::new(1, 2, 6).await, bytes(11, 10_000));
+    let mut failed = 0;
+    // As a site does that is cut off: two drives err, whatever they were sent. Which group is taken is chance.
+    for pair in common::losses(6, 2).into_iter().filter(|pair| pair.len() == 2).cycle().take(60) {
+        // Nobody is suspect any more.
+        rig.clock.jump(Duration::from_secs(60));
+        pair.iter().for_each(|at| rig.drives[*at].1.fail_after.store(0, Ordering::SeqCst));
+        let version = rig.put("o", &all).await;
+        let suspects = pair.iter().filter(|at| rig.client.drives().state(rig.drives[**at].0) == DriveState::Suspect);
+        failed += usize::from(suspects.count() == 2);
+        rig.check(&version, &all, "its other drives").await;
+        pair.iter().for_each(|at| rig.drives[*at].1.fail_after.store(-1, Ordering::SeqCst));
+    }
+    assert!(failed > 0, "no group had both: nothing was shown");
+}
+
 async fn common_timeout<T>(work: impl Future<Output = T>) -> T {
     env::Env::real().timeout(Duration::from_secs(15), work).await.expect("it hangs")
 }

@@ -68,6 +68,7 @@ fn asks() -> Vec<Ask> {
         Ask::Tail { after: Seq(5), bytes: 4096 },
         Ask::ReadIndex,
         Ask::Report { seq: Seq(9), digest: [7; 32] },
+        Ask::Led(vote(3, 1, true)),
     ]
 }
 
@@ -99,6 +100,7 @@ fn replies() -> Vec<Reply> {
         Reply::Tail { end: Seq(7), entries: vec![dropped, Entry { seq: Seq(7), batch: batch(), dropped: vec![] }] },
         Reply::ReadIndex(12),
         Reply::Noted,
+        Reply::Led(true),
     ]
 }
 

@@ -86,6 +86,7 @@ impl Shared {
             }
             Ask::Tail { after, bytes } => self.tail(after, bytes).await?,
             Ask::ReadIndex => Reply::ReadIndex(self.read_index(Read::Index).await?),
+            Ask::Led(vote) => Reply::Led(self.is_led_by(vote).await?),
             Ask::Report { seq, digest } => {
                 self.collect(from, seq, digest);
                 Reply::Noted
@@ -187,7 +188,7 @@ impl Shared {
 /// The node whose right a message claims.
 fn speaker(ask: &Ask) -> Option<NodeId> {
     let vote = match ask {
-        Ask::Append { vote, .. } | Ask::Transfer { vote, .. } | Ask::Offer { vote, .. } => vote,
+        Ask::Append { vote, .. } | Ask::Transfer { vote, .. } | Ask::Offer { vote, .. } | Ask::Led(vote) => vote,
         Ask::Vote(one) | Ask::PreVote(one) => &one.vote,
         Ask::Tail { .. } | Ask::ReadIndex | Ask::Report { .. } => return None,
     };

@@ -18,6 +18,7 @@ use crate::Error;
 use crate::ledger::{Held, Ledger, SHARD_BIT};
 use crate::parts::Identity;
 use crate::peers::{Lane, Links, Peers, Wires};
+use crate::rounds::Rounds;
 use crate::runtime;
 use crate::settings::{Places, Settings, log_options};
 use crate::state::{Digested, Machine, Seen, State};
@@ -104,6 +105,7 @@ pub(crate) struct Shared {
     /// From whom the journal is being fetched.
     pub filling: Mutex<Option<NodeId>>,
     pub filled: tokio::sync::Notify,
+    pub rounds: Rounds,
 }
 
 /// One node's replica of a shard. Dropping it stops it; nothing that was acknowledged is lost.
@@ -250,6 +252,7 @@ impl Replica {
             checked: AtomicU64::new(checkpointed),
             filling: Mutex::new(None),
             filled: tokio::sync::Notify::new(),
+            rounds: Rounds::new(),
         });
         let alive = watch::channel(()).0;
         shared.start(digests, alive.subscribe());
@@ -378,7 +381,7 @@ impl Shared {
         }
     }
 
-    pub async fn read_barrier(&self, how: Read, limit: Duration) -> Result<Seen, Error> {
+    pub async fn read_barrier(self: &Arc<Self>, how: Read, limit: Duration) -> Result<Seen, Error> {
         #[cfg(feature = "lies")]
         if self.is_leader() && crate::lies::tells(crate::lies::Lie::StaleRead) {
             return Ok(self.state.now());
@@ -404,12 +407,17 @@ impl Shared {
     }
 
     /// On a leader: up to where must be applied before a read. Without a lease a majority is asked.
-    pub async fn read_index(&self, how: Read) -> Result<u64, Error> {
+    pub async fn read_index(self: &Arc<Self>, how: Read) -> Result<u64, Error> {
         if how == Read::Lease
             && let Ok(linearizer) = self.library.get_read_linearizer(ReadPolicy::LeaseRead).await
         {
             return Ok(linearizer.read_log_id().index());
         }
+        self.asked_index().await
+    }
+
+    /// The same as the library finds it out.
+    pub async fn library_index(&self) -> Result<u64, Error> {
         match self.library.get_read_linearizer(ReadPolicy::ReadIndex).await {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {

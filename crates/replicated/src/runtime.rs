@@ -18,6 +18,9 @@ use crate::watched::Watched;
 
 /// Threads that no store was opened on begin from here.
 static SEED: AtomicU64 = AtomicU64::new(0);
+/// Nothing that another replica is asked is given up sooner. The library would wait for the answer to a heartbeat for no longer than
+/// until the next one is due: then none from further away would ever count. Shorter than any time after which somebody else wants to lead.
+const ANSWER_MIN: Duration = Duration::from_millis(250);
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 thread_local! {
@@ -99,7 +102,7 @@ impl AsyncRuntime for Runtime {
     }
 
     fn timeout<R, F: Future<Output = R> + OptionalSend>(duration: Duration, future: F) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
+        TokioRuntime::timeout(duration.max(ANSWER_MIN), future)
     }
 
     fn timeout_at<R, F: Future<Output = R> + OptionalSend>(deadline: Self::Instant, future: F) -> Self::Timeout<R, F> {

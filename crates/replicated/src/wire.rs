@@ -33,6 +33,8 @@ pub(crate) enum Ask {
     ReadIndex,
     /// The digest of my rows at that place.
     Report { seq: Seq, digest: [u8; 32] },
+    /// Do you follow me still?
+    Led(Vote),
 }
 
 /// Who wants to lead.
@@ -75,6 +77,8 @@ pub(crate) enum Reply {
     ReadIndex(u64),
     /// To a report.
     Noted,
+    /// To the question whether it follows still.
+    Led(bool),
 }
 
 /// How an append ended.
@@ -155,6 +159,7 @@ impl Versioned for Request {
             Ask::Tail { after, bytes } => _ = to.u8(6).u64(after.0).u32(*bytes),
             Ask::ReadIndex => _ = to.u8(7),
             Ask::Report { seq, digest } => _ = to.u8(8).u64(seq.0).raw(digest),
+            Ask::Led(vote) => parts::put_vote(to.u8(9), vote),
         }
     }
 
@@ -192,6 +197,7 @@ fn ask(from: &mut Reader<'_>) -> Result<Ask, Error> {
         6 => Ask::Tail { after: Seq(from.u64("after")?), bytes: from.u32("bytes")? },
         7 => Ask::ReadIndex,
         8 => Ask::Report { seq: Seq(from.u64("report's seq")?), digest: from.array("digest")? },
+        9 => Ask::Led(parts::vote(from)?),
         value => return Err(Error::Value { what: "question", value: value.into() }),
     })
 }
@@ -239,6 +245,7 @@ impl Versioned for Reply {
             }
             Reply::ReadIndex(index) => _ = to.u8(8).u64(*index),
             Reply::Noted => _ = to.u8(9),
+            Reply::Led(is_so) => _ = to.u8(10).u8((*is_so).into()),
         }
     }
 
@@ -266,6 +273,7 @@ impl Versioned for Reply {
             }
             8 => Reply::ReadIndex(from.u64("read index")?),
             9 => Reply::Noted,
+            10 => Reply::Led(parts::flag(from, "following")?),
             value => return Err(Error::Value { what: "answer", value: value.into() }),
         })
     }

@@ -2,10 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use crate::world;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base::kv::Batch;
 use base::{Epoch, Seq};
+use bytes::Bytes;
 use crypt::MetaKey;
 use metastore::{Embedded, ShardStore};
 use replicated::{Begin, Error, Read, Replica, Who, examine, read_checkpoint, recover, survey};
@@ -73,6 +76,120 @@ fn the_next_write_comes_soon_after_a_leader_died() {
         longest = longest.max(took);
     }
     assert!(longest <= Duration::from_millis(1500), "{longest:?}");
+}
+
+#[test]
+fn replicas_that_are_far_apart_read_within_a_round_trip() {
+    for way in [20, 60, 120] {
+        let (seed, way) = (way, Duration::from_millis(way));
+        run(async {
+            let mut world = World::with_group(seed, &[1, 2, 3]).await;
+            world.network.wire().delay = way;
+            let leading = world.lead().await;
+            fill(&*leading, 0..3, 100).await;
+            // Nothing is written: only heartbeats say that it leads still.
+            tokio::time::sleep(SECOND * 3).await;
+            for _ in 0..10 {
+                let began = tokio::time::Instant::now();
+                leading.read_barrier(Read::Index, PATIENCE).await.unwrap();
+                let took = began.elapsed();
+                assert!(took <= way * 2 + Duration::from_millis(20), "{took:?}, {way:?} away");
+                tokio::time::sleep(Duration::from_millis(730)).await;
+            }
+            let leader = world.leader().await;
+            drop(leading);
+            world.kill(leader);
+            let began = tokio::time::Instant::now();
+            let leading = world.lead().await;
+            fill(&*leading, 3..4, 100).await;
+            let took = began.elapsed();
+            assert!(took <= Duration::from_millis(1500) + way * 16, "{took:?}, {way:?} away");
+        });
+    }
+}
+
+/// Question 9: does it follow still?
+fn is_question(message: &Bytes) -> bool {
+    message.starts_with(b"ARrq") && message.get(25) == Some(&9)
+}
+
+#[test]
+fn replicas_of_a_release_that_is_not_asked_whether_they_follow_are_read_all_the_same() {
+    run(async {
+        let world = World::with_group(4, &[1, 2, 3]).await;
+        let leading = world.lead().await;
+        let head = fill(&*leading, 0..3, 100).await;
+        let mut refused = codec::Writer::new();
+        refused.raw(b"ARrp").u8(1).u8(0).str("question: 9 makes no sense");
+        let refused = refused.finish();
+        let sum = codec::crc64(&refused).to_le_bytes();
+        let refused = Bytes::from([refused, sum.to_vec()].concat());
+        let older = move |_: u8, _: u8, message: &Bytes| is_question(message).then(|| refused.clone());
+        world.network.wire().forger = Some(Arc::new(older));
+        for number in 1..=3 {
+            world.replica(number).read_barrier(Read::Index, SECOND).await.unwrap();
+            assert_eq!(world.replica(number).position().1, head);
+        }
+    });
+}
+
+#[test]
+fn reads_that_come_together_share_their_questions() {
+    run(async {
+        let world = World::with_group(5, &[1, 2, 3]).await;
+        let leading = world.lead().await;
+        fill(&*leading, 0..3, 100).await;
+        let asked = Arc::new(AtomicU64::new(0));
+        let count = asked.clone();
+        let counting = move |_: u8, _: u8, message: &Bytes| {
+            count.fetch_add(is_question(message).into(), Ordering::Relaxed);
+            None
+        };
+        world.network.wire().forger = Some(Arc::new(counting));
+        world.network.wire().delay = Duration::from_millis(50);
+        let reads = (0..500u64).map(|at| {
+            let leading = leading.clone();
+            async move {
+                tokio::time::sleep(Duration::from_micros(at * 200)).await;
+                leading.read_barrier(Read::Index, PATIENCE).await
+            }
+        });
+        futures_util::future::try_join_all(reads).await.unwrap();
+        let asked = asked.load(Ordering::Relaxed);
+        // 100 ms, a round each 10 ms at the most, two others.
+        assert!((2..=2 * 12).contains(&asked), "{asked} questions");
+    });
+}
+
+#[test]
+fn a_leader_that_was_replaced_unheard_reads_nothing() {
+    for seed in 0..10 {
+        run(async {
+            let world = World::with_group(seed, &[1, 2, 3]).await;
+            let leading = world.lead().await;
+            fill(&*leading, 0..3, 100).await;
+            let leader = world.leader().await;
+            let others: Vec<u8> = (1..=3).filter(|number| *number != leader).collect();
+            world.network.split(&[leader], &others);
+            let (next, new) = tokio::time::timeout(PATIENCE, async {
+                loop {
+                    for number in &others {
+                        if let Ok(leading) = world.replica(*number).lead().await {
+                            return (*number, leading);
+                        }
+                    }
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+            .await
+            .unwrap();
+            fill(&*new, 3..5, 10).await;
+            // It reaches the one that follows the other now, and hears nothing from the other itself.
+            world.network.heal();
+            world.network.split(&[leader], &[next]);
+            leading.read_barrier(Read::Index, SECOND).await.unwrap_err();
+        });
+    }
 }
 
 #[test]

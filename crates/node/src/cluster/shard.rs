@@ -6,7 +6,7 @@
 //! sent again under the same id, to whoever leads by then, so that it is made once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -47,42 +47,14 @@ const BARRIER_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Lead {
     leading: Arc<Leading>,
     sequencer: Sequencer,
-    barrier: Barrier,
     /// Changes in a row that took long.
     slow: AtomicU32,
-}
-
-/// Questions whether this node still leads, asked once for all that wait.
-#[derive(Default)]
-struct Barrier {
-    /// Rounds that were begun, and the last one that succeeded.
-    rounds: Mutex<(u64, u64)>,
-    one: tokio::sync::Mutex<()>,
 }
 
 impl Lead {
     /// Waits until it is certain that nobody else led the shard when this was called.
     async fn barrier(&self) -> Result<(), replicated::Error> {
-        let begun = self.barrier.rounds().0;
-        let _one = self.barrier.one.lock().await;
-        // A round that began after this call answers for it too.
-        if self.barrier.rounds().1 > begun {
-            return Ok(());
-        }
-        let round = {
-            let mut rounds = self.barrier.rounds();
-            rounds.0 += 1;
-            rounds.0
-        };
-        self.leading.read_barrier(Read::Index, BARRIER_MAX).await?;
-        self.barrier.rounds().1 = round;
-        Ok(())
-    }
-}
-
-impl Barrier {
-    fn rounds(&self) -> std::sync::MutexGuard<'_, (u64, u64)> {
-        self.rounds.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leading.read_barrier(Read::Index, BARRIER_MAX).await.map(|_| ())
     }
 }
 
@@ -410,7 +382,7 @@ impl Member {
                     Ok(leading) => {
                         tracing::info!(shard, "this node leads the shard");
                         let sequencer = Sequencer::new(&env, leading.clone());
-                        let lead = Lead { leading, sequencer, barrier: Barrier::default(), slow: AtomicU32::new(0) };
+                        let lead = Lead { leading, sequencer, slow: AtomicU32::new(0) };
                         self.lead.send_replace(Some(Arc::new(lead)));
                     }
                     Err(error) => tracing::debug!(shard, %error, "the shard can't be claimed yet"),
