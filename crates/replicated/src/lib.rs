@@ -6,7 +6,7 @@
 //! node's part in a group; [`lead`] is the [`metastore::ShardStore`] of the node that leads, and how
 //! members change; [`peers`] is what the transport must do; `handle` answers other replicas;
 //! `ledger` keeps votes and entries, `state` makes rows of them, both on [`metastore::Embedded`]
-//! stores; `rounds` asks before a read whether this one leads still; `digest` lets replicas compare their rows;
+//! stores; `polls` asks the voters before a read whether this one leads still; `digest` lets replicas compare their rows;
 //! [`recover`] is for groups whose majority is lost. docs/design/0004-replicated-metadata.md says
 //! why.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -27,7 +27,7 @@ mod fixtures;
 mod handle;
 mod ledger;
 mod parts;
-mod rounds;
+mod polls;
 mod runtime;
 mod state;
 mod types;

@@ -18,7 +18,7 @@ use crate::Error;
 use crate::ledger::{Held, Ledger, SHARD_BIT};
 use crate::parts::Identity;
 use crate::peers::{Lane, Links, Peers, Wires};
-use crate::rounds::Rounds;
+use crate::polls::Polls;
 use crate::runtime;
 use crate::settings::{Places, Settings, log_options};
 use crate::state::{Digested, Machine, Seen, State};
@@ -105,7 +105,7 @@ pub(crate) struct Shared {
     /// From whom the journal is being fetched.
     pub filling: Mutex<Option<NodeId>>,
     pub filled: tokio::sync::Notify,
-    pub rounds: Rounds,
+    pub polls: Polls,
 }
 
 /// One node's replica of a shard. Dropping it stops it; nothing that was acknowledged is lost.
@@ -252,7 +252,7 @@ impl Replica {
             checked: AtomicU64::new(checkpointed),
             filling: Mutex::new(None),
             filled: tokio::sync::Notify::new(),
-            rounds: Rounds::new(),
+            polls: Polls::new(),
         });
         let alive = watch::channel(()).0;
         shared.start(digests, alive.subscribe());

@@ -156,7 +156,7 @@ fn reads_that_come_together_share_their_questions() {
         });
         futures_util::future::try_join_all(reads).await.unwrap();
         let asked = asked.load(Ordering::Relaxed);
-        // 100 ms, a round each 10 ms at the most, two others.
+        // 100 ms, a poll each 10 ms at the most, two others.
         assert!((2..=2 * 12).contains(&asked), "{asked} questions");
     });
 }

@@ -2,10 +2,10 @@
 //!
 //! The library would ask by heartbeats: one after the other to each replica, given up when the next one is due. So a read waited
 //! for up to two ways there and back, and a replica that is further away than the time between two heartbeats never counted. Here a
-//! round of questions of its own goes to all voters at once. Reads that come within [`EACH`] of each other share one.
+//! *poll* goes to all voters at once. Reads that come within [`EACH`] of each other share one.
 //!
-//! It is right because votes only rise. The round begins after its reads, with what was agreed on by then; that counts if this
-//! leader had an entry of its own agreed on. If anybody had been elected after it and acknowledged something before the round began, most voters would have
+//! It is right because votes only rise. The poll begins after its reads, with what was agreed on by then; that counts if this
+//! leader had an entry of its own agreed on. If anybody had been elected after it and acknowledged something before the poll began, most voters would have
 //! had that one's vote by then, and at least one of them would be among those that, asked later, have this leader's.
 
 use std::collections::BTreeSet;
@@ -22,28 +22,28 @@ use crate::types::{Group, Vote};
 use crate::watched::{self, Receiver, Sender};
 use crate::wire::{Ask, Reply};
 
-/// While a round is on its way the next one begins no sooner than this after it: many reads share it.
+/// While a poll is on its way the next one begins no sooner than this after it: many reads share it.
 const EACH: Duration = Duration::from_millis(10);
 
-/// How a round ended: up to where must be applied before its reads.
+/// How a poll ended: up to where must be applied before its reads.
 type Outcome = Result<u64, Error>;
 
-/// The rounds of one replica.
-pub(crate) struct Rounds {
+/// The polls of one replica.
+pub(crate) struct Polls {
     plan: Mutex<Plan>,
     /// How many have ended.
     ended: Sender<u64>,
 }
 
 struct Plan {
-    /// The round that has not begun.
+    /// The poll that has not begun.
     next: Option<Receiver<Option<Outcome>>>,
     under_way: usize,
     /// When the last one began.
     begun: Instant,
 }
 
-impl Rounds {
+impl Polls {
     pub fn new() -> Self {
         let plan = Plan { next: None, under_way: 0, begun: Instant(0) };
         Self { plan: Mutex::new(plan), ended: watched::channel(0).0 }
@@ -76,8 +76,8 @@ fn standing(state: &openraft::RaftState<Group>, me: NodeId) -> Option<Leader> {
 impl Shared {
     /// Up to where must be applied before a read that is asked for now, if this replica leads.
     pub async fn asked_index(self: &Arc<Self>) -> Outcome {
-        let ended = self.join_round().until(Option::is_some).await.flatten();
-        ended.unwrap_or_else(|| Err(Error::stopped("a round of questions was cut short")))
+        let ended = self.join_poll().until(Option::is_some).await.flatten();
+        ended.unwrap_or_else(|| Err(Error::stopped("a poll was cut short")))
     }
 
     /// Whether a replica that says it leads is the one that this one last voted for, or followed.
@@ -86,29 +86,29 @@ impl Shared {
         same.await.map_err(Error::stopped)
     }
 
-    fn join_round(self: &Arc<Self>) -> Receiver<Option<Outcome>> {
-        let mut plan = self.rounds.plan();
+    fn join_poll(self: &Arc<Self>) -> Receiver<Option<Outcome>> {
+        let mut plan = self.polls.plan();
         if let Some(next) = &plan.next {
             return next.clone();
         }
         let (tell, outcome) = watched::channel(None);
         plan.next = Some(outcome.clone());
         let shared = Arc::clone(self);
-        self.env.spawn("read round", async move {
+        self.env.spawn("read poll", async move {
             shared.wait_turn().await;
             {
                 // Who comes from now on joins the next one.
-                let mut plan = shared.rounds.plan();
+                let mut plan = shared.polls.plan();
                 plan.next = None;
                 plan.under_way += 1;
                 plan.begun = shared.env.clock.now();
             }
-            let done = shared.round().await;
+            let done = shared.poll().await;
             {
-                let mut plan = shared.rounds.plan();
+                let mut plan = shared.polls.plan();
                 plan.under_way -= 1;
-                let ended = *shared.rounds.ended.look() + 1;
-                shared.rounds.ended.set(ended);
+                let ended = *shared.polls.ended.look() + 1;
+                shared.polls.ended.set(ended);
             }
             tell.set(Some(done));
         });
@@ -116,9 +116,9 @@ impl Shared {
     }
 
     async fn wait_turn(&self) {
-        let mut ended = self.rounds.ended.follow();
+        let mut ended = self.polls.ended.follow();
         let wait = {
-            let plan = self.rounds.plan();
+            let plan = self.polls.plan();
             let since = self.env.clock.now().since(plan.begun);
             if plan.under_way > 0 { EACH.saturating_sub(since) } else { Duration::ZERO }
         };
@@ -127,7 +127,7 @@ impl Shared {
         }
     }
 
-    async fn round(&self) -> Outcome {
+    async fn poll(&self) -> Outcome {
         let me = self.who.node;
         let leader = self.library.with_raft_state(move |state| standing(state, me)).await.map_err(Error::stopped)?;
         // Who just began to lead waits for its first entry; who doesn't is told who does.
