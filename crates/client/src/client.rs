@@ -490,6 +490,27 @@ impl Client {
         self.look(bucket, query, |view, volume| namespace::read::head(view, volume, key, version, with_body)).await
     }
 
+    /// As [`Client::head`], for who asks by the bucket's name.
+    ///
+    /// # Errors
+    /// [`namespace::Error::Closed`] if there is nothing because the bucket is being deleted, or was.
+    pub async fn find(
+        &self,
+        bucket: &Bucket,
+        key: &str,
+        version: Option<VersionId>,
+        with_body: bool,
+    ) -> Result<Found, Error> {
+        let query = || Query::Head { key: key.into(), version, with_body };
+        self.look(bucket, query, |view, volume| namespace::read::find(view, volume, key, version, with_body)).await
+    }
+
+    /// Whether the bucket is being deleted, or was: what was looked up by name may be a moment old.
+    pub async fn is_closed(&self, bucket: &Bucket) -> Result<bool, Error> {
+        let closed = |view: &dyn View, volume| namespace::read::stats(view, volume).map(|head| head.closed);
+        self.look(bucket, || Query::Versioning, closed).await
+    }
+
     /// Current versions, without delete markers.
     pub async fn list(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Object>, Error> {
         let query = query.clone();

@@ -414,4 +414,11 @@ async fn buckets_are_seen_at_once_and_forgotten_at_once() {
     rig.client.delete_bucket("music").await.unwrap();
     assert!(rig.client.bucket("music").await.unwrap().is_none());
     assert!(rig.client.commit(&made, Command::SetConfig { name: "x".into(), value: None }).await.is_err());
+    // Who looked it up before is told that it is gone, not that it is empty.
+    let gone = rig.client.find(&made, "o", None, false).await.unwrap_err();
+    assert!(matches!(gone, client::Error::Namespace(namespace::Error::Closed)), "{gone}");
+    assert!(rig.client.is_closed(&made).await.unwrap());
+    assert!(!rig.client.is_closed(&rig.bucket).await.unwrap());
+    let missing = rig.client.find(&rig.bucket, "nothing", None, false).await.unwrap_err();
+    assert!(matches!(missing, client::Error::Namespace(namespace::Error::NoSuchKey)), "{missing}");
 }

@@ -66,6 +66,22 @@ pub fn head(
     Ok(if version.marker { Found::Marker(version) } else { Found::Object(version) })
 }
 
+/// As [`head`], for who asks by a bucket's name: that the bucket was deleted may not be known yet where the name was looked up.
+///
+/// Errors: as [`head`]; [`Error::Closed`] if there is nothing because the bucket is being deleted, or was.
+pub fn find(
+    view: &dyn View,
+    volume: VolumeId,
+    key: &str,
+    version: Option<VersionId>,
+    with_body: bool,
+) -> Result<Found, Error> {
+    match head(view, volume, key, version, with_body) {
+        Err(Error::NoSuchKey | Error::NoSuchVersion) if stats(view, volume)?.closed => Err(Error::Closed),
+        other => other,
+    }
+}
+
 /// The named version with its body, and its place in the order of versions, which says for a null version too what is later.
 ///
 /// Errors: as [`head`].

@@ -21,6 +21,12 @@ impl Engine {
     pub fn new(client: Client) -> Self {
         Self(client)
     }
+
+    /// Nothing is listed of a bucket that was deleted a moment ago: whether it is there must be certain then.
+    async fn unless_gone(&self, bucket: &Bucket, query: &ListQuery, is_empty: bool) -> Result<()> {
+        let is_gone = is_empty && query.after.is_none() && self.0.is_closed(&volume(bucket)).await?;
+        if is_gone { Err(Error::Namespace(namespace::Error::Closed)) } else { Ok(()) }
+    }
 }
 
 impl From<client::Error> for Error {
@@ -109,17 +115,21 @@ impl Backend for Engine {
     }
 
     async fn head(&self, bucket: &Bucket, key: &str, version: Option<VersionId>, body: bool) -> Result<Version> {
-        Ok(match self.0.head(&volume(bucket), key, version, body).await? {
+        Ok(match self.0.find(&volume(bucket), key, version, body).await? {
             Found::Object(version) | Found::Marker(version) => version,
         })
     }
 
     async fn list(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Object>> {
-        Ok(self.0.list(&volume(bucket), query).await?)
+        let page = self.0.list(&volume(bucket), query).await?;
+        self.unless_gone(bucket, query, page.entries.is_empty()).await?;
+        Ok(page)
     }
 
     async fn list_versions(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Listed>> {
-        Ok(self.0.list_versions(&volume(bucket), query).await?)
+        let page = self.0.list_versions(&volume(bucket), query).await?;
+        self.unless_gone(bucket, query, page.entries.is_empty()).await?;
+        Ok(page)
     }
 
     async fn uploads(&self, bucket: &Bucket, query: &ListQuery) -> Result<Page<Upload>> {

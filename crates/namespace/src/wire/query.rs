@@ -16,7 +16,7 @@ use crate::types::{UploadId, VersionId};
 /// on the rows which [`Query::run`] touched elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
-    /// [`read::head`].
+    /// [`read::head`] and [`read::find`].
     Head {
         /// The key.
         key: String,
@@ -79,7 +79,7 @@ impl Query {
     /// one elsewhere. Only [`Error::View`] says that the rows are not all there.
     pub fn run(&self, view: &dyn View, volume: VolumeId) -> Result<(), Error> {
         match self {
-            Query::Head { key, version, with_body } => read::head(view, volume, key, *version, *with_body).map(drop),
+            Query::Head { key, version, with_body } => read::find(view, volume, key, *version, *with_body).map(drop),
             Query::List(query) => read::list(view, volume, query).map(drop),
             Query::ListVersions(query) => read::list_versions(view, volume, query).map(drop),
             Query::Uploads(query) => read::uploads(view, volume, query).map(drop),
