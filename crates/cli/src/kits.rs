@@ -261,7 +261,7 @@ fn why(standing: &Standing) -> Option<&str> {
         Standing::Older => Some(
             "another copy is newer: the next command by the volume's key brings it up to date, if its node is to keep one",
         ),
-        Standing::Missing => Some("its node should have one: the next command by the volume's key brings it"),
+        Standing::Missing => Some("too few nodes have a copy: the next command by the volume's key brings one"),
         Standing::Sound => None,
     }
 }

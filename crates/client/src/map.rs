@@ -38,11 +38,8 @@ pub(crate) struct Policy {
 type Homes = BTreeMap<DriveId, [String; 2]>;
 
 fn homes(view: &dyn View) -> Result<Homes, namespace::Error> {
-    let site = |labels: &[(String, String)]| {
-        labels.iter().find(|(name, _)| name == "site").map_or(String::new(), |(_, value)| value.clone())
-    };
     let nodes = catalog::nodes(view, None, usize::from(u16::MAX))?;
-    let sites: BTreeMap<_, _> = nodes.iter().map(|row| (row.id, site(&row.labels))).collect();
+    let sites: BTreeMap<_, _> = nodes.iter().map(|row| (row.id, row.site().to_owned())).collect();
     let drives = catalog::drives(view, None, usize::from(u16::MAX))?;
     let home = |row: catalog::DriveRow| {
         let node = row.node?;

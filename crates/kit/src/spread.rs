@@ -3,6 +3,9 @@
 //! A copy travels in *parcels*: stretches of the log's bytes as they are, sealed already, signed by the
 //! volume's key. A holder can't read them. It keeps the newest copy of each volume, and what it had until a newer one is whole.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use base::NodeId;
 use codec::{Error as CodecError, Reader, Versioned, Writer};
 use crypt::{PublicKey, SIGNATURE_BYTES, VolumeRoot};
@@ -13,15 +16,25 @@ use crate::log::Log;
 pub const PARCEL_BYTES_MAX: usize = 4 << 20;
 const SIGNED_AS: &str = "abide 2026 kit parcel v1";
 
-/// The nodes that keep copies of a volume's kit: those with the highest numbers (rendezvous hashing; Thaler
-/// and Ravishankar, 1998). Who has the volume's root and a list of nodes finds them; when a node comes or goes, at most one changes.
-pub fn holders(root: &VolumeRoot, nodes: impl IntoIterator<Item = NodeId>, count: usize) -> Vec<NodeId> {
+/// The nodes that keep copies of a volume's kit, of nodes and the sites that they are in (those of which that isn't known are in one
+/// together): at each site those with the highest numbers (rendezvous hashing; Thaler and Ravishankar, 1998), one at every site
+/// before there is a second one anywhere. So no site takes all copies with it, and when a node comes or goes, at most one copy moves.
+pub fn holders(root: &VolumeRoot, nodes: impl IntoIterator<Item = (NodeId, String)>, count: usize) -> Vec<NodeId> {
     let key = root.holders_key();
-    let mut all: Vec<([u8; 32], NodeId)> =
-        nodes.into_iter().map(|node| (*blake3::keyed_hash(&key, &node.0).as_bytes(), node)).collect();
+    let number = |node: &NodeId| *blake3::keyed_hash(&key, &node.0).as_bytes();
+    let mut all: Vec<_> = nodes.into_iter().map(|(node, site)| (Reverse(number(&node)), node, site)).collect();
     all.sort();
-    all.dedup();
-    all.into_iter().rev().take(count).map(|(_, node)| node).collect()
+    all.dedup_by_key(|(_, node, _)| *node);
+    let mut at_site: BTreeMap<String, usize> = BTreeMap::new();
+    let place = |(_, node, site)| {
+        let before = at_site.entry(site).or_default();
+        *before += 1;
+        (*before, node)
+    };
+    let mut places: Vec<(usize, NodeId)> = all.into_iter().map(place).collect();
+    // Stable: within a turn by their numbers.
+    places.sort_by_key(|(turn, _)| *turn);
+    places.into_iter().take(count).map(|(_, node)| node).collect()
 }
 
 /// On how many nodes a kit goes whose data survives the loss of so many: one more, three to eight. Fewer would be lost before

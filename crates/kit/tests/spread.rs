@@ -13,8 +13,32 @@ use kit::spread::{Label, PARCEL_BYTES_MAX, Parcel, Shelf, Take, copies, holders,
 use kit::{Body, Change, Log};
 use proptest::prelude::*;
 
-fn nodes(count: u8) -> Vec<NodeId> {
-    (0..count).map(|at| NodeId([at; 16])).collect()
+fn node(at: u8) -> NodeId {
+    NodeId([at; 16])
+}
+
+/// Nodes of which nobody said where they are.
+fn nodes(count: u8) -> Vec<(NodeId, String)> {
+    (0..count).map(|at| (node(at), String::new())).collect()
+}
+
+/// Nodes at a few sites of different sizes: 0 at the first, 1 and 2 at the second, 3 to 5 at the third, …
+fn town(sites: u8) -> Vec<(NodeId, String)> {
+    let mut all = Vec::new();
+    for site in 0..sites {
+        for _ in 0..=site {
+            all.push((node(all.len() as u8), format!("site-{site}")));
+        }
+    }
+    all
+}
+
+fn sites_of(nodes: &[(NodeId, String)], held: &[NodeId]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for (_, site) in nodes.iter().filter(|(node, _)| held.contains(node)) {
+        *counts.entry(site.clone()).or_default() += 1;
+    }
+    counts
 }
 
 #[test]
@@ -27,19 +51,34 @@ fn a_kit_has_more_copies_than_its_data_may_lose_pieces() {
 
 #[test]
 fn one_node_more_or_less_moves_one_copy_at_most() {
-    for seed in 0..50u8 {
+    for (seed, nodes) in (0..50u8).flat_map(|seed| [(seed, nodes(20)), (seed, town(6)), (seed, town(3))]) {
         let root = VolumeRoot::new([seed; 32]);
-        let all: BTreeSet<NodeId> = holders(&root, nodes(20), 5).into_iter().collect();
+        let all: BTreeSet<NodeId> = holders(&root, nodes.clone(), 5).into_iter().collect();
         assert_eq!(all.len(), 5);
-        for gone in nodes(20) {
-            let left: BTreeSet<NodeId> =
-                holders(&root, nodes(20).into_iter().filter(|node| *node != gone), 5).into_iter().collect();
-            assert_eq!(all.difference(&left).count(), usize::from(all.contains(&gone)));
+        for (gone, _) in &nodes {
+            let left = nodes.iter().filter(|(node, _)| node != gone).cloned();
+            let left: BTreeSet<NodeId> = holders(&root, left, 5).into_iter().collect();
+            assert_eq!(all.difference(&left).count(), usize::from(all.contains(gone)));
         }
     }
     assert_eq!(holders(&root(), nodes(3), 5).len(), 3, "all there are");
     let twice = nodes(3).into_iter().chain(nodes(3));
     assert_eq!(holders(&root(), twice, 5).len(), 3);
+}
+
+#[test]
+fn no_site_has_a_second_copy_before_every_site_has_one() {
+    for seed in 0..50u8 {
+        let root = VolumeRoot::new([seed; 32]);
+        for (count, each) in [(3, 1), (4, 1), (8, 3)] {
+            let held = sites_of(&town(4), &holders(&root, town(4), count));
+            assert_eq!(held.values().sum::<usize>(), count, "seed {seed}");
+            assert!(held.len() == count.min(4) && held.values().all(|at| *at <= each), "seed {seed}: {held:?}");
+        }
+        // Nodes of which it isn't known may all be at one place.
+        let some: Vec<_> = nodes(9).into_iter().chain([(node(20), "office".to_owned())]).collect();
+        assert!(holders(&root, some, 3).contains(&node(20)), "seed {seed}");
+    }
 }
 
 #[test]

@@ -12,10 +12,10 @@ use codec::Versioned;
 use crypt::VolumeRoot;
 use env::{Env, Open};
 use kit::log::Seen;
-use kit::spread::Label;
+use kit::spread::{Label, holders};
 use kit::{Error as KitError, Log, Position, State};
 
-use crate::kits::{Shelf, holders_of};
+use crate::kits::{Shelf, copies_of, takers};
 use crate::reach::Reach;
 use crate::{Error, Result, survey};
 
@@ -37,7 +37,7 @@ pub enum Standing {
     Sound,
     /// As sound, but another copy is newer.
     Older,
-    /// A node that should have a copy has none.
+    /// Too few nodes have a copy, and this one may get one.
     Missing,
     /// As sound, but older than what this machine has seen, or another history: why, and what to do.
     RolledBack(String),
@@ -273,11 +273,16 @@ impl<'a> Search<'a> {
             copies.push(Copy { at, facts, standing });
         }
         if let Some((_, newest)) = &newest {
-            for node in holders_of(root, newest.log.state(), asked.iter().copied()) {
-                if copies.iter().all(|copy| copy.at != At::Node(node)) {
-                    copies.push(Copy { at: At::Node(node), facts: None, standing: Standing::Missing });
-                }
-            }
+            // Where they are best isn't known here, since kits don't say the sites of nodes: only how many there are to be.
+            let unknown = |node: &NodeId| (*node, String::new());
+            let could = takers(newest.log.state(), asked.iter().map(unknown).collect());
+            let have = copies.iter().filter(|copy| matches!(copy.at, At::Node(_))).count();
+            let lacking = copies_of(newest.log.state()).min(could.len()).saturating_sub(have);
+            let without = |node: &NodeId| copies.iter().all(|copy| copy.at != At::Node(*node));
+            let without = holders(root, could, usize::MAX).into_iter().filter(without);
+            let missing: Vec<NodeId> = without.take(lacking).collect();
+            let lacks = |node| Copy { at: At::Node(node), facts: None, standing: Standing::Missing };
+            copies.extend(missing.into_iter().map(lacks));
         }
         Found { copies, newest: newest.map(|(_, newest)| newest), silent }
     }

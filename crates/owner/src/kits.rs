@@ -53,6 +53,9 @@ fn damaged(what: &'static str) -> Error {
     Error::Client(client::Error::Damaged { what })
 }
 
+/// Nodes, and the site that each is in; empty if that isn't known.
+pub(crate) type Sites = BTreeMap<NodeId, String>;
+
 /// A listing, compared with a kit.
 #[derive(Default)]
 struct Compared {
@@ -188,10 +191,10 @@ impl Volume {
         let random = || self.env.random();
         let known = shelf.open(root).await?;
         self.be_settled().await?;
-        let mut changes = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
+        let (mut changes, mut sites) = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
         if !self.is_settled() {
             self.be_settled().await?;
-            changes = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
+            (changes, sites) = self.changes(known.as_ref().map(|(_, log)| log.state())).await?;
         }
         let (mut bytes, log) = match known {
             Some((mut bytes, mut log)) if !log.wants_compaction() => {
@@ -219,14 +222,20 @@ impl Volume {
             return Ok(Some(Kept { objects: log.state().objects(), bytes: log.len(), holders: Vec::new() }));
         }
         bytes.truncate(log.len() as usize);
-        let label = Label::of(&log);
-        let nodes = holders_of(root, log.state(), self.reach.nodes().keys().copied());
-        let brought = join_all(nodes.into_iter().map(async |node| {
-            let done = self.bring(root, label, &bytes, node).await;
-            (node, done.err().map(|error| error.to_string()))
-        }));
-        let brought = brought.await;
-        if brought.iter().all(|(_, why)| why.is_none()) {
+        let (label, wanted) = (Label::of(&log), copies_of(log.state()));
+        sites.retain(|node, _| self.reach.nodes().contains_key(node));
+        let mut nodes = holders(root, takers(log.state(), sites), usize::MAX).into_iter();
+        let (mut brought, mut lacking) = (Vec::new(), wanted);
+        // For each that doesn't take it now, the next one may.
+        for _ in 0..2 {
+            let some = join_all(nodes.by_ref().take(lacking).map(async |node| {
+                let done = self.bring(root, label, &bytes, node).await;
+                (node, done.err().map(|error| error.to_string()))
+            }));
+            brought.extend(some.await);
+            lacking = wanted - brought.iter().filter(|(_, why)| why.is_none()).count();
+        }
+        if lacking == 0 || brought.iter().all(|(_, why)| why.is_none()) {
             self.tell_settled().await?;
         }
         Ok(Some(Kept { objects: log.state().objects(), bytes: log.len(), holders: brought }))
@@ -297,8 +306,8 @@ impl Volume {
         }
     }
 
-    /// What makes the kit say what the rows say.
-    async fn changes(&self, state: Option<&State>) -> Result<Vec<Change>> {
+    /// What makes the kit say what the rows say, and the sites of nodes.
+    async fn changes(&self, state: Option<&State>) -> Result<(Vec<Change>, Sites)> {
         let at = self.env.clock.wall();
         let Compared { mut there, wanted, position } = self.listed(state).await?;
         let (mut puts, mut groups) = (Vec::new(), BTreeSet::new());
@@ -321,11 +330,12 @@ impl Volume {
         let known = state.map(State::older_roots).unwrap_or_default();
         let older = self.sealed_roots().filter(|sealed| !known.iter().any(|one| one == sealed));
         let mut all: Vec<Change> = older.map(|sealed| Change::OlderRoot(sealed.to_vec())).collect();
-        all.extend(self.town(state, &groups).await?);
+        let (town, sites) = self.town(state, &groups).await?;
+        all.extend(town);
         all.extend(gone);
         all.extend(puts);
         all.push(Change::Position(Position { seq: position, at }));
-        Ok(all)
+        Ok((all, sites))
     }
 
     /// A version as the rows have it; nothing if it is no more.
@@ -340,8 +350,9 @@ impl Volume {
         }
     }
 
-    /// Where things are, as far as the kit says otherwise: all nodes and drives, and the groups that are named.
-    async fn town(&self, state: Option<&State>, new: &BTreeSet<(PolicyId, GroupId)>) -> Result<Vec<Change>> {
+    /// Where things are, as far as the kit says otherwise: all nodes and drives, and the groups that are named. The sites of nodes too, which
+    /// kits don't say.
+    async fn town(&self, state: Option<&State>, new: &BTreeSet<(PolicyId, GroupId)>) -> Result<(Vec<Change>, Sites)> {
         let mut wanted = new.clone();
         for (_, object) in state.into_iter().flat_map(State::everything) {
             wanted.extend(object.body.segments().into_iter().map(|(segment, _)| (segment.code.policy, segment.group)));
@@ -362,9 +373,10 @@ impl Volume {
                     }
                 }
             }
-            Ok::<_, namespace::Error>((catalog::drives(view, None, all)?, groups))
+            let sites = catalog::nodes(view, None, all)?.into_iter().map(|row| (row.id, row.site().to_owned()));
+            Ok::<_, namespace::Error>((catalog::drives(view, None, all)?, groups, sites.collect()))
         };
-        let (drives, groups) =
+        let (drives, groups, sites) =
             rows.run(read).map_err(|_| damaged("the catalog's rows"))?.map_err(client::Error::from)?;
         let mut all = Vec::new();
         for (id, node) in self.reach.nodes() {
@@ -379,20 +391,22 @@ impl Volume {
             let GroupRow { group, version, members, from } = GroupRow::decode(bytes).map_err(client::Error::from)?;
             all.push(Change::Group(Group { policy: at.0, group, version, members, from }));
         }
-        Ok(all)
+        Ok((all, sites))
     }
 }
 
-/// The nodes, of these, that keep copies of a kit: not those that keep the metadata alone, since a kit is for when they are gone.
-pub(crate) fn holders_of(root: &VolumeRoot, state: &State, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+/// Those of some nodes that take copies of a kit: not those that keep the metadata alone, since a kit is for when they are gone.
+pub(crate) fn takers(state: &State, mut nodes: Sites) -> Sites {
     let with_data = state.with_data();
-    holders(root, nodes.filter(|node| with_data.contains(node)), copies(survives(state)))
+    nodes.retain(|node, _| with_data.contains(node));
+    nodes
 }
 
-/// How many pieces of a segment may be lost at the most.
-fn survives(state: &State) -> usize {
+/// On how many nodes the kit goes.
+pub(crate) fn copies_of(state: &State) -> usize {
     let segments = state.everything().flat_map(|(_, object)| object.body.segments());
-    segments.map(|(segment, _)| usize::from(segment.code.m)).max().unwrap_or(0)
+    // Pieces of a segment that may be lost, at the most.
+    copies(segments.map(|(segment, _)| usize::from(segment.code.m)).max().unwrap_or(0))
 }
 
 /// What the kit calls a version that it has as the rows have it.

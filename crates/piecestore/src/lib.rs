@@ -56,7 +56,8 @@ pub struct Options {
     pub log_bytes: u64,
     /// Bytes of an extent file.
     pub extent_file_bytes: u64,
-    /// Bodies from this size on go to extents: punching a hole costs less than moving neighbours.
+    /// Bodies from this size on go to extents: punching a hole costs less than moving neighbours. Smaller ones
+    /// wait for one sync instead of two; so do the pieces of a megabyte in four.
     pub large_min: usize,
     /// Bytes of the file system that writes leave free.
     pub reserve_bytes: u64,
@@ -77,7 +78,7 @@ impl Default for Options {
         Self {
             log_bytes: 64 * 1024 * 1024,
             extent_file_bytes: 1024 * 1024 * 1024,
-            large_min: 256 * 1024,
+            large_min: 384 * 1024,
             reserve_bytes: 256 * 1024 * 1024,
             trash_min_age: Duration::from_secs(24 * 3600),
             expiry_bucket: Duration::from_secs(24 * 3600),

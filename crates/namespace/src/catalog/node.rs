@@ -54,6 +54,13 @@ pub struct NodeRow {
     pub labels: Vec<(String, String)>,
 }
 
+impl NodeRow {
+    /// The site that it is in; empty if it wasn't said.
+    pub fn site(&self) -> &str {
+        self.labels.iter().find(|(name, _)| name == "site").map_or("", |(_, site)| site)
+    }
+}
+
 impl Versioned for NodeRow {
     const NAME: &'static str = "node";
     const MARK: [u8; 4] = *b"caNo";

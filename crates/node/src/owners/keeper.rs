@@ -65,6 +65,7 @@ pub(crate) struct Shown {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Town {
     nodes: BTreeMap<NodeId, Node>,
+    sites: BTreeMap<NodeId, String>,
     drives: BTreeMap<DriveId, NodeId>,
     groups: BTreeMap<(PolicyId, GroupId), Group>,
     /// Pieces of a segment that may be lost, by the policy that allows most.
@@ -192,13 +193,14 @@ impl Inner {
             let all = usize::from(u16::MAX);
             Ok((catalog::nodes(view, None, all)?, catalog::drives(view, None, all)?))
         })?;
-        let nodes = nodes.into_iter().filter(|row| row.state != NodeState::Removed);
+        let nodes: Vec<_> = nodes.into_iter().filter(|row| row.state != NodeState::Removed).collect();
         let node = |row: catalog::NodeRow| {
             let addresses = row.addresses.into_iter().take(grant::address::ADDRESSES_MAX).collect();
             (row.id, Node { key: crypt::PublicKey(row.key), addresses })
         };
         let mut town = Town {
-            nodes: nodes.map(node).collect(),
+            sites: nodes.iter().map(|row| (row.id, row.site().to_owned())).collect(),
+            nodes: nodes.into_iter().map(node).collect(),
             drives: drives
                 .into_iter()
                 .filter(|row| row.takes_data())
@@ -236,6 +238,16 @@ impl Inner {
         Ok(())
     }
 
+    /// Who may be given copies, and their sites. Not who keeps the metadata alone, since a kit is for when they are gone, and not who is
+    /// gone for so long that others take its place.
+    fn kit_takers(&self, town: &Town) -> BTreeMap<NodeId, String> {
+        let with_data: BTreeSet<NodeId> = town.drives.values().copied().collect();
+        let (me, cluster) = (self.me(), self.cluster.get());
+        let is_gone = |node| cluster.is_some_and(|cluster| cluster.standing(node) == Standing::Gone);
+        let may = |node: NodeId| Some(node) != me && with_data.contains(&node) && !is_gone(node);
+        town.sites.iter().filter(|(node, _)| may(**node)).map(|(node, site)| (*node, site.clone())).collect()
+    }
+
     /// Brings the log to those who should have a copy.
     async fn bring_to_all(&self, keeper: &mut Keeper) -> Shown {
         let mut shown = Shown {
@@ -244,11 +256,7 @@ impl Inner {
             at: keeper.log.state().position().at,
             holders: Vec::new(),
         };
-        let me = self.me();
-        // Not those that keep the metadata alone: a kit is for when they are gone.
-        let with_data: BTreeSet<NodeId> = keeper.town.drives.values().copied().collect();
-        let others = keeper.town.nodes.keys().copied().filter(|node| Some(*node) != me && with_data.contains(node));
-        let wanted = holders(&keeper.root, others, copies(keeper.town.survives));
+        let wanted = holders(&keeper.root, self.kit_takers(&keeper.town), copies(keeper.town.survives));
         keeper.has.retain(|node, _| wanted.contains(node));
         let now = self.env.clock.now();
         let this: &Keeper = keeper;
@@ -489,6 +497,7 @@ fn town_changes(known: &mut Town, town: &Town, wanted: &BTreeSet<(PolicyId, Grou
         }
     }
     known.nodes.clone_from(&town.nodes);
+    known.sites.clone_from(&town.sites);
     known.drives.clone_from(&town.drives);
     known.survives = town.survives;
     changes

@@ -58,6 +58,8 @@ const LAST: u64 = 4;
 /// Files of the end-to-end volume, and those of them that change.
 const FILES: u64 = 10;
 const CHANGED: u64 = 3;
+/// Sites that machines are at.
+const SITES: usize = 5;
 /// How long kits may take to be with all their holders.
 const FRESH_SECS: u64 = 60;
 /// How long an attempt may take: more than a node waits until it reads by a kit.
@@ -105,13 +107,18 @@ impl Loss {
     }
 }
 
+/// Where a machine is.
+fn site_of(number: usize) -> usize {
+    number.min(SITES - 1)
+}
+
 /// Runs a loss.
 ///
 /// # Errors
 /// What the store did wrong, after the end of the trace.
 pub fn run(loss: Loss) -> Result<Report, String> {
     // Four machines at sites of their own and all others at a fifth: then those that vote on both shards are six at the most.
-    let mut stage = Stage::new(loss.seed, loss.nodes, DRIVES, |number| Some(number.min(4)));
+    let mut stage = Stage::new(loss.seed, loss.nodes, DRIVES, |number| Some(site_of(number)));
     (stage.nodes_per_shard, stage.reads_by_kit) = (Some(loss.nodes), true);
     play(&stage, TICK, &loss, drive(stage.clone(), loss))
 }
@@ -373,7 +380,7 @@ impl World {
         Ok(Volume::open(self.env(salt), Key::Owner(self.root.clone()), &[address(number)]).await?)
     }
 
-    /// Waits until all holders of the kits of all buckets have all that was done.
+    /// Waits until all holders of the kits of all buckets have all that was done. There is a copy at every site.
     async fn wait_for_kits(&self) -> Result<(), Failed> {
         let began = work::now();
         loop {
@@ -390,6 +397,11 @@ impl World {
                     let holders = kit["holders"].as_array().map(Vec::as_slice).unwrap_or_default();
                     let has_all = holders.iter().all(|holder| holder["fresh"] == true);
                     if has_all && holders.len() >= self.loss.m && kit["objects"] == count {
+                        let others = holders.iter().filter_map(|holder| number_of(holder["node"].as_str()?));
+                        let sites: BTreeSet<usize> = others.chain([number]).map(site_of).collect();
+                        if sites.len() < SITES {
+                            return Err(format!("no copy of a kit is at some site: {kit}").into());
+                        }
                         fresh.insert(bucket.map(str::to_owned));
                     }
                 }
