@@ -13,7 +13,7 @@ use crypt::{PublicKey, VolumeRoot};
 
 use crate::change::{Change, Encoder, decode};
 use crate::frame::{self, Keys, Kind, SEALED_MAX};
-use crate::{Error, State};
+use crate::{Error, Object, State};
 
 /// A frame of the base has about so many bytes: few signatures, little memory.
 const FRAME_BYTES: usize = 1 << 20;
@@ -139,30 +139,44 @@ impl Log {
         state: State,
         salts: impl FnMut() -> [u8; 16],
     ) -> Result<(Vec<u8>, Self), Error> {
+        Self::create_outlined(root, volume, (id, generation), state, salts, has_all)
+    }
+
+    /// As [`Log::create_at`], of an outline ([`State::outline`]): `whole` is asked for each object of which that lacks bytes, and says
+    /// nothing of one that is no more.
+    pub fn create_outlined<E: From<Error>>(
+        root: &VolumeRoot,
+        volume: VolumeId,
+        (id, generation): ([u8; 16], u64),
+        state: State,
+        salts: impl FnMut() -> [u8; 16],
+        whole: impl FnMut(&str, &Object) -> Result<Option<Object>, E>,
+    ) -> Result<(Vec<u8>, Self), E> {
         let keys = Keys::new(root);
         let public = keys.public();
         let head = Head { volume, public, log: id, generation, before: 0, before_chain: [0; 32] };
-        Self::begin(keys, head, state, salts)
+        Self::begin(keys, head, state, salts, whole)
     }
 
-    fn begin(
+    fn begin<E: From<Error>>(
         keys: Keys,
         head: Head,
         state: State,
         mut salts: impl FnMut() -> [u8; 16],
-    ) -> Result<(Vec<u8>, Self), Error> {
-        let mut parts = Vec::new();
-        state.write(FRAME_BYTES, |encoder| parts.push(encoder.finish()));
+        whole: impl FnMut(&str, &Object) -> Result<Option<Object>, E>,
+    ) -> Result<(Vec<u8>, Self), E> {
         let mut bytes = head.encode();
-        let mut chain = crypt::hash(&bytes);
-        for (at, part) in parts.iter().enumerate() {
-            fits(part)?;
-            let kind = if at + 1 == parts.len() { Kind::BaseEnd } else { Kind::Base };
-            let (frame, after) = keys.frame(&chain, at as u64, kind, salts(), part);
+        let (mut chain, mut number) = (crypt::hash(&bytes), 0);
+        state.write(FRAME_BYTES, whole, |encoder, is_last| {
+            let part = encoder.finish();
+            fits(&part)?;
+            let kind = if is_last { Kind::BaseEnd } else { Kind::Base };
+            let (frame, after) = keys.frame(&chain, number, kind, salts(), &part);
             bytes.extend_from_slice(&frame);
             chain = after;
-        }
-        let number = parts.len() as u64 - 1;
+            number += u64::from(!is_last);
+            Ok(())
+        })?;
         let base_bytes = bytes.len() as u64;
         Ok((bytes, Self { keys, head, state, number, chain, base_bytes, delta_bytes: 0 }))
     }
@@ -254,9 +268,18 @@ impl Log {
 
     /// The next generation: the bytes that take the old ones' place, and the log.
     pub fn compact(self, salts: impl FnMut() -> [u8; 16]) -> Result<(Vec<u8>, Self), Error> {
+        self.compact_outlined(salts, has_all)
+    }
+
+    /// As [`Log::compact`], of an outline; see [`Log::create_outlined`].
+    pub fn compact_outlined<E: From<Error>>(
+        self,
+        salts: impl FnMut() -> [u8; 16],
+        whole: impl FnMut(&str, &Object) -> Result<Option<Object>, E>,
+    ) -> Result<(Vec<u8>, Self), E> {
         let head =
             Head { generation: self.head.generation + 1, before: self.number, before_chain: self.chain, ..self.head };
-        Self::begin(self.keys, head, self.state, salts)
+        Self::begin(self.keys, head, self.state, salts, whole)
     }
 
     /// What the log says.
@@ -319,6 +342,11 @@ impl Head {
             found_generation: self.generation,
         }
     }
+}
+
+/// A state that is no outline lacks nothing.
+fn has_all(_: &str, object: &Object) -> Result<Option<Object>, Error> {
+    Ok(Some(object.clone()))
 }
 
 fn fits(part: &[u8]) -> Result<(), Error> {

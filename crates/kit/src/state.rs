@@ -10,13 +10,19 @@ use crate::types::{Group, Node, Object, Position, Segment};
 /// One volume, as far as its reader needs to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
-    objects: BTreeMap<String, BTreeMap<u64, Object>>,
+    objects: BTreeMap<String, Versions>,
+    /// Paths of which the current version is no marker.
+    shown: usize,
     groups: BTreeMap<(PolicyId, GroupId), Group>,
     drives: BTreeMap<DriveId, NodeId>,
     nodes: BTreeMap<NodeId, Node>,
     older: Vec<Vec<u8>>,
     position: Position,
+    is_outline: bool,
 }
+
+/// The versions of a path, oldest first. Most paths have one, and there may be millions of them: no room is kept for more.
+type Versions = Vec<Object>;
 
 /// Who holds a piece, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,19 +36,31 @@ pub struct Holder<'a> {
 }
 
 impl State {
+    /// A state that keeps of each version an [`Object::outline`] alone, for who has the bytes elsewhere.
+    pub fn outline() -> Self {
+        Self { is_outline: true, ..Self::default() }
+    }
+
     /// Takes a change.
     pub fn apply(&mut self, change: Change) {
         match change {
-            Change::Put { path, object } => {
-                let versions = self.objects.entry(path).or_default();
-                if object.null {
-                    versions.retain(|_, other| !other.null);
+            Change::Put { path, mut object } => {
+                if self.is_outline {
+                    object = object.outline();
                 }
-                versions.insert(object.version, object);
+                let versions = self.objects.entry(path).or_default();
+                let before = current(versions).is_some();
+                versions.retain(|other| other.version != object.version && !(object.null && other.null));
+                let at = versions.partition_point(|other| other.version < object.version);
+                versions.reserve_exact(1);
+                versions.insert(at, object);
+                self.shown = self.shown + usize::from(current(versions).is_some()) - usize::from(before);
             }
             Change::Drop { path, version } => {
                 if let Some(versions) = self.objects.get_mut(&path) {
-                    versions.remove(&version);
+                    let before = current(versions).is_some();
+                    versions.retain(|other| other.version != version);
+                    self.shown = self.shown + usize::from(current(versions).is_some()) - usize::from(before);
                     if versions.is_empty() {
                         self.objects.remove(&path);
                     }
@@ -74,7 +92,7 @@ impl State {
 
     /// All versions of a path, latest first, markers too.
     pub fn versions(&self, path: &str) -> impl Iterator<Item = &Object> {
-        self.objects.get(path).into_iter().flat_map(|versions| versions.values().rev())
+        self.objects.get(path).into_iter().flat_map(|versions| versions.iter().rev())
     }
 
     /// All paths that begin so and weren't deleted, in order, with their current versions.
@@ -86,7 +104,7 @@ impl State {
 
     /// All there is, markers and older versions too.
     pub fn everything(&self) -> impl Iterator<Item = (&str, &Object)> {
-        self.objects.iter().flat_map(|(path, versions)| versions.values().map(move |object| (path.as_str(), object)))
+        self.objects.iter().flat_map(|(path, versions)| versions.iter().map(move |object| (path.as_str(), object)))
     }
 
     /// Where a segment's pieces are by the group's row, and where they may be besides.
@@ -151,29 +169,37 @@ impl State {
 
     /// Paths that a listing shows.
     pub fn objects(&self) -> usize {
-        self.objects.values().filter(|versions| current(versions).is_some()).count()
+        self.shown
     }
 
-    /// Gives all that is known to `frame`, in parts of about `frame_bytes`: oldest first, so that versions
-    /// and times of neighbours are near each other.
-    pub(crate) fn write(&self, frame_bytes: usize, mut frame: impl FnMut(Encoder)) {
+    /// Gives all that is known to `frame`, in parts of about `frame_bytes`, and whether that is the last one: oldest first, so that
+    /// versions and times of neighbours are near each other. Asks `whole` for what an outline lacks; what is none any more is left out.
+    pub(crate) fn write<E>(
+        &self,
+        frame_bytes: usize,
+        mut whole: impl FnMut(&str, &Object) -> Result<Option<Object>, E>,
+        mut frame: impl FnMut(Encoder, bool) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut encoder = Encoder::default();
-        let mut full = |encoder: &mut Encoder| {
-            if encoder.len() >= frame_bytes {
-                frame(std::mem::take(encoder));
-            }
+        let mut full = |encoder: &mut Encoder| match encoder.len() >= frame_bytes {
+            true => frame(std::mem::take(encoder), false),
+            false => Ok(()),
         };
         for change in self.small() {
             encoder.add(&change);
-            full(&mut encoder);
+            full(&mut encoder)?;
         }
         let mut all: Vec<(&str, &Object)> = self.everything().collect();
         all.sort_by_key(|(path, object)| (object.modified, object.version, *path));
         for (path, object) in all {
-            encoder.put(path, object);
-            full(&mut encoder);
+            if !(self.is_outline && object.body.lacks_bytes()) {
+                encoder.put(path, object);
+            } else if let Some(object) = whole(path, object)? {
+                encoder.put(path, &object);
+            }
+            full(&mut encoder)?;
         }
-        frame(encoder);
+        frame(encoder, true)
     }
 
     /// All but objects, as changes.
@@ -186,6 +212,6 @@ impl State {
     }
 }
 
-fn current(versions: &BTreeMap<u64, Object>) -> Option<&Object> {
-    versions.values().next_back().filter(|object| !object.marker)
+fn current(versions: &Versions) -> Option<&Object> {
+    versions.last().filter(|object| !object.marker)
 }

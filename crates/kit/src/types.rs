@@ -105,6 +105,23 @@ impl Body {
         })
     }
 
+    fn outline(&mut self) {
+        match self {
+            Body::Inline(bytes) if !bytes.is_empty() => *bytes = crypt::hash(bytes).to_vec(),
+            Body::Spans(spans) => spans.iter_mut().for_each(|span| span.body.outline()),
+            _ => {}
+        }
+    }
+
+    /// Whether this lacks bytes if it is of an outline.
+    pub(crate) fn lacks_bytes(&self) -> bool {
+        match self {
+            Body::Inline(bytes) => !bytes.is_empty(),
+            Body::Spans(spans) => spans.iter().any(|span| span.body.lacks_bytes()),
+            _ => false,
+        }
+    }
+
     /// All segments in it, in order; a pack's with where the object lies.
     pub fn segments(&self) -> Vec<(&Segment, Option<Slot>)> {
         match self {
@@ -133,6 +150,14 @@ pub struct Object {
     pub attrs: Vec<u8>,
     /// Where the bytes are.
     pub body: Body,
+}
+
+impl Object {
+    /// With hashes in the place of bytes that are inline: tells it from others, and takes little memory.
+    pub fn outline(mut self) -> Self {
+        self.body.outline();
+        self
+    }
 }
 
 /// Whose drives hold a group's pieces.

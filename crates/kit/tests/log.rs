@@ -7,7 +7,7 @@ use codec::Versioned;
 use common::{Dice, MIB, VOLUME, everything, log_of, object, put, root, segment};
 use crypt::VolumeRoot;
 use kit::change::{decode, encode};
-use kit::{Body, Change, Error, Log, Seen, State};
+use kit::{Body, Change, Error, Log, Object, Seen, Span, State};
 use proptest::prelude::*;
 
 #[test]
@@ -148,6 +148,75 @@ fn a_log_stays_within_twice_its_base() {
     let bound = 2 * least.len() + 64 * 1024 + 1024;
     assert!(bytes.len() <= bound, "{} bytes, at least {} are needed", bytes.len(), least.len());
     assert!((3..100).contains(&compactions), "{compactions} compactions");
+}
+
+#[test]
+fn who_keeps_an_outline_writes_the_same_log() {
+    let mut dice = Dice(12);
+    let (mut salts, mut other) = (Dice(13), Dice(13));
+    let mut truth = State::default();
+    let (mut bytes, mut log) = Log::create(&root(), VOLUME, [9; 16], State::default(), || salts.bytes()).unwrap();
+    let none = |_: &str, _: &Object| Ok::<_, Error>(None);
+    let (first, mut outline) =
+        Log::create_outlined(&root(), VOLUME, ([9; 16], 1), State::outline(), || other.bytes(), none).unwrap();
+    assert_eq!(first, bytes);
+    let mut compactions = 0;
+    for round in 0..600u64 {
+        let path = format!("folder/{}", dice.below(100));
+        let content = vec![dice.below(256) as u8; dice.below(4096) as usize];
+        let long = Span { size: content.len() as u64, body: Body::Inline(content.clone()) };
+        let short = Span { size: 2, body: Body::Inline(vec![1, 2]) };
+        let body = match dice.below(4) {
+            0 => Body::Segments(vec![segment(&mut dice, 1 << 20)]),
+            1 => Body::Spans(vec![short, long]),
+            _ => Body::Inline(content),
+        };
+        let size = match &body {
+            Body::Inline(bytes) => bytes.len() as u64,
+            Body::Spans(spans) => spans.iter().map(|span| span.size).sum(),
+            _ => 1 << 20,
+        };
+        let mut fresh = object(round + 1, round, size, body);
+        fresh.null = dice.below(2) == 0;
+        let change = match dice.below(5) {
+            0 => Change::Drop { path, version: round.saturating_sub(dice.below(9)) },
+            _ => put(&path, fresh),
+        };
+        truth.apply(change.clone());
+        let more = log.append(vec![change.clone()], || salts.bytes()).unwrap();
+        assert_eq!(outline.append(vec![change], || other.bytes()).unwrap(), more);
+        bytes.extend(more);
+        if log.wants_compaction() {
+            assert!(outline.wants_compaction());
+            (bytes, log) = log.compact(|| salts.bytes()).unwrap();
+            let whole = |path: &str, object: &Object| {
+                Ok::<_, Error>(truth.versions(path).find(|one| one.version == object.version).cloned())
+            };
+            let (again, next) = outline.compact_outlined(|| other.bytes(), whole).unwrap();
+            assert_eq!(again, bytes, "round {round}");
+            (outline, compactions) = (next, compactions + 1);
+        }
+        let known: Vec<_> = outline.state().versions("folder/7").cloned().collect();
+        let outlines: Vec<_> = truth.versions("folder/7").map(|object| object.clone().outline()).collect();
+        assert_eq!(known, outlines, "round {round}");
+        assert_eq!(outline.state().objects(), truth.list("").count(), "round {round}");
+    }
+    assert_eq!(Log::open(&root(), &bytes, Some(&outline.seen())).unwrap().log.state(), &truth);
+    assert!(compactions > 2, "{compactions} compactions");
+}
+
+#[test]
+fn what_is_no_more_when_an_outline_is_compacted_is_left_out() {
+    let bytes = |byte| Body::Inline(vec![byte; 100]);
+    let change = |path: &str, byte| put(path, object(u64::from(byte), 1, 100, bytes(byte)));
+    let mut salts = Dice(14);
+    let whole = |path: &str, _: &Object| Ok::<_, Error>((path == "left").then(|| object(2, 1, 100, bytes(2))));
+    let mut state = State::outline();
+    [change("gone", 1), change("left", 2)].into_iter().for_each(|change| state.apply(change));
+    let (file, log) = Log::create_outlined(&root(), VOLUME, ([9; 16], 1), state, || salts.bytes(), whole).unwrap();
+    let opened = Log::open(&root(), &file, Some(&log.seen())).unwrap().log;
+    let listed: Vec<_> = opened.state().list("").map(|(path, object)| (path, object.body.clone())).collect();
+    assert_eq!(listed, [("left", bytes(2))]);
 }
 
 /// Bytes a segment beyond names, of a kit with `objects` objects of `each` segments, from its log's bytes.

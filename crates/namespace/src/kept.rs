@@ -47,6 +47,19 @@ pub fn kept(view: &dyn View, volume: VolumeId, key: &str) -> Result<Vec<Kept>, E
     Ok(all)
 }
 
+/// The version of a key with this place in the volume's order, if there still is one.
+pub fn kept_at(view: &dyn View, volume: VolumeId, key: &str, ord: u64) -> Result<Option<Kept>, Error> {
+    let store = Store::new(view, volume);
+    let path = Path::find(&store, key)?;
+    let (Some((parent, name)), Some(file)) = (path.place(), path.file(&store)?) else { return Ok(None) };
+    let row = match file.current.ord == ord {
+        true => Some(file.current),
+        false => store.get(&store.keys.version(parent, name, ord))?,
+    };
+    let one = |row: VersionRow| Ok(Kept { ord, null: row.null, version: store.version(row, true)? });
+    row.map(one).transpose()
+}
+
 /// Rows as they would be in a volume of which only this much is known: for reading alone.
 #[derive(Debug, Default)]
 pub struct Copied {

@@ -25,7 +25,7 @@ use kit::{Body, Change, Group, Log, Node, Object, Position, State};
 use metastore::{Embedded, ShardStore as _};
 use namespace::catalog::{self, NodeState};
 use namespace::journal::{Event, What};
-use namespace::kept::{Kept, kept};
+use namespace::kept::{Kept, kept, kept_at};
 use namespace::read::{Entry, ListQuery};
 use transport::{Call, Class};
 
@@ -358,12 +358,17 @@ impl Follow<'_> {
                     // Groups before the objects that name them.
                     let mut changes = keeper.town_changes(self.town);
                     changes.extend(objects);
-                    let keeper = keeper.append(changes, self.random)?;
+                    let mut keeper = keeper.append(changes, self.random)?;
+                    if keeper.log.wants_compaction() {
+                        keeper =
+                            keeper.compact(|log| log.compact_outlined(self.random, contents(&*snapshot, *volume)))?;
+                    }
                     self.following.volumes.insert(*volume, keeper);
                 }
                 None => {
-                    let state = whole(&*snapshot, *volume, Position { seq: snapshot.at().0, at: self.wall })?;
-                    let keeper = self.begin(root(*volume), *volume, state)?;
+                    let (root, position) = (root(*volume), Position { seq: snapshot.at().0, at: self.wall });
+                    let state = outline(&*snapshot, *volume, position)?;
+                    let keeper = self.begin(root, *volume, state, contents(&*snapshot, *volume))?;
                     self.following.volumes.insert(*volume, keeper);
                 }
             }
@@ -400,13 +405,17 @@ impl Follow<'_> {
                 if !changes.is_empty() {
                     changes.push(Change::Position(position));
                 }
-                keeper.append(changes, self.random)?
+                let mut keeper = keeper.append(changes, self.random)?;
+                if keeper.log.wants_compaction() {
+                    keeper = keeper.compact(|log| Ok(log.compact(self.random)?))?;
+                }
+                keeper
             }
             None => {
                 let mut state = State::default();
                 buckets.into_iter().for_each(|(path, object)| state.apply(Change::Put { path, object }));
                 state.apply(Change::Position(position));
-                self.begin(root.clone(), CATALOG, (state, BTreeSet::new()))?
+                self.begin(root.clone(), CATALOG, (state, BTreeSet::new()), |_, _| Ok(None))?
             }
         };
         self.following.volumes.insert(CATALOG, keeper);
@@ -419,15 +428,16 @@ impl Follow<'_> {
         root: VolumeRoot,
         volume: VolumeId,
         (mut state, groups): (State, BTreeSet<(PolicyId, GroupId)>),
+        whole: impl FnMut(&str, &Object) -> Result<Option<Object>>,
     ) -> Result<Keeper> {
-        let mut keeper_town = Town::default();
-        town_changes(&mut keeper_town, self.town, &groups).into_iter().for_each(|change| state.apply(change));
+        let mut town = Town::default();
+        town_changes(&mut town, self.town, &groups).into_iter().for_each(|change| state.apply(change));
         // Later leaders' logs are newer, whatever the generations that a leader made by compacting.
         let generation = (self.following.epoch.0 << 24) + 1;
-        let (bytes, log) =
-            Log::create_at(&root, volume, (self.random)(), generation, state, self.random).map_err(kit)?;
+        let at = ((self.random)(), generation);
+        let (bytes, log) = Log::create_outlined(&root, volume, at, state, self.random, whole)?;
         let (has, failed) = Default::default();
-        Ok(Keeper { root, log, town: keeper_town, groups, has, failed, new: Some((0, bytes)) })
+        Ok(Keeper { root, log, town, groups, has, failed, new: Some((0, bytes)) })
     }
 }
 
@@ -449,7 +459,7 @@ impl Keeper {
         // Oldest first.
         for row in rows.into_iter().rev() {
             let object = object_of(row)?;
-            if known.get(&object.version) != Some(&&object) {
+            if known.get(&object.version) != Some(&&object.clone().outline()) {
                 wanted.extend(groups_of(&object.body));
                 to.push(Change::Put { path: key.to_owned(), object });
             }
@@ -463,14 +473,14 @@ impl Keeper {
             return Ok(self);
         }
         let from = self.log.len();
-        let bytes = self.log.append(changes, random).map_err(kit)?;
+        let bytes = self.log.append(changes, random)?;
         self.new = Some((from, bytes));
-        if self.log.wants_compaction() {
-            let (bytes, log) = self.log.compact(random).map_err(kit)?;
-            (self.log, self.new) = (log, Some((0, bytes)));
-            self.has.clear();
-        }
         Ok(self)
+    }
+
+    fn compact(self, compact: impl FnOnce(Log) -> Result<(Vec<u8>, Log)>) -> Result<Keeper> {
+        let (bytes, log) = compact(self.log)?;
+        Ok(Keeper { log, new: Some((0, bytes)), has: BTreeMap::new(), ..self })
     }
 }
 
@@ -503,9 +513,9 @@ fn town_changes(known: &mut Town, town: &Town, wanted: &BTreeSet<(PolicyId, Grou
     changes
 }
 
-/// All of a volume, and the groups that it names.
-fn whole(view: &dyn View, volume: VolumeId, position: Position) -> Result<(State, BTreeSet<(PolicyId, GroupId)>)> {
-    let (mut state, mut groups) = (State::default(), BTreeSet::new());
+/// All of a volume in outline, and the groups that it names.
+fn outline(view: &dyn View, volume: VolumeId, position: Position) -> Result<(State, BTreeSet<(PolicyId, GroupId)>)> {
+    let (mut state, mut groups) = (State::outline(), BTreeSet::new());
     let mut query = ListQuery { limit: PAGE, ..ListQuery::default() };
     loop {
         let page = namespace::read::list_versions(view, volume, &query)?;
@@ -528,6 +538,11 @@ fn whole(view: &dyn View, volume: VolumeId, position: Position) -> Result<(State
     }
     state.apply(Change::Position(position));
     Ok((state, groups))
+}
+
+/// What outlines of a volume's objects lack, by its rows.
+fn contents(view: &dyn View, volume: VolumeId) -> impl FnMut(&str, &Object) -> Result<Option<Object>> {
+    move |path, object| kept_at(view, volume, path, object.version)?.map(object_of).transpose()
 }
 
 fn object_of(row: Kept) -> Result<Object> {
@@ -567,8 +582,10 @@ fn key_of(what: What) -> Option<String> {
     }
 }
 
-fn kit(error: kit::Error) -> Error {
-    Error::Client(client::Error::Metadata { kind: error.kind(), text: format!("a kit can't be made: {error}") })
+impl From<kit::Error> for Error {
+    fn from(error: kit::Error) -> Self {
+        Error::Client(client::Error::Metadata { kind: error.kind(), text: format!("a kit can't be made: {error}") })
+    }
 }
 
 #[cfg(test)]
@@ -582,10 +599,14 @@ mod tests {
     const VOLUME: VolumeId = VolumeId(5);
     const OBJECTS: u64 = 500;
 
+    fn content(number: u64) -> Vec<u8> {
+        number.to_le_bytes().repeat(50)
+    }
+
     async fn write(store: Arc<Embedded>) {
         for number in 0..OBJECTS {
-            let body = namespace::Body::Inline(number.to_le_bytes().to_vec());
-            let new = NewVersion { size: 8, etag: String::new(), attrs: Attrs::new(), body };
+            let body = namespace::Body::Inline(content(number));
+            let new = NewVersion { size: 400, etag: String::new(), attrs: Attrs::new(), body };
             let command = Command::Put { key: format!("{number:04}"), new, condition: Condition::default() };
             let snapshot = store.snapshot().unwrap();
             let (batch, _) = namespace::apply(&*snapshot, VOLUME, &command, Wall(1 + number)).unwrap();
@@ -605,6 +626,7 @@ mod tests {
             Following { epoch: store.position().0, since: env.clock.now(), at: None, volumes: BTreeMap::new() };
         #[allow(clippy::disallowed_methods, reason = "two real threads are the point")]
         let writer = tokio::spawn(write(store.clone()));
+        let mut file = Vec::new();
         loop {
             let was_last = writer.is_finished();
             let mut follow = Follow { store: &store, following, town: &town, wall: Wall(1), random: &random };
@@ -612,13 +634,23 @@ mod tests {
                 tokio::task::block_in_place(|| follow.volumes(&BTreeSet::from([VOLUME]), |_| VolumeRoot::new([1; 32])));
             done.unwrap();
             following = follow.following;
+            if let Some((from, bytes)) = following.volumes.get_mut(&VOLUME).and_then(|keeper| keeper.new.take()) {
+                file.truncate(from as usize);
+                file.extend(bytes);
+            }
             if was_last {
                 break;
             }
         }
         writer.await.unwrap();
-        let state = following.volumes[&VOLUME].log.state();
-        let lacks: Vec<u64> = (0..OBJECTS).filter(|number| state.get(&format!("{number:04}")).is_none()).collect();
+        // The leader has outlines in memory, and a reader of the log everything.
+        let log = Log::open(&VolumeRoot::new([1; 32]), &file, None).unwrap().log;
+        assert_eq!(log.seen(), following.volumes[&VOLUME].log.seen());
+        let is_there = |number: &u64| {
+            let found = log.state().get(&format!("{number:04}"));
+            found.is_some_and(|object| object.body == Body::Inline(content(*number)))
+        };
+        let lacks: Vec<u64> = (0..OBJECTS).filter(|number| !is_there(number)).collect();
         assert!(lacks.is_empty(), "the kit lacks {lacks:?}");
     }
 }
