@@ -89,6 +89,9 @@ pub enum Error {
         "the kit isn't the one that was seen last, but another client's: open it as a new one, or fetch the right one"
     )]
     OtherLog,
+    /// Only an outline is at hand.
+    #[error("of the kit's objects only an outline is at hand: a log is written of the whole ones")]
+    Outline,
     /// More than fits.
     #[error("{what} is too long for a kit: {len} bytes, the limit is {max}")]
     TooLong {
@@ -107,7 +110,7 @@ impl Kinded for Error {
             Error::Codec(error) => error.kind(),
             Error::Crypt(error) => error.kind(),
             Error::Grant(error) => error.kind(),
-            Error::OtherVolume { .. } | Error::OtherLog | Error::TooLong { .. } => Kind::Invalid,
+            Error::OtherVolume { .. } | Error::OtherLog | Error::Outline | Error::TooLong { .. } => Kind::Invalid,
             Error::Damaged { .. } | Error::Tampered { .. } => Kind::Damaged,
             Error::RolledBack { .. } | Error::Forked { .. } => Kind::Conflict,
         }

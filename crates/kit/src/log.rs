@@ -143,7 +143,7 @@ impl Log {
     }
 
     /// As [`Log::create_at`], of an outline ([`State::outline`]): `whole` is asked for each object of which that lacks bytes, and says
-    /// nothing of one that is no more.
+    /// what took its place, if anything did, of one that is no more.
     pub fn create_outlined<E: From<Error>>(
         root: &VolumeRoot,
         volume: VolumeId,
@@ -344,9 +344,9 @@ impl Head {
     }
 }
 
-/// A state that is no outline lacks nothing.
-fn has_all(_: &str, object: &Object) -> Result<Option<Object>, Error> {
-    Ok(Some(object.clone()))
+/// Asked for outlines alone: written as it is, one would put hashes where bytes belong.
+fn has_all(_: &str, _: &Object) -> Result<Option<Object>, Error> {
+    Err(Error::Outline)
 }
 
 fn fits(part: &[u8]) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use crate::types::{Group, Node, Object, Position, Segment};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     objects: BTreeMap<String, Versions>,
-    /// Paths of which the current version is no marker.
+    /// Paths of which the current version is no marker: who keeps kits tells it every second.
     shown: usize,
     groups: BTreeMap<(PolicyId, GroupId), Group>,
     drives: BTreeMap<DriveId, NodeId>,

@@ -219,6 +219,19 @@ fn what_is_no_more_when_an_outline_is_compacted_is_left_out() {
     assert_eq!(listed, [("left", bytes(2))]);
 }
 
+#[test]
+fn a_log_of_an_outline_is_not_written_without_the_bytes_that_it_lacks() {
+    let mut salts = Dice(15);
+    let mut state = State::outline();
+    state.apply(put("small", object(1, 1, 3, Body::Inline(vec![1; 3]))));
+    let refused = Log::create(&root(), VOLUME, [9; 16], state, || salts.bytes()).map(drop);
+    assert_eq!(refused.unwrap_err(), Error::Outline);
+    let mut state = State::outline();
+    let len = 1 + Dice(16).below(MIB);
+    state.apply(put("large", object(1, 1, len, Body::Segments(vec![segment(&mut Dice(17), len)]))));
+    Log::create(&root(), VOLUME, [9; 16], state, || salts.bytes()).unwrap();
+}
+
 /// Bytes a segment beyond names, of a kit with `objects` objects of `each` segments, from its log's bytes.
 fn bytes_a_segment(objects: u64, each: u64) -> f64 {
     let mut dice = Dice(10);

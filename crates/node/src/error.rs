@@ -69,6 +69,9 @@ pub enum Error {
     /// A drive's piece store failed.
     #[error("piece store: {0}")]
     Pieces(#[from] piecestore::Error),
+    /// A kit can't be made.
+    #[error(transparent)]
+    Kit(#[from] kit::Error),
     /// A stored row can't be read.
     #[error(transparent)]
     Decode(#[from] codec::Error),
@@ -97,6 +100,7 @@ impl Kinded for Error {
             Error::Namespace(error) => error.kind(),
             Error::Client(error) => error.kind(),
             Error::Pieces(error) => error.kind(),
+            Error::Kit(error) => error.kind(),
             Error::Decode(error) => error.kind(),
         }
     }
